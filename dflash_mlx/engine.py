@@ -1,0 +1,328 @@
+"""Text in, GenerationResponses out: mlx-lm's generate API over the loop.
+
+Owns encoding, detokenization, stop strings, clocks and statistics. Decoding itself
+is decode.py's; nothing here touches a model or a cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from . import device
+from .decode import decode, token_limit
+from .errors import PromptError
+from .pair import Pair
+from .prompt_cache import PromptCache
+from .sampling import LogitsProcessor, Sampler, log_probabilities
+from .text import TextStream
+from .types import KVBits, Round, Sampling
+
+
+@dataclass
+class Stats:
+    """Counters of one generation; none ever decreases.
+
+    Attributes:
+        engine: "dflash" or "plain".
+        reason: Why plain, or an empty string.
+        rounds: Verify passes, the prefill not counted.
+        drafted, accepted: Tokens proposed, and kept of those.
+        accepted_at: accepted_at[i] rounds kept at least i + 1 drafts.
+        drafted_at: drafted_at[i] rounds proposed at least i + 1 drafts.
+        seconds_by_width: width -> [rounds, seconds in all].
+        prompt_tokens, cached_tokens: Tokens of the prompt; of those before it.
+        time_to_first_token: Seconds.
+        tokens: Tokens produced, the prefill's included.
+    """
+
+    engine: str
+    reason: str = ""
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    accepted_at: list[int] = field(default_factory=list)
+    drafted_at: list[int] = field(default_factory=list)
+    seconds_by_width: dict[int, list[float]] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    time_to_first_token: float = 0.0
+    tokens: int = 0
+
+    @property
+    def tokens_per_round(self) -> float:
+        """The papers' tau: tokens a verify pass gives, the bonus token included and
+        the prefill's token not."""
+        return (self.tokens - 1) / self.rounds if self.rounds else 0.0
+
+    @property
+    def acceptance(self) -> list[float]:
+        """How often a draft at each position of the block was kept."""
+        pairs = zip(self.accepted_at, self.drafted_at, strict=True)
+        return [kept / drafted for kept, drafted in pairs]
+
+    def count(self, round: Round, seconds: float) -> None:
+        """Add a round that took so long."""
+        self.tokens += len(round.tokens)
+        if round.width == 0:
+            self.time_to_first_token = seconds
+            return
+        self.rounds += 1
+        self.drafted += round.drafted
+        self.accepted += round.accepted
+        while len(self.drafted_at) < round.drafted:
+            self.drafted_at.append(0)
+            self.accepted_at.append(0)
+        for i in range(round.drafted):
+            self.drafted_at[i] += 1
+            self.accepted_at[i] += i < round.accepted
+        spent = self.seconds_by_width.setdefault(round.width, [0, 0.0])
+        spent[0] += 1
+        spent[1] += seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "engine": self.engine,
+            "reason": self.reason,
+            "rounds": self.rounds,
+            "drafted": self.drafted,
+            "accepted": self.accepted,
+            "tokens_per_round": self.tokens_per_round,
+            "acceptance": self.acceptance,
+            "cached_tokens": self.cached_tokens,
+            "time_to_first_token": self.time_to_first_token,
+            "seconds_by_width": {
+                str(width): {"rounds": n, "seconds": s}
+                for width, (n, s) in sorted(self.seconds_by_width.items())
+            },
+        }
+
+
+@dataclass
+class GenerationResponse:
+    """One token of an answer: mlx-lm's fields, and `stats`.
+
+    Args:
+        text: The next piece of text; may be empty.
+        token: The token.
+        from_draft: Whether the drafter had proposed it.
+        prompt_tokens, prompt_tps: Prompt length, and tokens per second until the
+            first token.
+        generation_tokens, generation_tps: Tokens so far, and their rate.
+        peak_memory: GB.
+        finish_reason: "stop", "length", or None while it goes on.
+        stats: The generation's counters, live.
+    """
+
+    text: str
+    token: int
+    from_draft: bool
+    prompt_tokens: int
+    prompt_tps: float
+    generation_tokens: int
+    generation_tps: float
+    peak_memory: float
+    finish_reason: str | None
+    stats: Stats
+    logits: mx.array = field(repr=False)
+
+    @cached_property
+    def logprobs(self) -> mx.array:
+        """Log-probabilities [V] that the token was chosen from, on demand."""
+        return log_probabilities(self.logits[None])[0]
+
+
+def encode(tokenizer: TokenizerWrapper, prompt: str | Sequence[int]) -> list[int]:
+    """Token ids of a prompt; text gets special tokens unless it begins with one."""
+    if not isinstance(prompt, str):
+        return prompt.tolist() if isinstance(prompt, mx.array) else list(prompt)
+    bos = tokenizer.bos_token
+    special = bos is None or not prompt.startswith(bos)
+    return tokenizer.encode(prompt, add_special_tokens=special)
+
+
+def stream_generate(
+    pair: Pair,
+    tokenizer: Any,
+    prompt: str | Sequence[int],
+    *,
+    max_tokens: int = 256,
+    sampling: Sampling = Sampling(),
+    block_size: int | None = None,
+    speculate: bool = True,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    sampler: Sampler | None = None,
+    stop: Sequence[str] = (),
+    prompt_cache: PromptCache | None = None,
+    prefill_step_size: int = 2048,
+    kv_bits: int | None = None,
+    kv_group_size: int = 64,
+    quantized_kv_start: int = 5000,
+    prompt_progress_callback: Callable[[int, int], None] | None = None,
+) -> Iterator[GenerationResponse]:
+    """Generate text, one response a token, in order.
+
+    Args:
+        pair: From `load` or `Pair.of`.
+        tokenizer: mlx-lm's TokenizerWrapper, or a Hugging Face tokenizer.
+        prompt: Text or token ids; with a `prompt_cache`, what follows its content.
+        max_tokens: Most tokens; -1 for as many as the context allows.
+        sampling: Temperature, filters, penalties, seed.
+        block_size: Rows of a block; None is chosen, 1 drafts nothing.
+        speculate: False is plain decoding.
+        logits_processors, sampler: mlx-lm's forms; see sampling.Chooser.
+        stop: Strings that end the answer and are not part of it.
+        prompt_cache: Goes on from it, and leaves the answer in it.
+        prefill_step_size: Prompt tokens per pass.
+        kv_bits, kv_group_size, quantized_kv_start: KV cache quantization.
+        prompt_progress_callback: Called with (tokens done, tokens in all).
+
+    Yields:
+        A GenerationResponse per token; the last has a finish_reason.
+
+    Raises:
+        DFlashError: Before the first response.
+    """
+    if not isinstance(tokenizer, TokenizerWrapper):
+        tokenizer = TokenizerWrapper(tokenizer)
+    if isinstance(stop, str):
+        stop = (stop,)
+    ids = encode(tokenizer, prompt)
+    if not ids:
+        raise PromptError("The prompt is empty.", "Write something to answer.")
+    cache = prompt_cache or PromptCache(pair)
+    cached = len(cache.tokens) + len(cache.tail)
+    limit = token_limit(pair, cached + len(ids), max_tokens)
+    stats = Stats(*engine_of(pair, speculate, block_size))
+    stats.prompt_tokens, stats.cached_tokens = len(ids), cached
+    eos = tokenizer.eos_token_ids
+    text = TextStream(tokenizer.detokenizer, stop)
+    segments: list[str] = []
+    stopped = False
+
+    def scan(tokens):
+        nonlocal stopped
+        for i, token in enumerate(tokens):
+            if token in eos:
+                return None
+            segment, stopped = text.push(token)
+            segments.append(segment)
+            if stopped:
+                return i + 1
+        return None
+
+    rounds = decode(
+        pair,
+        ids,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        block_size=block_size,
+        speculate=speculate,
+        stop_ids=eos,
+        scan=scan,
+        logits_processors=logits_processors,
+        sampler=sampler,
+        prompt_cache=cache,
+        prefill_step_size=prefill_step_size,
+        kv=KVBits(kv_bits, kv_group_size, quantized_kv_start),
+        progress=prompt_progress_callback,
+    )
+    with device.wired(pair.model):
+        start = last = time.perf_counter()
+        count = 0
+        for round in rounds:
+            now = time.perf_counter()
+            stats.count(round, now - last)
+            if round.width == 0:
+                start = now
+            last = now
+            for i, token in enumerate(round.tokens):
+                count += 1
+                reason = None
+                if token in eos or (stopped and i + 1 == len(round.tokens)):
+                    reason = "stop"
+                elif count == limit:
+                    reason = "length"
+                segment = "" if token in eos else segments.pop(0)
+                if reason and not stopped:
+                    segment += text.finish()
+                yield GenerationResponse(
+                    text=segment,
+                    token=token,
+                    from_draft=i < round.accepted,
+                    prompt_tokens=len(ids),
+                    prompt_tps=len(ids) / stats.time_to_first_token,
+                    generation_tokens=count,
+                    generation_tps=count / (time.perf_counter() - start),
+                    peak_memory=mx.get_peak_memory() / 1e9,
+                    finish_reason=reason,
+                    stats=stats,
+                    logits=round.logits[i],
+                )
+            last = time.perf_counter()
+
+
+def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str, str]:
+    """Which engine answers, and why if it is the plain one."""
+    if not speculate:
+        return "plain", "drafting is off"
+    if pair.drafter is None:
+        return "plain", pair.reason
+    if block_size == 1:
+        return "plain", "block size 1"
+    return "dflash", ""
+
+
+def generate(
+    pair: Pair,
+    tokenizer: Any,
+    prompt: str | Sequence[int],
+    *,
+    verbose: bool = False,
+    **options: Any,
+) -> str:
+    """Generate a whole answer.
+
+    Args:
+        pair, tokenizer, prompt: As in stream_generate.
+        verbose: Print the text as it comes, and mlx-lm's summary lines.
+        options: stream_generate's keyword arguments.
+    """
+    if verbose:
+        print("=" * 10)
+    text, response = "", None
+    for response in stream_generate(pair, tokenizer, prompt, **options):
+        text += response.text
+        if verbose:
+            print(response.text, end="", flush=True)
+    if verbose:
+        print("\n" + "=" * 10)
+        print("\n".join(summary(response)))
+    return text
+
+
+def summary(response: GenerationResponse) -> list[str]:
+    """mlx-lm's three closing lines, and one for DFlash."""
+    stats = response.stats
+    lines = [
+        f"Prompt: {response.prompt_tokens} tokens, "
+        f"{response.prompt_tps:.3f} tokens-per-sec",
+        f"Generation: {response.generation_tokens} tokens, "
+        f"{response.generation_tps:.3f} tokens-per-sec",
+        f"Peak memory: {response.peak_memory:.3f} GB",
+    ]
+    if stats.engine == "plain":
+        return [*lines, f"DFlash: off ({stats.reason})"]
+    share = stats.accepted / stats.drafted if stats.drafted else 0.0
+    return [
+        *lines,
+        f"DFlash: {stats.tokens_per_round:.2f} tokens per round, "
+        f"{share:.0%} of {stats.drafted} drafts accepted",
+    ]

@@ -1,0 +1,1 @@
+"""Drafters: proposers of blocks. `base.Drafter` is the contract."""

@@ -1,0 +1,94 @@
+"""The drafter contract, and the one cache that drafters use.
+
+A drafter sees features of committed tokens only, and its cache holds nothing else,
+so it never needs a rollback. It knows nothing of the target but two functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import mlx.core as mx
+from mlx_lm.models.cache import KVCache
+
+# choose(logits [1, n, V], slots, ids=None) -> ids [1, n]: the caller's choice for
+# block slots (1-based); with candidates ids [1, n, k], logits are [1, n, k] over them.
+Choose = Callable[..., mx.array]
+
+
+class Drafter(Protocol):
+    """What the loop needs of a drafter.
+
+    Attributes:
+        taps: 0-based target layers whose output it reads, in order; may be empty.
+        block_size: Rows of a block that it was trained for, the anchor included.
+        window: How many of the last committed rows it can see; None is all.
+    """
+
+    taps: tuple[int, ...]
+    block_size: int
+    window: int | None
+
+    def bind(self, embed: Callable, head: Callable) -> None:
+        """Give it the target's embedding ([1, n] -> [1, n, H]) and head."""
+
+    def make_cache(self) -> list[ContextCache]:
+        """A fresh, empty context; the loop skips and cuts its entries itself."""
+
+    def extend(self, features: mx.array, cache: list[ContextCache]) -> None:
+        """Add n newly committed tokens: features [1, n, len(taps) * H]."""
+
+    def propose(
+        self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
+    ) -> mx.array:
+        """Guess what follows `anchor` [1]: ids [1, width - 1]."""
+
+
+class ContextCache:
+    """Keys and values of committed rows in temporal order, with absolute positions.
+
+    Args:
+        window: Rows that stay visible; None keeps all. Older rows are dropped a
+            buffer's worth at a time, so appending stays cheap.
+    """
+
+    SLACK = 256
+
+    def __init__(self, window: int | None = None):
+        self.window = window
+        self.offset = 0  # the absolute position of the next row
+        self._rows = KVCache()
+
+    def append(self, keys: mx.array, values: mx.array) -> None:
+        """Add rows [1, heads, n, head_dim] at positions offset..offset + n - 1."""
+        self._rows.update_and_fetch(keys, values)
+        self.offset += keys.shape[2]
+        if self.window and self._rows.offset > self.window + self.SLACK:
+            keys, values = self.fetch()
+            self._rows = KVCache()
+            self._rows.update_and_fetch(keys, values)
+
+    def skip(self, rows: int) -> None:
+        """Advance over rows that no block will see, or whose features are lost."""
+        self.offset += rows
+
+    def cut(self, rows: int) -> bool:
+        """Drop the last `rows` rows; False if they are not all held any more."""
+        if self._rows.trim(rows) != rows:
+            return False
+        self.offset -= rows
+        return True
+
+    def fetch(self) -> tuple[mx.array, mx.array] | None:
+        """Visible keys and values [1, heads, m, head_dim], or None when empty."""
+        if self._rows.offset == 0:
+            return None
+        keys, values = self._rows.keys_and_values()
+        if self.window:
+            keys, values = keys[..., -self.window :, :], values[..., -self.window :, :]
+        return keys, values
+
+    def arrays(self) -> list[mx.array]:
+        """The arrays to evaluate so that no graph hangs on this cache."""
+        return [] if self._rows.keys is None else [self._rows.keys, self._rows.values]

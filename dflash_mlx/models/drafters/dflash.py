@@ -1,0 +1,332 @@
+"""The DFlash v1 drafter (arXiv 2602.06036, section 3): a block in one pass.
+
+Owns the architecture and z-lab's checkpoint format. Attribute names are the
+checkpoint's. Of the target it knows an embedding, a head and features.
+
+A forward is the same code for one block (drafting) and for many blocks of many
+sequences at once (training): blocks are batch rows, context is per sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.qwen3 import MLP
+from mlx_lm.models.rope_utils import initialize_rope
+
+from ...errors import ConfigError
+from .base import Choose, ContextCache
+from .checkpoint import Config, fill, read_weights
+
+KeysValues = tuple[mx.array, mx.array]
+
+
+@dataclass(frozen=True)
+class DFlashConfig:
+    """A DFlash v1 head; the names are the checkpoint's."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    rms_norm_eps: float
+    max_position_embeddings: int
+    block_size: int
+    mask_token_id: int
+    target_layer_ids: tuple[int, ...]
+    num_target_layers: int
+    rope_theta: float
+    rope_scaling: dict[str, Any] | None = None
+    input_embedding_scale: float = 1.0
+    output_multiplier: float = 1.0
+    final_logit_softcapping: float | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> DFlashConfig:
+        """Read a z-lab config.json, of the first generation (block_size and
+        rope_theta at the root) or the second (nested, rope_parameters).
+
+        Raises:
+            ConfigError: A needed field is absent, contradictory or of a wrong kind,
+                or the config asks for a drafter that this version cannot run.
+        """
+        config = Config(folder)
+        refuse_others(config)
+        heads = config.get("num_attention_heads", int)
+        hidden = config.get("hidden_size", int)
+        rope = config.get("rope_parameters", dict, None)
+        rope = rope or config.get("rope_scaling", dict, None)
+        theta = (rope or {}).get("rope_theta")
+        if theta is None:
+            theta = config.get("rope_theta", float)
+        return cls(
+            hidden_size=hidden,
+            intermediate_size=config.get("intermediate_size", int),
+            num_hidden_layers=config.get("num_hidden_layers", int),
+            num_attention_heads=heads,
+            num_key_value_heads=config.get("num_key_value_heads", int, heads),
+            head_dim=config.get("head_dim", int, hidden // heads),
+            vocab_size=config.get("vocab_size", int),
+            rms_norm_eps=config.get("rms_norm_eps", float),
+            max_position_embeddings=config.get("max_position_embeddings", int, 40960),
+            block_size=config.get("block_size", int),
+            mask_token_id=config.get("mask_token_id", int),
+            target_layer_ids=tuple(config.get("target_layer_ids", list)),
+            num_target_layers=config.get("num_target_layers", int),
+            rope_theta=float(theta),
+            rope_scaling=rope,
+            input_embedding_scale=config.get("input_embedding_scale", float, 1.0),
+            output_multiplier=config.get("output_multiplier", float, 1.0),
+            final_logit_softcapping=config.get("final_logit_softcapping", float, None),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """config.json in z-lab's second generation."""
+        fields = asdict(self)
+        nested = {
+            name: fields.pop(name)
+            for name in ("block_size", "mask_token_id", "target_layer_ids")
+        }
+        rope = fields.pop("rope_scaling") or {"rope_type": "default"}
+        return {
+            "architectures": ["DFlashDraftModel"],
+            "model_type": "qwen3",
+            **{name: value for name, value in fields.items() if value is not None},
+            "rope_parameters": rope | {"rope_theta": self.rope_theta},
+            "dflash_config": nested,
+        }
+
+
+def refuse_others(config: Config) -> None:
+    """Refuse by name what looks like DFlash v1 but computes something else."""
+    architectures = config.root.get("architectures") or []
+    if architectures and "DFlashDraftModel" not in architectures:
+        raise ConfigError(
+            f"{config.path} describes {', '.join(architectures)}, which this version "
+            "cannot run; it runs DFlashDraftModel."
+        )
+    for field in ("speculators_model_type", "speculators_config", "projector_type"):
+        if field in config.root or field in config.nested:
+            raise ConfigError(
+                f"{config.path} has {field}, a packaging that this version cannot run."
+            )
+    changing = ("conv_kernel_size", "selector_rank", "markov_rank", "is_causal")
+    for field in (*changing, "causal", "use_swa", "attention_sink_bias"):
+        if config.nested.get(field) or config.root.get(field):
+            raise ConfigError(
+                f"{config.path} sets {field}, which this version cannot run."
+            )
+    layers = set(config.root.get("layer_types") or []) - {"full_attention"}
+    if layers:
+        raise ConfigError(
+            f"{config.path} has layer_types {sorted(layers)}; this version runs "
+            "full_attention drafters."
+        )
+
+
+class Attention(nn.Module):
+    """Attention of block rows over context rows and their own block.
+
+    Context rows pass only k_proj, v_proj, k_norm and rope.
+    """
+
+    def __init__(self, config: DFlashConfig):
+        super().__init__()
+        dim, hd = config.hidden_size, config.head_dim
+        self.n_heads = config.num_attention_heads
+        self.n_kv_heads = config.num_key_value_heads
+        self.scale = hd**-0.5
+        self.q_proj = nn.Linear(dim, self.n_heads * hd, bias=False)
+        self.k_proj = nn.Linear(dim, self.n_kv_heads * hd, bias=False)
+        self.v_proj = nn.Linear(dim, self.n_kv_heads * hd, bias=False)
+        self.o_proj = nn.Linear(self.n_heads * hd, dim, bias=False)
+        self.q_norm = nn.RMSNorm(hd, eps=config.rms_norm_eps)
+        self.k_norm = nn.RMSNorm(hd, eps=config.rms_norm_eps)
+        self.rope = initialize_rope(
+            hd,
+            base=config.rope_theta,
+            traditional=False,
+            scaling_config=config.rope_scaling,
+            max_position_embeddings=config.max_position_embeddings,
+        )
+
+    def keys_values(self, x: mx.array, offset: int | mx.array) -> KeysValues:
+        """Rotated keys and values [b, n_kv_heads, n, head_dim] of rows [b, n, H]."""
+        b, n, _ = x.shape
+        keys = self.k_norm(self.k_proj(x).reshape(b, n, self.n_kv_heads, -1))
+        values = self.v_proj(x).reshape(b, n, self.n_kv_heads, -1)
+        keys = self.rope(keys.transpose(0, 2, 1, 3), offset=offset)
+        return keys, values.transpose(0, 2, 1, 3)
+
+    def __call__(
+        self,
+        x: mx.array,
+        context: KeysValues | None,
+        offset: int | mx.array,
+        mask: mx.array | None = None,
+    ) -> mx.array:
+        """Attend.
+
+        Args:
+            x: [N * M, B, H], M blocks of each of N sequences.
+            context: Keys and values [N, n_kv_heads, S, head_dim] that all blocks of
+                a sequence share, or None.
+            offset: Position of slot 0: an int, or [N * M].
+            mask: [N, 1, M * B, S + M * B], True where a row sees a key; None is all.
+        """
+        rows, width, _ = x.shape
+        queries = self.q_norm(self.q_proj(x).reshape(rows, width, self.n_heads, -1))
+        queries = self.rope(queries.transpose(0, 2, 1, 3), offset=offset)
+        keys, values = self.keys_values(x, offset)
+        if context is not None:
+            sequences = context[0].shape[0]
+            queries, keys, values = (
+                side_by_side(a, sequences) for a in (queries, keys, values)
+            )
+            keys = mx.concatenate([context[0], keys], axis=2)
+            values = mx.concatenate([context[1], values], axis=2)
+        out = mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=self.scale, mask=mask
+        )
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(rows, width, -1))
+
+
+def side_by_side(a: mx.array, sequences: int) -> mx.array:
+    """[N * M, heads, B, hd] -> [N, heads, M * B, hd]: a sequence's blocks in a row."""
+    rows, heads, width, hd = a.shape
+    blocks = rows // sequences
+    if blocks == 1:
+        return a
+    a = a.reshape(sequences, blocks, heads, width, hd).transpose(0, 2, 1, 3, 4)
+    return a.reshape(sequences, heads, blocks * width, hd)
+
+
+class Layer(nn.Module):
+    """A Qwen3 layer whose attention also sees the context."""
+
+    def __init__(self, config: DFlashConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(
+            config.hidden_size, eps=config.rms_norm_eps
+        )
+
+    def __call__(self, h, context, offset, mask=None):
+        h = h + self.self_attn(self.input_layernorm(h), context, offset, mask)
+        return h + self.mlp(self.post_attention_layernorm(h))
+
+
+class DFlash(nn.Module):
+    """A DFlash v1 drafter (the Drafter protocol).
+
+    Args:
+        config: Its numbers.
+        window: See only this many of the last committed rows; None sees all.
+    """
+
+    def __init__(self, config: DFlashConfig, window: int | None = None):
+        super().__init__()
+        self.config = config
+        self.window = window
+        dim = config.hidden_size
+        self.fc = nn.Linear(len(config.target_layer_ids) * dim, dim, bias=False)
+        self.hidden_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
+        self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
+        self.norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Target layers whose output it reads."""
+        return self.config.target_layer_ids
+
+    @property
+    def block_size(self) -> int:
+        """Rows it was trained for."""
+        return self.config.block_size
+
+    def bind(self, embed: Callable, head: Callable) -> None:
+        """Borrow the target's embedding and head."""
+        self._embed, self._head = embed, head
+
+    def make_cache(self) -> list[ContextCache]:
+        """One empty context a layer."""
+        return [ContextCache(self.window) for _ in self.layers]
+
+    def context(self, features: mx.array, offset: int = 0) -> list[KeysValues]:
+        """Every layer's context keys and values [N, n_kv_heads, n, head_dim].
+
+        Args:
+            features: [N, n, len(taps) * H] of rows at positions from `offset` on.
+        """
+        h = self.hidden_norm(self.fc(features))
+        return [layer.self_attn.keys_values(h, offset) for layer in self.layers]
+
+    def extend(self, features: mx.array, cache: list[ContextCache]) -> None:
+        """Add the features [1, n, len(taps) * H] of n committed tokens."""
+        for entry, (k, v) in zip(
+            cache, self.context(features, cache[0].offset), strict=True
+        ):
+            entry.append(k, v)
+
+    def hidden(
+        self,
+        ids: mx.array,
+        contexts: list[KeysValues | None],
+        offset: int | mx.array,
+        mask: mx.array | None = None,
+    ) -> mx.array:
+        """Normed hidden states [N * M, B, H] of blocks `ids` [N * M, B].
+
+        Slot 0 is the anchor, the others are masks; arguments as in Attention.
+        """
+        h = self._embed(ids) * self.config.input_embedding_scale
+        for layer, context in zip(self.layers, contexts, strict=True):
+            h = layer(h, context, offset, mask)
+        return self.norm(h)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Logits [..., V] of normed hidden states [..., H]."""
+        logits = self._head(hidden) * self.config.output_multiplier
+        cap = self.config.final_logit_softcapping
+        return mx.tanh(logits / cap) * cap if cap else logits
+
+    def propose(
+        self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
+    ) -> mx.array:
+        """Fill width - 1 masked slots behind `anchor` [1] at once: ids [1, width - 1].
+
+        Each slot's choice is made on its own (section 3.2): the logits are
+        marginals over what the other slots might hold.
+        """
+        masks = mx.full((width - 1,), self.config.mask_token_id, dtype=anchor.dtype)
+        ids = mx.concatenate([anchor, masks])[None]
+        contexts = [entry.fetch() for entry in cache]
+        hidden = self.hidden(ids, contexts, cache[0].offset)[:, 1:]
+        return choose(self.logits(hidden), range(1, width))
+
+
+def load_dflash(folder: Path, window: int | None = None) -> DFlash:
+    """Load a DFlash v1 checkpoint from a folder.
+
+    Args:
+        folder: With config.json and *.safetensors.
+        window: As in DFlash.
+
+    Raises:
+        DFlashError: config or weights are missing, partial or of another kind.
+    """
+    config = DFlashConfig.read(folder)
+    drafter = DFlash(config, window)
+    fill(drafter, read_weights(folder), folder)
+    drafter.eval()
+    return drafter

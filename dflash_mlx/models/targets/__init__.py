@@ -1,0 +1,22 @@
+"""Targets: `make_target` finds the class for a model's family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.nn as nn
+
+from .base import Target
+
+# model_type -> subclass of Target, for families whose layout differs.
+FAMILIES: dict[str, type[Target]] = {}
+
+
+def make_target(model: nn.Module, config: dict[str, Any] | None = None) -> Target:
+    """Wrap a loaded mlx-lm model.
+
+    Args:
+        model: The model, from mlx_lm.load or built in memory.
+        config: Its config.json if there is one.
+    """
+    return FAMILIES.get(model.model_type, Target)(model, config)

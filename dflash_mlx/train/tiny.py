@@ -1,0 +1,167 @@
+"""Make the embedded pair: tokenizer, target and drafter, from nothing but a seed.
+
+    python -m dflash_mlx.train.tiny tokenizer target drafter --out FOLDER
+
+Owns the recipe of `tiny` (sizes, seeds, amounts). The drafter's training itself
+is train/drafter.py's, and the text is train/exercises.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from random import Random
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.models.qwen3 import Model, ModelArgs
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from .exercises import draw
+from .optim import make_optimizer, make_step
+
+SEED = 7
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]
+END, START, STOP, MASK = range(4)
+VOCAB = 512
+TARGET = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 192,
+    "intermediate_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": VOCAB,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "eos_token_id": STOP,
+    "torch_dtype": "bfloat16",
+}
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% endif %}"
+)
+
+
+def make_tokenizer(out: Path, texts: int = 20000) -> None:
+    """Train the byte-level BPE (one token a digit) and write its two files."""
+    rng = Random(SEED)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    corpus = ("\n".join(("user\n", p, "assistant\n", a)) for p, a in exercises(rng))
+    tokenizer.train_from_iterator((next(corpus) for _ in range(texts)), trainer)
+    tokenizer.save(str(out / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": SPECIAL[STOP],
+        "pad_token": SPECIAL[END],
+        "mask_token": SPECIAL[MASK],
+        "chat_template": TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": TARGET["max_position_embeddings"],
+    }
+    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def exercises(rng: Random):
+    """Training exercises without end."""
+    while True:
+        yield draw(rng)
+
+
+def windows(tokenizer: Tokenizer, rng: Random, length: int):
+    """Yield (ids, weights) of `length` + 1 tokens: conversations end to end.
+
+    Each window starts where a conversation starts. Answers weigh 1, the
+    questions 0.1: the model should mostly learn to answer.
+    """
+    while True:
+        ids: list[int] = []
+        weights: list[float] = []
+        while len(ids) <= length:
+            prompt, answer = draw(rng)
+            ask = tokenizer.encode(
+                f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+            ).ids
+            say = tokenizer.encode(f"{answer}<|im_end|>\n").ids
+            ids += ask + say
+            weights += [0.1] * len(ask) + [1.0] * len(say)
+        yield ids[: length + 1], weights[: length + 1]
+
+
+def language_loss(model, ids, weights):
+    """Weighted next-token cross-entropy; ids, weights: [B, T + 1]."""
+    logits = model(ids[:, :-1]).astype(mx.float32)
+    losses = nn.losses.cross_entropy(logits, ids[:, 1:])
+    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
+
+
+def make_target(out: Path, steps: int) -> None:
+    """Train the target and write config.json and model.safetensors (bfloat16).
+
+    Four fifths of the steps see windows of 192 tokens, the rest of 512, so that
+    positions beyond one short answer are known too; 3,072 tokens a step.
+    """
+    mx.random.seed(SEED)
+    model = Model(ModelArgs.from_dict(TARGET))
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    rng = Random(SEED + 1)
+    optimizer = make_optimizer(3e-3, steps, warmup=steps // 25, weight_decay=0.05)
+    step = make_step(model, optimizer, language_loss)
+    start, losses = time.perf_counter(), []
+    for n in range(1, steps + 1):
+        length = 192 if n <= steps * 4 // 5 else 512
+        source = windows(tokenizer, rng, length)
+        rows = [next(source) for _ in range(3072 // length)]
+        ids = mx.array(np.array([r[0] for r in rows]))
+        weights = mx.array(np.array([r[1] for r in rows], dtype=np.float32))
+        losses.append(step(ids, weights).item())
+        if n % 25 == 0:
+            rate = n * 3072 / (time.perf_counter() - start)
+            mean = sum(losses[-25:]) / 25
+            print(f"step {n}/{steps} loss {mean:.4f} {rate:.0f} tok/s", flush=True)
+    model.set_dtype(mx.bfloat16)
+    mx.save_safetensors(
+        str(out / "model.safetensors"),
+        dict(tree_flatten(model.parameters())),
+        metadata={"format": "mlx"},
+    )
+    (out / "config.json").write_text(json.dumps(TARGET, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stages", nargs="+", choices=["tokenizer", "target", "drafter"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1400)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if "tokenizer" in args.stages:
+        make_tokenizer(args.out)
+    if "target" in args.stages:
+        make_target(args.out, steps=args.steps)
+
+
+if __name__ == "__main__":
+    main()

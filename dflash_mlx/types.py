@@ -1,0 +1,105 @@
+"""Frozen records that cross a boundary between layers. No behaviour but checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .errors import OptionError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+
+def require(ok: bool, option: str, wanted: str, got: object) -> None:
+    """Raise OptionError unless `ok`."""
+    if not ok:
+        raise OptionError(f"{option} must be {wanted}, but is {got!r}.")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from logits; mlx-lm's names and meanings.
+
+    `temp` 0 is greedy and ignores the filters. The filters run in mlx-lm's order
+    (top_p, min_p, xtc, top_k), penalties and bias before them. `seed` None draws
+    one from MLX's own generator, so `mx.random.seed` makes a run repeatable.
+
+    Raises:
+        OptionError: A value is out of its range.
+    """
+
+    temp: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    min_tokens_to_keep: int = 1
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    xtc_special_tokens: tuple[int, ...] = ()
+    repetition_penalty: float | None = None
+    repetition_context_size: int = 20
+    presence_penalty: float | None = None
+    presence_context_size: int = 20
+    frequency_penalty: float | None = None
+    frequency_context_size: int = 20
+    logit_bias: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        require(self.temp >= 0, "temp", "0 or more", self.temp)
+        require(0 <= self.top_p <= 1, "top_p", "in [0, 1]", self.top_p)
+        require(self.top_k >= 0, "top_k", "0 or more", self.top_k)
+        require(0 <= self.min_p <= 1, "min_p", "in [0, 1]", self.min_p)
+        require(
+            self.seed is None or 0 <= self.seed < 2**32,
+            "seed",
+            "in [0, 2^32)",
+            self.seed,
+        )
+        keep = self.min_tokens_to_keep
+        require(keep >= 1, "min_tokens_to_keep", "1 or more", keep)
+        chance, threshold = self.xtc_probability, self.xtc_threshold
+        require(0 <= chance <= 1, "xtc_probability", "in [0, 1]", chance)
+        require(0 <= threshold <= 0.5, "xtc_threshold", "in [0, 0.5]", threshold)
+        penalty = self.repetition_penalty
+        require(
+            penalty is None or penalty > 0, "repetition_penalty", "above 0", penalty
+        )
+        for name in ("repetition", "presence", "frequency"):
+            size = getattr(self, f"{name}_context_size")
+            require(size >= 1, f"{name}_context_size", "1 or more", size)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round of decoding committed.
+
+    Args:
+        tokens: The new tokens, the target's own choices, in order.
+        drafted: Tokens that were proposed.
+        accepted: How many of `tokens` were proposed (always the first ones).
+        width: Rows that the target verified; 0 for the token that prefill gives.
+        logits: [len(tokens), V], processed logits that each token was chosen from.
+    """
+
+    tokens: list[int]
+    drafted: int
+    accepted: int
+    width: int
+    logits: mx.array = field(repr=False, compare=False, default=None)
+
+
+@dataclass(frozen=True)
+class KVBits:
+    """Quantization of the target's KV cache; mlx-lm's meanings.
+
+    Args:
+        bits: None leaves the cache as it is.
+        group_size: Values that share a scale.
+        start: Rows from which on the cache is quantized.
+    """
+
+    bits: int | None = None
+    group_size: int = 64
+    start: int = 5000

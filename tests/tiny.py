@@ -1,0 +1,141 @@
+"""Random tiny models, scripted drafters and reference outputs for the tests."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+from mlx_lm.generate import generate_step
+
+from dflash_mlx.models.drafters.base import ContextCache
+from dflash_mlx.models.drafters.dflash import DFlash, DFlashConfig
+
+VOCAB = 97
+SHAPE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+FAMILIES = {
+    "qwen3": SHAPE | {"tie_word_embeddings": True},
+    "llama": SHAPE,
+    "qwen3_moe": SHAPE
+    | {
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [1],
+        "moe_intermediate_size": 64,
+        "norm_topk_prob": True,
+    },
+}
+DTYPES = ("float32", "bfloat16", "4bit")
+
+
+def make_model(family: str, dtype: str = "float32", seed: int = 0) -> nn.Module:
+    """A random model of a family; weights spread so that greedy text varies."""
+    mx.random.seed(seed)
+    module = import_module(f"mlx_lm.models.{family}")
+    args = module.ModelArgs.from_dict({"model_type": family} | FAMILIES[family])
+    return dressed(module.Model(args), dtype)
+
+
+def dressed(model: nn.Module, dtype: str, spread: float = 2.0) -> nn.Module:
+    """Matrices of `model` scaled by `spread`, then cast or quantized."""
+    widen = lambda a: a * spread if a.ndim > 1 else a  # noqa: E731
+    model.update(tree_map(widen, model.parameters()))
+    if dtype == "4bit":
+        nn.quantize(model, group_size=32, bits=4)
+    else:
+        model.set_dtype(getattr(mx, dtype))
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def make_drafter(block_size: int = 8, dtype: str = "float32", **changes) -> DFlash:
+    """A random DFlash drafter for the tiny targets."""
+    mx.random.seed(99)
+    fields = {
+        "hidden_size": SHAPE["hidden_size"],
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "vocab_size": VOCAB,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 4096,
+        "block_size": block_size,
+        "mask_token_id": VOCAB - 1,
+        "target_layer_ids": (0, 2),
+        "num_target_layers": SHAPE["num_hidden_layers"],
+        "rope_theta": 10000.0,
+    }
+    window = changes.pop("window", None)
+    return dressed(DFlash(DFlashConfig(**fields | changes), window), dtype)
+
+
+class Script:
+    """A drafter that knows the text, and is wrong where its plan says so.
+
+    Args:
+        text: The whole sequence, prompt included.
+        plan: Correct drafts per round, used in turn.
+        taps: Features to ask for, so that their path is exercised too.
+    """
+
+    def __init__(self, text, plan, block_size=8, taps=(1,)):
+        self.text, self.plan = list(text), list(plan)
+        self.block_size, self.taps, self.window = block_size, taps, None
+        self.rounds = 0
+
+    def bind(self, embed, head):
+        pass
+
+    def make_cache(self):
+        return [ContextCache()]
+
+    def extend(self, features, cache):
+        assert features.shape[2] == 64 * len(self.taps)
+        cache[0].skip(features.shape[1])
+
+    def propose(self, anchor, cache, width, choose):
+        at = cache[0].offset + 1
+        assert anchor.item() == self.text[at - 1]
+        right = self.plan[self.rounds % len(self.plan)]
+        self.rounds += 1
+        ids = [
+            (self.text[at + i] if at + i < len(self.text) else 0) + (i >= right)
+            for i in range(width - 1)
+        ]
+        return mx.array([[i % VOCAB for i in ids]], dtype=mx.uint32)
+
+
+def reference(model, prompt, tokens, **options) -> list[int]:
+    """mlx-lm's own output."""
+    steps = generate_step(mx.array(prompt), model, max_tokens=tokens, **options)
+    return [token for token, _ in steps]
+
+
+def run(pair, prompt, tokens, **options) -> list[int]:
+    """Our output."""
+    from dflash_mlx import decode
+
+    rounds = decode(pair, prompt, max_tokens=tokens, **options)
+    return [token for round in rounds for token in round.tokens]
+
+
+def some_prompt(length: int, seed: int = 5) -> list[int]:
+    """Random ids, none of them the mask."""
+    return mx.random.randint(0, VOCAB - 1, (length,), key=mx.random.key(seed)).tolist()
