@@ -12,165 +12,37 @@ from random import Random
 
 Exercise = tuple[str, str]  # (prompt, answer)
 
-WORDS = [
-    "apple",
-    "river",
-    "stone",
-    "window",
-    "garden",
-    "yellow",
-    "bridge",
-    "candle",
-    "forest",
-    "paper",
-    "silver",
-    "orange",
-    "button",
-    "ladder",
-    "market",
-    "planet",
-    "rocket",
-    "summer",
-    "teapot",
-    "violin",
-    "winter",
-    "basket",
-    "copper",
-    "dragon",
-    "engine",
-    "feather",
-    "guitar",
-    "harbor",
-    "island",
-    "jacket",
-    "kitten",
-    "lemon",
-    "mirror",
-    "needle",
-    "ocean",
-    "pencil",
-    "rabbit",
-    "saddle",
-    "tiger",
-    "valley",
-    "wagon",
-    "zebra",
-    "anchor",
-    "bottle",
-    "circle",
-    "desert",
-    "eagle",
-    "falcon",
-    "ginger",
-    "hammer",
-]
-NAMES = [
-    "Ann",
-    "Ben",
-    "Cleo",
-    "Dan",
-    "Eva",
-    "Finn",
-    "Gus",
-    "Hana",
-    "Ivo",
-    "Jill",
-    "Kai",
-    "Lena",
-    "Max",
-    "Nora",
-    "Omar",
-    "Pia",
-]
-CITIES = [
-    "Paris",
-    "Rome",
-    "Oslo",
-    "Lima",
-    "Cairo",
-    "Tokyo",
-    "Quito",
-    "Delhi",
-    "Bern",
-    "Accra",
-    "Dublin",
-    "Seoul",
-]
+WORDS = (
+    "apple river stone window garden yellow bridge candle forest paper "
+    "silver orange button ladder market planet rocket summer teapot "
+    "violin winter basket copper dragon engine feather guitar harbor "
+    "island jacket kitten lemon mirror needle ocean pencil rabbit saddle "
+    "tiger valley wagon zebra anchor bottle circle desert eagle falcon "
+    "ginger hammer"
+).split()
+NAMES = (
+    "Ann Ben Cleo Dan Eva Finn Gus Hana Ivo Jill Kai Lena Max Nora Omar Pia"
+).split()
+CITIES = "Paris Rome Oslo Lima Cairo Tokyo Quito Delhi Bern Accra Dublin Seoul".split()
 LISTS = {
     "days of the week": (
         "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
     ),
-    "months of the year": [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ],
-    "planets": [
-        "Mercury",
-        "Venus",
-        "Earth",
-        "Mars",
-        "Jupiter",
-        "Saturn",
-        "Uranus",
-        "Neptune",
-    ],
-    "colours of the rainbow": [
-        "red",
-        "orange",
-        "yellow",
-        "green",
-        "blue",
-        "indigo",
-        "violet",
-    ],
+    "months of the year": (
+        "January February March April May June July August September October "
+        "November December"
+    ).split(),
+    "planets": "Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune".split(),
+    "colours of the rainbow": "red orange yellow green blue indigo violet".split(),
     "seasons": ["spring", "summer", "autumn", "winter"],
     "vowels": list("aeiou"),
     "letters of the alphabet": list("abcdefghijklmnopqrstuvwxyz"),
 }
-ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-TENS = [
-    "zero",
-    "ten",
-    "twenty",
-    "thirty",
-    "forty",
-    "fifty",
-    "sixty",
-    "seventy",
-    "eighty",
-    "ninety",
-]
+ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve "
+    "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+).split()
+TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
 OPERATIONS = {
     "sum": ("add", "+"),
     "difference": ("subtract", "-"),

@@ -19,9 +19,13 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models.qwen3 import Model, ModelArgs
+from mlx_lm.utils import load_model, load_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from .exercises import draw
+from ..pair import Pair
+from .answers import write_answers
+from .drafter import Run, TrainOptions, save_drafter
+from .exercises import conversation, draw
 from .optim import make_optimizer, make_step
 
 SEED = 7
@@ -150,17 +154,64 @@ def make_target(out: Path, steps: int) -> None:
     (out / "config.json").write_text(json.dumps(TARGET, indent=2) + "\n")
 
 
+DRAFTER = TrainOptions(
+    block_size=8,
+    layers=2,
+    taps=(1, 3, 4),
+    mask_token_id=MASK,
+    steps=1600,
+    batch=16,
+    anchors=24,
+    max_length=512,
+    lr=2e-3,
+    held_out=64,
+    eval_every=200,
+    save_every=100,
+    seed=SEED,
+)
+
+
+def make_drafter(out: Path, work: Path, conversations: int = 6400) -> None:
+    """Let the target answer, and train its drafter in `work`; copy it to `out`.
+
+    The last conversations are held-out questions, one turn each. Arithmetic is
+    float32: half precision is slow on a CPU, and the weights are rounded when saved.
+    """
+    rng = Random(SEED + 2)
+    chats = [conversation(rng, rng.choice([1, 1, 2])) for _ in range(conversations)]
+    chats += [conversation(rng, 1, held_out=True) for _ in range(DRAFTER.held_out)]
+    questions = [[m for m in chat if m["role"] == "user"] for chat in chats]
+    model, config = load_model(out)
+    model.set_dtype(mx.float32)
+    tokenizer = load_tokenizer(out, eos_token_ids=config["eos_token_id"])
+    pair = Pair.of(model, None, config)
+    work.mkdir(parents=True, exist_ok=True)
+    examples = write_answers(
+        pair,
+        tokenizer,
+        questions,
+        work / "answers.jsonl",
+        progress=lambda done, all: print(f"answers {done}/{all}", flush=True),
+    )
+    run = Run(pair, tokenizer, examples, DRAFTER, work)
+    run.go(lambda report: report.step % 20 == 0 and print(report, flush=True))
+    save_drafter(run.drafter, out / "drafter")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stages", nargs="+", choices=["tokenizer", "target", "drafter"])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--work", type=Path, default=Path("work/drafter"))
+    parser.add_argument("--steps", type=int, default=1400, help="of the target")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if "tokenizer" in args.stages:
         make_tokenizer(args.out)
     if "target" in args.stages:
         make_target(args.out, steps=args.steps)
+    if "drafter" in args.stages:
+        make_drafter(args.out, args.work)
 
 
 if __name__ == "__main__":

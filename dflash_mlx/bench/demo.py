@@ -1,0 +1,52 @@
+"""`make demo`: the embedded pair on three prompts, plain and with DFlash."""
+
+from __future__ import annotations
+
+from ..device import describe
+from ..engine import GenerationResponse, stream_generate
+from ..loading import load
+
+PROMPTS = (
+    "What is 487 + 356?",
+    "Write the 9 times table up to 12.",
+    "Write a Python function multiply_river that returns the product of x and y.",
+)
+
+
+def answer(
+    pair, tokenizer, ids, speculate
+) -> tuple[list[int], str, GenerationResponse]:
+    """Tokens, text and last response of one answer."""
+    tokens, text = [], ""
+    for response in stream_generate(pair, tokenizer, ids, speculate=speculate):
+        tokens.append(response.token)
+        text += response.text
+    return tokens, text, response
+
+
+def main() -> None:
+    """Print the three answers with the speed of both engines."""
+    pair, tokenizer = load("tiny")
+    machine = describe()
+    print(
+        f"tiny on {machine['processor']}, {machine['device']}, mlx {machine['mlx']}, "
+        f"mlx-lm {machine['mlx_lm']}"
+    )
+    for prompt in PROMPTS:
+        messages = [{"role": "user", "content": prompt}]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        for speculate in (False, True):  # a warm-up of both
+            answer(pair, tokenizer, ids, speculate)
+        plain_tokens, _, plain = answer(pair, tokenizer, ids, False)
+        tokens, text, drafted = answer(pair, tokenizer, ids, True)
+        print(f"\n> {prompt}\n{text}")
+        print(
+            f"plain {plain.generation_tps:.0f} tokens/s, "
+            f"DFlash {drafted.generation_tps:.0f} tokens/s, "
+            f"{drafted.stats.tokens_per_round:.2f} tokens per round, outputs "
+            f"{'identical' if tokens == plain_tokens else 'DIFFERENT'}"
+        )
+
+
+if __name__ == "__main__":
+    main()

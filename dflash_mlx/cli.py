@@ -1,0 +1,355 @@
+"""The command line: arguments to one call each.
+
+Nothing heavy is imported until a command runs, so --help is instant.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import DFlashError
+from .terminal import options as o
+
+app = typer.Typer(
+    name="dflash-mlx",
+    help="DFlash speculative decoding on MLX: the same words, several times faster.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command(function: Callable) -> Callable:
+    """Register a command. A user's mistake becomes one sentence and an exit code;
+    Ctrl-C exits with 130; a bug stays a traceback."""
+
+    @app.command()
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            function(*args, **kwargs)
+        except DFlashError as error:
+            print(f"dflash-mlx: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+    return run
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Show versions.")] = False,
+):
+    if version:
+        from importlib.metadata import version as of
+
+        names = ("dflash-mlx", "mlx", "mlx-lm")
+        print(", ".join(f"{name} {of(name)}" for name in names))
+        raise typer.Exit
+
+
+@command
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; - reads it from stdin.")
+    ] = None,
+    prompt_option: Annotated[
+        str | None, o.option("--prompt -p", "The prompt, mlx-lm's way.", o.PROMPT)
+    ] = None,
+    model: o.Model = "tiny",
+    draft: o.Draft = None,
+    revision: o.Revision = None,
+    quantize: o.Quantize = None,
+    draft_quantize: o.DraftQuantize = None,
+    draft_window: o.DraftWindow = None,
+    adapter_path: o.AdapterPath = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    system_prompt: o.SystemPrompt = None,
+    prefill_response: o.PrefillResponse = None,
+    ignore_chat_template: o.IgnoreChatTemplate = False,
+    chat_template_config: o.ChatTemplateConfig = None,
+    extra_eos_token: o.ExtraEosToken = None,
+    stop: o.Stop = None,
+    max_tokens: o.MaxTokens = 1024,
+    temp: o.Temp = 0.0,
+    top_p: o.TopP = 1.0,
+    top_k: o.TopK = 0,
+    min_p: o.MinP = 0.0,
+    min_tokens_to_keep: o.MinTokensToKeep = 1,
+    xtc_probability: o.XtcProbability = 0.0,
+    xtc_threshold: o.XtcThreshold = 0.1,
+    seed: o.Seed = None,
+    repetition_penalty: o.RepetitionPenalty = None,
+    presence_penalty: o.PresencePenalty = None,
+    frequency_penalty: o.FrequencyPenalty = None,
+    logit_bias: o.LogitBias = None,
+    block_size: o.BlockSize = None,
+    plain: o.Plain = False,
+    require_dflash: o.RequireDFlash = False,
+    prefill_step_size: o.PrefillStepSize = 2048,
+    kv_bits: o.KVBits = None,
+    kv_group_size: o.KVGroupSize = 64,
+    quantized_kv_start: o.QuantizedKVStart = 5000,
+    json: o.Json = False,
+    verbose: o.Verbose = True,
+):
+    """Answer one prompt.
+
+    dflash-mlx generate "What is 12 + 34?"
+
+    cat notes.txt | dflash-mlx generate - --model qwen3-8b
+    """
+    from .terminal import generate as terminal
+    from .terminal.ask import Ask, make_sampling
+
+    sampling = make_sampling(
+        temp=temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        min_tokens_to_keep=min_tokens_to_keep,
+        xtc_probability=xtc_probability,
+        xtc_threshold=xtc_threshold,
+        seed=seed,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        logit_bias=logit_bias,
+    )
+    ask = Ask(
+        model=model,
+        draft=draft,
+        revision=revision,
+        quantize=quantize,
+        draft_quantize=draft_quantize,
+        draft_window=draft_window,
+        adapter_path=adapter_path,
+        trust_remote_code=trust_remote_code,
+        system_prompt=system_prompt,
+        chat_template_config=chat_template_config,
+        extra_eos_token=tuple(extra_eos_token or ()),
+        stop=tuple(stop or ()),
+        max_tokens=max_tokens,
+        sampling=sampling,
+        block_size=block_size,
+        plain=plain,
+        require_dflash=require_dflash,
+        prefill_step_size=prefill_step_size,
+        kv_bits=kv_bits,
+        kv_group_size=kv_group_size,
+        quantized_kv_start=quantized_kv_start,
+    )
+    text = terminal.read_prompt(prompt, prompt_option)
+    terminal.run(
+        ask,
+        text,
+        prefill_response=prefill_response,
+        template=not ignore_chat_template,
+        as_json=json,
+        verbose=verbose,
+    )
+
+
+@command
+def chat(
+    model: o.Model = "tiny",
+    draft: o.Draft = None,
+    revision: o.Revision = None,
+    quantize: o.Quantize = None,
+    draft_quantize: o.DraftQuantize = None,
+    draft_window: o.DraftWindow = None,
+    adapter_path: o.AdapterPath = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    system_prompt: o.SystemPrompt = None,
+    chat_template_config: o.ChatTemplateConfig = None,
+    max_tokens: o.MaxTokens = 1024,
+    temp: o.Temp = 0.0,
+    top_p: o.TopP = 1.0,
+    top_k: o.TopK = 0,
+    min_p: o.MinP = 0.0,
+    xtc_probability: o.XtcProbability = 0.0,
+    xtc_threshold: o.XtcThreshold = 0.1,
+    seed: o.Seed = None,
+    repetition_penalty: o.RepetitionPenalty = None,
+    block_size: o.BlockSize = None,
+    plain: o.Plain = False,
+    require_dflash: o.RequireDFlash = False,
+    prefill_step_size: o.PrefillStepSize = 2048,
+    kv_bits: o.KVBits = None,
+    kv_group_size: o.KVGroupSize = 64,
+    quantized_kv_start: o.QuantizedKVStart = 5000,
+    verbose: o.Verbose = True,
+):
+    """Talk to a model; q quits, r resets, h helps.
+
+    dflash-mlx chat --model qwen3-8b
+    """
+    from .terminal import chat as terminal
+    from .terminal.ask import Ask, make_sampling
+
+    sampling = make_sampling(
+        temp=temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        xtc_probability=xtc_probability,
+        xtc_threshold=xtc_threshold,
+        seed=seed,
+        repetition_penalty=repetition_penalty,
+    )
+    ask = Ask(
+        model=model,
+        draft=draft,
+        revision=revision,
+        quantize=quantize,
+        draft_quantize=draft_quantize,
+        draft_window=draft_window,
+        adapter_path=adapter_path,
+        trust_remote_code=trust_remote_code,
+        system_prompt=system_prompt,
+        chat_template_config=chat_template_config,
+        max_tokens=max_tokens,
+        sampling=sampling,
+        block_size=block_size,
+        plain=plain,
+        require_dflash=require_dflash,
+        prefill_step_size=prefill_step_size,
+        kv_bits=kv_bits,
+        kv_group_size=kv_group_size,
+        quantized_kv_start=quantized_kv_start,
+    )
+    terminal.run(ask, verbose=verbose)
+
+
+@command
+def models():
+    """List the known targets, their drafters, and what this version runs."""
+    from .terminal.models import show
+
+    show()
+
+
+@command
+def verify(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="Prompts; some are built in.")
+    ] = None,
+    model: o.Model = "tiny",
+    draft: o.Draft = None,
+    quantize: o.Quantize = None,
+    draft_quantize: o.DraftQuantize = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    block_size: o.BlockSize = None,
+    max_tokens: o.MaxTokens = 256,
+    json: o.Json = False,
+):
+    """Compare drafting with plain decoding here: the first difference, and its margin.
+
+    Exits with 1 when an output differs by more than a near tie.
+    """
+    from .bench.verify import run
+
+    run(
+        prompts,
+        model=model,
+        draft=draft,
+        quantize=quantize,
+        draft_quantize=draft_quantize,
+        trust_remote_code=trust_remote_code,
+        block_size=block_size,
+        max_tokens=max_tokens,
+        as_json=json,
+    )
+
+
+TRAINING = "Training"
+
+
+@command
+def train(
+    data: Annotated[Path, typer.Option(help="JSONL of prompts or conversations.")],
+    out: Annotated[Path, typer.Option(help="Folder of the drafter; resumes there.")],
+    model: o.Model = "tiny",
+    quantize: o.Quantize = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    block_size: Annotated[int, o.option("--block-size", "Rows.", TRAINING)] = 16,
+    layers: Annotated[int, o.option("--layers", "Draft layers.", TRAINING)] = 5,
+    taps: Annotated[
+        str | None, o.option("--taps", "Target layers to read: 1,9,17.", TRAINING)
+    ] = None,
+    mask_token_id: Annotated[
+        int | None, o.option("--mask-token-id", "An id that text lacks.", TRAINING)
+    ] = None,
+    steps: Annotated[int, o.option("--steps", "Updates.", TRAINING)] = 1000,
+    batch: Annotated[int, o.option("--batch", "Sequences per update.", TRAINING)] = 8,
+    anchors: Annotated[int, o.option("--anchors", "Blocks each.", TRAINING)] = 64,
+    max_length: Annotated[int, o.option("--max-length", "Tokens.", TRAINING)] = 2048,
+    lr: Annotated[float, o.option("--lr", "Peak learning rate.", TRAINING)] = 6e-4,
+    warmup: Annotated[float, o.option("--warmup", "Share of steps.", TRAINING)] = 0.04,
+    clip: Annotated[float, o.option("--clip", "Gradient norm.", TRAINING)] = 1.0,
+    gamma: Annotated[
+        float | None, o.option("--gamma", "Decay of slot weights.", TRAINING)
+    ] = None,
+    held_out: Annotated[int, o.option("--held-out", "For tests.", TRAINING)] = 32,
+    eval_every: Annotated[int, o.option("--eval-every", "Updates.", TRAINING)] = 100,
+    save_every: Annotated[int, o.option("--save-every", "Updates.", TRAINING)] = 100,
+    seed: Annotated[int, o.option("--seed", "Of everything.", TRAINING)] = 0,
+    temp: o.Temp = 0.0,
+    max_tokens: o.MaxTokens = 512,
+):
+    """Train a drafter for a model, on answers that the model writes itself.
+
+    Run it again with the same settings to go on after an interruption.
+    """
+    from .errors import OptionError
+    from .terminal.train import run
+    from .train.drafter import TrainOptions
+
+    try:
+        layers_read = tuple(int(tap) for tap in taps.split(",")) if taps else None
+    except ValueError:
+        raise OptionError(
+            f"--taps must be numbers like 1,9,17, but is {taps!r}."
+        ) from None
+    settings = TrainOptions(
+        block_size=block_size,
+        layers=layers,
+        taps=layers_read,
+        mask_token_id=mask_token_id,
+        steps=steps,
+        batch=batch,
+        anchors=anchors,
+        max_length=max_length,
+        lr=lr,
+        warmup=warmup,
+        clip=clip,
+        gamma=gamma,
+        held_out=held_out,
+        eval_every=eval_every,
+        save_every=save_every,
+        seed=seed,
+    )
+    run(
+        settings,
+        data,
+        out,
+        model=model,
+        quantize=quantize,
+        trust_remote_code=trust_remote_code,
+        temp=temp,
+        max_tokens=max_tokens,
+    )
+
+
+def main() -> None:
+    """Entry point of the dflash-mlx program."""
+    app()

@@ -1,0 +1,265 @@
+"""Names and folders to a Pair and its tokenizer.
+
+Owns the order of things: files first, then the checks that need only config.json,
+then memory, then weights. What a repository is, is hub.py's; which drafter belongs
+to which target, registry.py's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import load_adapters, load_model, load_tokenizer, quantize_model
+
+from . import device, hub, registry
+from .errors import (
+    ConfigError,
+    MissingFilesError,
+    NotEnoughMemoryError,
+    UnsupportedError,
+    WeightsError,
+)
+from .models.drafters.checkpoint import brief
+from .models.drafters.dflash import DFlash, DFlashConfig, load_dflash
+from .pair import Pair, check_fit, check_taps
+from .types import require
+
+TINY = Path(__file__).parent / "models" / "tiny"
+GROUP_SIZES = (64, 32)
+
+
+def load(
+    model: str = registry.TINY,
+    draft: str | None = None,
+    *,
+    revision: str | None = None,
+    quantize: int | None = None,
+    draft_quantize: int | None = None,
+    draft_window: int | None = None,
+    adapter_path: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Pair, TokenizerWrapper]:
+    """Load a target, the drafter that fits it, and the tokenizer.
+
+    Args:
+        model: Alias, Hub id or folder of the target.
+        draft: Alias, Hub id or folder of the drafter. None finds the published one
+            for the target's numbers; "none" loads no drafter.
+        revision: Branch, tag or commit of the target's repository.
+        quantize, draft_quantize: Bits (4 or 8) to quantize to after loading.
+        draft_window: Committed rows that the drafter may see; None is all.
+        adapter_path: mlx-lm LoRA adapters for the target.
+        trust_remote_code: Allow code that comes with a model or tokenizer.
+
+    Returns:
+        The pair and mlx-lm's tokenizer. Where no drafter can be used the pair decodes
+        plainly, and `pair.reason` says why.
+
+    Raises:
+        DFlashError: Something is missing, broken or does not fit. A drafter that was
+            named is never dropped in silence.
+    """
+    for option, bits in (("quantize", quantize), ("draft_quantize", draft_quantize)):
+        require(bits in (None, 4, 8), option, "4 or 8", bits)
+    require(
+        draft_window is None or draft_window > 0, "draft_window", "> 0", draft_window
+    )
+    folder = folder_of_target(model, revision)
+    config = read_config(folder)
+    draft_folder, reason = find_drafter(config, model, folder, draft)
+    if draft_folder:
+        check_pair(config, DFlashConfig.read(draft_folder))
+    check_memory(folder, draft_folder)
+    target, config = load_target(folder, config, quantize, trust_remote_code)
+    if adapter_path:
+        target = adapted(target, adapter_path)
+    tokenizer = load_tokenizer(
+        folder,
+        {"trust_remote_code": trust_remote_code},
+        eos_token_ids=config.get("eos_token_id"),
+    )
+    if draft_folder is None:
+        return Pair(Pair.of(target, None, config).target, None, reason), tokenizer
+    drafter = load_drafter(draft_folder, quantize=draft_quantize, window=draft_window)
+    try:
+        return Pair.of(target, drafter, config), tokenizer
+    except UnsupportedError as error:
+        if draft:
+            raise
+        return Pair(
+            Pair.of(target, None, config).target, None, error.message
+        ), tokenizer
+
+
+def load_drafter(
+    folder_or_id: str | Path,
+    *,
+    quantize: int | None = None,
+    window: int | None = None,
+    revision: str | None = None,
+) -> DFlash:
+    """Load a drafter.
+
+    Args:
+        folder_or_id: Folder, Hub id, or "tiny".
+        quantize: Bits (4 or 8) for its linear layers; None keeps them.
+        window: Committed rows that it may see; None is all.
+        revision: Branch, tag or commit.
+
+    Raises:
+        DFlashError: It is missing, partial, or of a kind that is not known.
+    """
+    if str(folder_or_id) == registry.TINY:
+        folder_or_id = TINY / "drafter"
+    drafter = load_dflash(hub.folder_of(str(folder_or_id), revision), window)
+    if quantize:
+        quantize_linear(drafter, quantize)
+    return drafter
+
+
+def quantize_linear(model: nn.Module, bits: int) -> None:
+    """Quantize linear layers in place, in groups of 64, or 32 where 64 do not fit."""
+
+    def predicate(path, module):
+        if not isinstance(module, nn.Linear):
+            return False
+        columns = module.weight.shape[1]
+        size = next((size for size in GROUP_SIZES if columns % size == 0), None)
+        return {"group_size": size, "bits": bits} if size else False
+
+    nn.quantize(model, bits=bits, class_predicate=predicate)
+    mx.eval(model.parameters())
+
+
+def folder_of_target(model: str, revision: str | None) -> Path:
+    """The folder of an alias, Hub id or folder name."""
+    name = registry.resolve(model)
+    return TINY if name == registry.TINY else hub.folder_of(name, revision)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A target's config.json, with the numbers that everything needs.
+
+    Raises:
+        ConfigError: It is no JSON object, or lacks one of them.
+    """
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{file} is not valid JSON: {error}.") from None
+    lacking = [k for k, v in registry.numbers_of(config).items() if v is None]
+    if lacking:
+        lacking = ["num_hidden_layers" if n == "num_layers" else n for n in lacking]
+        raise ConfigError(
+            f"{file} has no {', '.join(lacking)}.",
+            "Is this the folder of a language model?",
+        )
+    return config
+
+
+def find_drafter(
+    config: dict[str, Any], model: str, folder: Path, draft: str | None
+) -> tuple[Path | None, str]:
+    """The drafter's folder, or why there is none.
+
+    A drafter that was found, not named, and cannot be had leaves plain decoding.
+    """
+    if draft == "none":
+        return None, "drafting is off"
+    if draft == registry.TINY:
+        return TINY / "drafter", ""
+    if draft:
+        return hub.folder_of(registry.resolve(draft)), ""
+    if folder == TINY:
+        return TINY / "drafter", ""
+    found = registry.find_target(config, f"{model} {folder}")
+    if len(found) > 1:
+        names = ", ".join(f"{e.name} ({e.drafters[0].repo})" for e in found)
+        return None, f"the model may be any of {names}: choose with --draft"
+    if not found:
+        return None, "no drafter is known for this model"
+    usable = [drafter for drafter in found[0].drafters if drafter.runs]
+    if not usable:
+        kinds = ", ".join(f"{d.repo} ({d.kind})" for d in found[0].drafters)
+        return None, f"this version cannot run the drafters of this model: {kinds}"
+    try:
+        return hub.folder_of(usable[0].repo), ""
+    except MissingFilesError as error:
+        return None, f"its drafter is not to be had: {error}"
+
+
+def check_pair(config: dict[str, Any], drafter: DFlashConfig) -> None:
+    """Raise PairError unless drafter and target fit, by their configs alone."""
+    target = registry.numbers_of(config)
+    check_fit(
+        {
+            "hidden_size": drafter.hidden_size,
+            "num_layers": drafter.num_target_layers,
+            "vocab_size": drafter.vocab_size,
+            "mask_token_id": drafter.mask_token_id,
+        },
+        target,
+    )
+    check_taps(drafter.target_layer_ids, target["num_layers"])
+
+
+def check_memory(folder: Path, draft_folder: Path | None) -> None:
+    """Raise NotEnoughMemoryError when weights will not fit, before they are read.
+
+    Quantizing at load reads the weights as they are, so the files' sizes count.
+    """
+    sizes = {"the target": hub.weight_bytes(folder)}
+    if draft_folder:
+        sizes["the drafter"] = hub.weight_bytes(draft_folder)
+    have = device.memory_bytes()
+    if sum(sizes.values()) > have:
+        parts = [
+            f"{size / device.GIB:.1f} GiB for {who}" for who, size in sizes.items()
+        ]
+        raise NotEnoughMemoryError(
+            f"The weights need {' and '.join(parts)}, but this machine has "
+            f"{have / device.GIB:.1f} GiB for them.",
+            "Choose a smaller model or a lower quantization.",
+        )
+
+
+def load_target(
+    folder: Path, config: dict[str, Any], bits: int | None, trust_remote_code: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Load an mlx-lm model; its errors become ours."""
+    try:
+        model, config = load_model(folder, trust_remote_code=trust_remote_code)
+    except FileNotFoundError as error:
+        raise MissingFilesError(f"{folder}: {error}.", "Download it again.") from None
+    except ValueError as error:
+        first, *names = str(error).splitlines()
+        detail = f" {brief([n.strip(' ,.') for n in names])}" if names else ""
+        raise WeightsError(f"{folder}: {first.rstrip('.:')}{detail}.") from None
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{folder} has a file that cannot be read: {error}.", "Download it again."
+        ) from None
+    except TypeError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}.") from None
+    if bits and not config.get("quantization"):
+        model, config = quantize_model(model, config, group_size=64, bits=bits)
+        mx.eval(model.parameters())
+    return model, config
+
+
+def adapted(model: nn.Module, adapter_path: str) -> nn.Module:
+    """The model with LoRA adapters in place."""
+    if not (Path(adapter_path) / "adapter_config.json").is_file():
+        raise MissingFilesError(
+            f"{adapter_path} has no adapter_config.json.",
+            "Point --adapter-path to a folder that mlx_lm.lora wrote.",
+        )
+    model = load_adapters(model, adapter_path)
+    model.eval()
+    return model

@@ -1,0 +1,125 @@
+"""Names to repositories: which model an alias means, which drafters fit a target.
+
+Reads pairs.toml, and nothing else: no network, no files of models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .errors import UnknownModelError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# Drafter kinds that this version runs.
+RUNS = ("dflash",)
+TINY = "tiny"
+
+
+@dataclass(frozen=True)
+class DrafterEntry:
+    """A published drafter: repository, kind, and the answers it was trained on."""
+
+    repo: str
+    kind: str
+    mode: str
+
+    @property
+    def runs(self) -> bool:
+        """Whether this version can run it."""
+        return self.kind in RUNS
+
+
+@dataclass(frozen=True)
+class TargetEntry:
+    """A target with its drafters, best first.
+
+    Args:
+        alias: The short name.
+        model: The repository that the alias loads.
+        name: What the names of all its copies contain.
+        numbers: (model_type, hidden_size, layers, vocabulary), if known.
+        drafters: Published drafters.
+    """
+
+    alias: str
+    model: str
+    name: str
+    numbers: tuple[str, int, int, int] | None
+    drafters: tuple[DrafterEntry, ...]
+
+
+@cache
+def targets() -> tuple[TargetEntry, ...]:
+    """All entries of pairs.toml."""
+    rows = tomllib.loads(files(__package__).joinpath("pairs.toml").read_text())
+    return tuple(
+        TargetEntry(
+            row["alias"],
+            row["model"],
+            row["name"],
+            tuple(row["numbers"]) if "numbers" in row else None,
+            tuple(DrafterEntry(**drafter) for drafter in row["drafters"]),
+        )
+        for row in rows["target"]
+    )
+
+
+def resolve(name: str) -> str:
+    """An alias's repository; folders and Hub ids stand for themselves.
+
+    Raises:
+        UnknownModelError: `name` is none of the three; the nearest aliases are named.
+    """
+    known = {entry.alias: entry.model for entry in targets()}
+    if name.lower() in known:
+        return known[name.lower()]
+    if Path(name).expanduser().is_dir() or name.count("/") == 1:
+        return name
+    if name.startswith((".", "/", "~")):
+        raise UnknownModelError(f"There is no folder {name}.", "Check the path.")
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+    hint = f"Did you mean {', '.join(close)}? " if close else ""
+    raise UnknownModelError(
+        f"{name!r} is no known alias, folder or Hub id.",
+        f"{hint}`dflash-mlx models` lists the aliases.",
+    )
+
+
+def numbers_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """model_type, hidden_size, num_layers and vocab_size of a target's config.json,
+    also where a text model is nested in a vision-language one."""
+    text = config.get("text_config") or config
+    return {
+        "model_type": config.get("model_type"),
+        "hidden_size": text.get("hidden_size"),
+        "num_layers": text.get("num_hidden_layers"),
+        "vocab_size": text.get("vocab_size", config.get("vocab_size")),
+    }
+
+
+def find_target(config: Mapping[str, Any], name: str = "") -> list[TargetEntry]:
+    """Entries that a target may be, by its numbers; its name settles a tie.
+
+    Args:
+        config: The target's config.json.
+        name: Its repository or folder.
+
+    Returns:
+        No entry, one, or several that the name does not tell apart.
+    """
+    numbers = tuple(numbers_of(config).values())
+    by_numbers = [entry for entry in targets() if entry.numbers == numbers]
+    pool = by_numbers or [entry for entry in targets() if entry.numbers is None]
+    by_name = [entry for entry in pool if entry.name.lower() in name.lower()]
+    return by_name or by_numbers

@@ -1,0 +1,1 @@
+"""What people see: answers on stdout, everything else on stderr."""
