@@ -27,7 +27,7 @@ SHAPE = {
     "tie_word_embeddings": False,
 }
 FAMILIES = {
-    "qwen3": SHAPE | {"tie_word_embeddings": True},
+    "qwen3": SHAPE,
     "llama": SHAPE,
     "qwen3_moe": SHAPE
     | {
@@ -50,7 +50,7 @@ def make_model(family: str, dtype: str = "float32", seed: int = 0) -> nn.Module:
     return dressed(module.Model(args), dtype)
 
 
-def dressed(model: nn.Module, dtype: str, spread: float = 2.0) -> nn.Module:
+def dressed(model: nn.Module, dtype: str, spread: float = 3.0) -> nn.Module:
     """Matrices of `model` scaled by `spread`, then cast or quantized."""
     widen = lambda a: a * spread if a.ndim > 1 else a  # noqa: E731
     model.update(tree_map(widen, model.parameters()))
