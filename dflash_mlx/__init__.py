@@ -18,7 +18,7 @@ _HOMES = {
     "stream_generate": "engine",
     "GenerationResponse": "engine",
     "Stats": "engine",
-    "decode": "decode",
+    "decode": "loop",
     "Round": "types",
     "Sampling": "types",
     "PromptCache": "prompt_cache",
@@ -29,7 +29,6 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name):
-    # Submodules share names with functions (decode): the function is what is meant.
     if name in _HOMES:
         value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = value

@@ -100,7 +100,7 @@ def generate(
     kv_group_size: o.KVGroupSize = 64,
     quantized_kv_start: o.QuantizedKVStart = 5000,
     json: o.Json = False,
-    verbose: o.Verbose = True,
+    verbose: o.Verbose = "T",
 ):
     """Answer one prompt.
 
@@ -155,7 +155,7 @@ def generate(
         prefill_response=prefill_response,
         template=not ignore_chat_template,
         as_json=json,
-        verbose=verbose,
+        verbose=o.truth(verbose, "--verbose"),
     )
 
 
@@ -187,7 +187,7 @@ def chat(
     kv_bits: o.KVBits = None,
     kv_group_size: o.KVGroupSize = 64,
     quantized_kv_start: o.QuantizedKVStart = 5000,
-    verbose: o.Verbose = True,
+    verbose: o.Verbose = "T",
 ):
     """Talk to a model; q quits, r resets, h helps.
 
@@ -227,7 +227,7 @@ def chat(
         kv_group_size=kv_group_size,
         quantized_kv_start=quantized_kv_start,
     )
-    terminal.run(ask, verbose=verbose)
+    terminal.run(ask, verbose=o.truth(verbose, "--verbose"))
 
 
 @command

@@ -1,7 +1,7 @@
 """Text in, GenerationResponses out: mlx-lm's generate API over the loop.
 
 Owns encoding, detokenization, stop strings, clocks and statistics. Decoding itself
-is decode.py's; nothing here touches a model or a cache.
+is loop.py's; nothing here touches a model or a cache.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import device
-from .decode import decode, token_limit
 from .errors import PromptError
+from .loop import decode, token_limit
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import LogitsProcessor, Sampler, log_probabilities

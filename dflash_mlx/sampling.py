@@ -139,22 +139,31 @@ class Chooser:
 
     def _perturb(self, logprobs, positions, ids):
         """Filtered log-probabilities / temp + Gumbel noise of each position."""
-        s = self.sampling
+        noise_keys, coin_keys = self._keys(positions)
+        size = self.vocab_size
+        noise = mx.vmap(lambda k: mx.random.gumbel((size,), key=k))(noise_keys)
+        if ids is not None:
+            noise = mx.take_along_axis(noise, ids, axis=-1)
+        return self._filter(logprobs, coin_keys) * (1 / self.sampling.temp) + noise
+
+    def _keys(self, positions):
+        """Two random keys [n, 2] of each position: for the noise, for XTC's coin."""
         keys = mx.array([[self.seed, p] for p in positions], dtype=mx.uint32)
-        noise_keys, coin_keys = mx.split(mx.vmap(mx.random.split)(keys), 2, axis=1)
+        pairs = mx.vmap(mx.random.split)(keys)
+        return pairs[:, 0], pairs[:, 1]
+
+    def _filter(self, logprobs, coin_keys):
+        """Mask log-probabilities [n, k] as mlx-lm's sampler does, in its order."""
+        s = self.sampling
         if 0 < s.top_p < 1:
             logprobs = apply_top_p(logprobs, s.top_p)
         if s.min_p > 0:
             logprobs = apply_min_p(logprobs, s.min_p, s.min_tokens_to_keep)
         if s.xtc_probability > 0:
             # The coin is ours, by position; mlx-lm's filter then always applies.
-            coin = mx.vmap(lambda k: mx.random.uniform(key=k))(coin_keys[:, 0])
+            coin = mx.vmap(lambda k: mx.random.uniform(key=k))(coin_keys)
             cut = apply_xtc(logprobs, 1.0, s.xtc_threshold, list(s.xtc_special_tokens))
             logprobs = mx.where((coin > s.xtc_probability)[:, None], logprobs, cut)
         if 0 < s.top_k < logprobs.shape[-1]:
             logprobs = apply_top_k(logprobs, s.top_k)
-        size = self.vocab_size
-        noise = mx.vmap(lambda k: mx.random.gumbel((size,), key=k))(noise_keys[:, 0])
-        if ids is not None:
-            noise = mx.take_along_axis(noise, ids, axis=-1)
-        return logprobs * (1 / s.temp) + noise
+        return logprobs

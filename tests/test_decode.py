@@ -1,5 +1,7 @@
 """The loop says what mlx-lm says: every family, dtype, width, drafter and cut."""
 
+from itertools import islice
+
 import mlx.core as mx
 import pytest
 from mlx_lm.sample_utils import make_logits_processors, make_sampler
@@ -159,7 +161,7 @@ def test_a_closed_generator_leaves_everything_usable(small, after, speculate):
     pair = Pair.of(model, make_drafter())
     cache = PromptCache(pair)
     rounds = decode(pair, prompt, prompt_cache=cache, speculate=speculate)
-    got = [token for _, round in zip(range(after), rounds) for token in round.tokens]
+    got = [token for round in islice(rounds, after) for token in round.tokens]
     rounds.close()
     assert got == answer[: len(got)]
     assert cache.target[0].offset == len(cache.tokens)

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 import mlx.core as mx
 import typer
 
-from ..decode import decode
 from ..device import describe
 from ..loading import load
+from ..loop import decode
 from ..pair import Pair
 
 PROMPTS = (

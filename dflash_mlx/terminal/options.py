@@ -1,6 +1,6 @@
 """Command-line options, each declared once; mlx-lm's names where it has them.
 
-Imports typer only, so that --help stays instant.
+Imports nothing heavy, so that --help stays instant.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+
+from ..errors import OptionError
 
 
 def option(name: str, help: str, panel: str = "Model", **more):
@@ -123,12 +125,17 @@ QuantizedKVStart = Annotated[
 OUTPUT = "Output"
 Json = Annotated[bool, option("--json", "One JSON object on stdout.", OUTPUT)]
 Verbose = Annotated[
-    bool,
-    option(
-        "--verbose",
-        "The summary on stderr: T or F.",
-        OUTPUT,
-        parser=lambda text: str(text).lower() not in ("f", "false", "0", "no"),
-        metavar="T|F",
-    ),
+    str, option("--verbose", "The summary on stderr.", OUTPUT, metavar="T|F")
 ]
+
+
+def truth(text: str, option: str) -> bool:
+    """mlx-lm's way to give a flag a value.
+
+    Raises:
+        OptionError: The text is neither yes nor no.
+    """
+    low = text.lower()
+    if low not in ("t", "true", "1", "yes", "f", "false", "0", "no"):
+        raise OptionError(f"{option} must be T or F, but is {text!r}.")
+    return low in ("t", "true", "1", "yes")

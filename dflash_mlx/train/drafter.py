@@ -20,8 +20,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..decode import decode
 from ..errors import OptionError
+from ..loop import decode
 from ..models.drafters.dflash import DFlash, DFlashConfig
 from ..pair import Pair
 from ..types import require

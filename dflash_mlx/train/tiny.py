@@ -1,6 +1,6 @@
 """Make the embedded pair: tokenizer, target and drafter, from nothing but a seed.
 
-    python -m dflash_mlx.train.tiny tokenizer target drafter --out FOLDER
+    python -m dflash_mlx.train.tiny tokenizer target refine drafter --out FOLDER
 
 Owns the recipe of `tiny` (sizes, seeds, amounts). The drafter's training itself
 is train/drafter.py's, and the text is train/exercises.py's.
@@ -97,8 +97,8 @@ def exercises(rng: Random):
 def windows(tokenizer: Tokenizer, rng: Random, length: int):
     """Yield (ids, weights) of `length` + 1 tokens: conversations end to end.
 
-    Each window starts where a conversation starts. Answers weigh 1, the
-    questions 0.1: the model should mostly learn to answer.
+    Each window starts where a conversation starts. Answers weigh 1, the questions
+    0.1, and the token that closes an answer 3: knowing when to stop is the hardest.
     """
     while True:
         ids: list[int] = []
@@ -110,7 +110,7 @@ def windows(tokenizer: Tokenizer, rng: Random, length: int):
             ).ids
             say = tokenizer.encode(f"{answer}<|im_end|>\n").ids
             ids += ask + say
-            weights += [0.1] * len(ask) + [1.0] * len(say)
+            weights += [0.1] * len(ask) + [1.0] * (len(say) - 2) + [3.0, 1.0]
         yield ids[: length + 1], weights[: length + 1]
 
 
@@ -121,17 +121,30 @@ def language_loss(model, ids, weights):
     return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
 
 
-def make_target(out: Path, steps: int) -> None:
-    """Train the target and write config.json and model.safetensors (bfloat16).
+def make_target(out: Path, steps: int = 1400) -> None:
+    """Train the target from scratch; 3,072 tokens a step.
 
     Four fifths of the steps see windows of 192 tokens, the rest of 512, so that
-    positions beyond one short answer are known too; 3,072 tokens a step.
+    positions beyond one short answer are known too.
     """
     mx.random.seed(SEED)
     model = Model(ModelArgs.from_dict(TARGET))
+    fit(model, out, steps, peak=3e-3, seed=SEED + 1)
+
+
+def refine_target(out: Path, steps: int = 1200) -> None:
+    """Train the target on, from a lower rate."""
+    model, _ = load_model(out)
+    model.set_dtype(mx.float32)
+    model.train()
+    fit(model, out, steps, peak=2e-3, seed=SEED + 101)
+
+
+def fit(model: Model, out: Path, steps: int, peak: float, seed: int) -> None:
+    """Train, and write config.json and model.safetensors (bfloat16)."""
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
-    rng = Random(SEED + 1)
-    optimizer = make_optimizer(3e-3, steps, warmup=steps // 25, weight_decay=0.05)
+    rng = Random(seed)
+    optimizer = make_optimizer(peak, steps, warmup=steps // 25, weight_decay=0.05)
     step = make_step(model, optimizer, language_loss)
     start, losses = time.perf_counter(), []
     for n in range(1, steps + 1):
@@ -171,12 +184,13 @@ DRAFTER = TrainOptions(
 )
 
 
-def make_drafter(out: Path, work: Path, conversations: int = 6400) -> None:
-    """Let the target answer, and train its drafter in `work`; copy it to `out`.
+def make_drafter(out: Path, conversations: int = 6400) -> None:
+    """Let the target answer, and train its drafter beside `out`; copy it there.
 
     The last conversations are held-out questions, one turn each. Arithmetic is
     float32: half precision is slow on a CPU, and the weights are rounded when saved.
     """
+    work = out.with_name(f"{out.name}-drafter")
     rng = Random(SEED + 2)
     chats = [conversation(rng, rng.choice([1, 1, 2])) for _ in range(conversations)]
     chats += [conversation(rng, 1, held_out=True) for _ in range(DRAFTER.held_out)]
@@ -198,20 +212,22 @@ def make_drafter(out: Path, work: Path, conversations: int = 6400) -> None:
     save_drafter(run.drafter, out / "drafter")
 
 
+STAGES = {
+    "tokenizer": make_tokenizer,
+    "target": make_target,
+    "refine": refine_target,
+    "drafter": make_drafter,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stages", nargs="+", choices=["tokenizer", "target", "drafter"])
+    parser.add_argument("stages", nargs="+", choices=list(STAGES))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("work/drafter"))
-    parser.add_argument("--steps", type=int, default=1400, help="of the target")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    if "tokenizer" in args.stages:
-        make_tokenizer(args.out)
-    if "target" in args.stages:
-        make_target(args.out, steps=args.steps)
-    if "drafter" in args.stages:
-        make_drafter(args.out, args.work)
+    for stage in args.stages:
+        STAGES[stage](args.out)
 
 
 if __name__ == "__main__":
