@@ -114,9 +114,7 @@ def load_drafter(
     Raises:
         DFlashError: It is missing, partial, or of a kind that is not known.
     """
-    if str(folder_or_id) == registry.TINY:
-        folder_or_id = TINY / "drafter"
-    drafter = load_dflash(hub.folder_of(str(folder_or_id), revision), window)
+    drafter = load_dflash(folder_of_drafter(str(folder_or_id), revision), window)
     if quantize:
         quantize_linear(drafter, quantize)
     return drafter
@@ -140,6 +138,11 @@ def folder_of_target(model: str, revision: str | None) -> Path:
     """The folder of an alias, Hub id or folder name."""
     name = registry.resolve(model)
     return TINY if name == registry.TINY else hub.folder_of(name, revision)
+
+
+def folder_of_drafter(name: str, revision: str | None = None) -> Path:
+    """The folder of a drafter's Hub id or folder name; "tiny" is the embedded one."""
+    return TINY / "drafter" if name == registry.TINY else hub.folder_of(name, revision)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -172,12 +175,8 @@ def find_drafter(
     """
     if draft == "none":
         return None, "drafting is off"
-    if draft == registry.TINY:
-        return TINY / "drafter", ""
     if draft:
-        return hub.folder_of(registry.resolve(draft)), ""
-    if folder == TINY:
-        return TINY / "drafter", ""
+        return folder_of_drafter(registry.resolve(draft)), ""
     found = registry.find_target(config, f"{model} {folder}")
     if len(found) > 1:
         names = ", ".join(f"{e.name} ({e.drafters[0].repo})" for e in found)
@@ -189,7 +188,7 @@ def find_drafter(
         kinds = ", ".join(f"{d.repo} ({d.kind})" for d in found[0].drafters)
         return None, f"this version cannot run the drafters of this model: {kinds}"
     try:
-        return hub.folder_of(usable[0].repo), ""
+        return folder_of_drafter(usable[0].repo), ""
     except MissingFilesError as error:
         return None, f"its drafter is not to be had: {error}"
 

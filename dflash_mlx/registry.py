@@ -84,11 +84,14 @@ def resolve(name: str) -> str:
     known = {entry.alias: entry.model for entry in targets()}
     if name.lower() in known:
         return known[name.lower()]
-    if Path(name).expanduser().is_dir() or name.count("/") == 1:
+    if Path(name).expanduser().is_dir():
         return name
     if name.startswith((".", "/", "~")):
         raise UnknownModelError(f"There is no folder {name}.", "Check the path.")
-    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+    if name.count("/") == 1:
+        return name
+    likely = name.lower().replace("_", "-")
+    close = difflib.get_close_matches(likely, known, n=3, cutoff=0.4)
     hint = f"Did you mean {', '.join(close)}? " if close else ""
     raise UnknownModelError(
         f"{name!r} is no known alias, folder or Hub id.",

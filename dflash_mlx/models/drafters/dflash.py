@@ -82,7 +82,7 @@ class DFlashConfig:
             target_layer_ids=tuple(config.get("target_layer_ids", list)),
             num_target_layers=config.get("num_target_layers", int),
             rope_theta=float(theta),
-            rope_scaling=rope,
+            rope_scaling=rope if scales(rope) else None,
             input_embedding_scale=config.get("input_embedding_scale", float, 1.0),
             output_multiplier=config.get("output_multiplier", float, 1.0),
             final_logit_softcapping=config.get("final_logit_softcapping", float, None),
@@ -103,6 +103,12 @@ class DFlashConfig:
             "rope_parameters": rope | {"rope_theta": self.rope_theta},
             "dflash_config": nested,
         }
+
+
+def scales(rope: dict[str, Any] | None) -> bool:
+    """Whether rope parameters change more than the base."""
+    rope = rope or {}
+    return (rope.get("rope_type") or rope.get("type") or "default") != "default"
 
 
 def refuse_others(config: Config) -> None:

@@ -1,0 +1,158 @@
+"""The program: exit codes, stdout for the answer and stderr for the rest."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dflash_mlx.engine import generate as plain_generate
+from dflash_mlx.loading import load
+
+QUESTION = "Write the 7 times table up to 5."
+
+
+def program(*arguments, stdin="", env=None, **more):
+    return subprocess.run(
+        [sys.executable, "-m", "dflash_mlx", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, **(env or {})),
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def text():
+    pair, tokenizer = load("tiny")
+    messages = [{"role": "user", "content": QUESTION}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    return plain_generate(pair, tokenizer, ids, max_tokens=1024)
+
+
+def test_generate(text):
+    run = program("generate", QUESTION)
+    assert run.returncode == 0 and run.stdout == text + "\n"
+    lines = run.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "Prompt",
+        "Generation",
+        "Peak memory",
+        "DFlash",
+    ]
+    assert "tokens per round" in lines[3]
+
+
+def test_generate_reads_stdin_and_prompt_option(text):
+    assert program("generate", "-", stdin=QUESTION).stdout == text + "\n"
+    assert program("generate", stdin=QUESTION).stdout == text + "\n"
+    run = program("generate", "--prompt", QUESTION, "--verbose", "F")
+    assert run.stdout == text + "\n" and run.stderr == ""
+
+
+def test_generate_plain_says_so(text):
+    run = program("generate", QUESTION, "--plain")
+    assert run.stdout == text + "\n"
+    assert "DFlash: off (drafting is off)" in run.stderr
+
+
+def test_json(text):
+    run = program("generate", QUESTION, "--json", "--stop", "7 x 3")
+    told = json.loads(run.stdout)
+    assert told["text"] == text[: text.index("7 x 3")]
+    assert told["finish_reason"] == "stop" and told["engine"] == "dflash"
+    assert told["tokens_per_round"] > 1 and run.stderr == ""
+
+
+def test_prefill_response_and_system_prompt(text):
+    first = text.splitlines()[0]
+    run = program("generate", QUESTION, "--prefill-response", first)
+    assert run.stdout.strip() == text[len(first) :].strip()
+    run = program("generate", QUESTION, "--system-prompt", "Be brief.", "-m", "4")
+    assert "Prompt: 4" in run.stderr or "Prompt: 3" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["generate", ""], 2, "The prompt is empty."),
+        (["generate", "x", "--prompt", "y"], 2, "given twice"),
+        (["generate", "x", "--model", "qwen3-8"], 2, "Did you mean qwen3-8b"),
+        (["generate", "x", "--model", "./none"], 2, "no folder"),
+        (["generate", "x", "--temp", "-1"], 2, "temp must be 0 or more"),
+        (["generate", "x", "--max-tokens", "0"], 2, "--max-tokens must be"),
+        (["generate", "x", "--block-size", "0"], 2, "--block-size must be"),
+        (["generate", "x", "--plain", "--require-dflash"], 2, "exclude each other"),
+        (["generate", "x", "--draft", "none", "--require-dflash"], 1, "required"),
+        (["generate", "x", "--chat-template-config", "{"], 2, "JSON object"),
+        (["generate", "x", "--logit-bias", '{"a": 1}'], 2, "token ids"),
+        (["generate", "x", "--kv-bits", "5"], 2, "--kv-bits"),
+        (["generate", "x", "--extra-eos-token", "nonesuch"], 2, "--extra-eos-token"),
+        (["generate", "x", "--verbose", "maybe"], 2, "must be T or F"),
+        (["generate", "x", "--blok-size", "4"], 2, "No such option"),
+        (["generate", "one " * 9000], 2, "context ends at 8192"),
+        (["train", "--data", "none.jsonl", "--out", "o"], 1, "There is no file"),
+        (["nonesuch"], 2, "No such command"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_a_code(arguments, code, words, tmp_path):
+    run = program(*arguments, cwd=tmp_path)
+    assert run.returncode == code, run.stderr
+    assert words in " ".join(run.stderr.split()) and run.stdout == ""
+    assert "Traceback" not in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fallback_is_said(tmp_path):
+    run = program("generate", "Hi", "--draft", "none", "-m", "3")
+    assert "Decoding plainly: drafting is off." in run.stderr
+
+
+def test_ctrl_c_keeps_the_text_and_exits_with_130():
+    command = [sys.executable, "-m", "dflash_mlx", "generate", "Count from 0 to 400."]
+    run = subprocess.Popen(
+        [*command, "-m", "-1", "--plain", "--logit-bias", '{"2": -100}'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first = run.stdout.read(3)  # the answer has begun
+    time.sleep(0.3)
+    run.send_signal(signal.SIGINT)
+    rest, errors = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert len(first + rest) > 3 and (first + rest).endswith("\n")
+    assert "Generation: " in errors and "Traceback" not in errors
+
+
+def test_chat_keeps_history_in_its_caches():
+    script = "Hello!\n\nh\nCount from 1 to 8.\nr\nHello!\nq\nnever read\n"
+    run = program("chat", stdin=script)
+    assert run.returncode == 0 and "Traceback" not in run.stderr
+    assert run.stdout.count("Hello! How can I help you today?") == 2
+    assert "Forgotten." in run.stderr
+    assert run.stderr.count("tokens per round") == 3
+    ended = program("chat", stdin="Hello!\n")
+    assert ended.returncode == 0
+
+
+def test_models_lists_what_runs():
+    run = program("models")
+    assert run.returncode == 0
+    assert "z-lab/Qwen3-8B-DFlash-b16" in run.stdout and "not yet" in run.stdout
+
+
+def test_verify():
+    run = program("verify", "--max-tokens", "60")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.endswith("4 of 4 answers identical to plain decoding.\n")
+    told = json.loads(program("verify", QUESTION, "--json", "-m", "20").stdout)
+    assert told["identical"] and told["results"][0]["verdict"] == "identical"
+
+
+def test_version():
+    assert program("--version").stdout.startswith("dflash-mlx 0.")

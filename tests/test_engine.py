@@ -1,0 +1,159 @@
+"""Text in, responses out, on the embedded pair; mlx-lm's own API beside it."""
+
+import mlx.core as mx
+import mlx_lm
+import pytest
+
+from dflash_mlx import (
+    DFlashError,
+    Pair,
+    PromptCache,
+    Sampling,
+    generate,
+    load,
+    stream_generate,
+)
+from dflash_mlx.errors import PromptError
+
+QUESTION = "Write the 7 times table up to 5."
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load("tiny")
+
+
+@pytest.fixture(scope="module")
+def ids(tiny):
+    messages = [{"role": "user", "content": QUESTION}]
+    return tiny[1].apply_chat_template(messages, add_generation_prompt=True)
+
+
+def answer(pair, tokenizer, prompt, **options):
+    responses = list(stream_generate(pair, tokenizer, prompt, **options))
+    return "".join(r.text for r in responses), responses
+
+
+@pytest.mark.parametrize("width", (None, 1, 2, 5, 16))
+def test_equals_mlx_lm_response_by_response(tiny, ids, width):
+    pair, tokenizer = tiny
+    wanted = list(mlx_lm.stream_generate(pair.model, tokenizer, ids, max_tokens=120))
+    text, got = answer(pair, tokenizer, ids, max_tokens=120, block_size=width)
+    assert [r.token for r in got] == [r.token for r in wanted]
+    assert text == "".join(r.text for r in wanted)
+    assert [r.generation_tokens for r in got] == list(range(1, len(wanted) + 1))
+    assert got[-1].finish_reason == wanted[-1].finish_reason == "stop"
+    assert {r.finish_reason for r in got[:-1]} == {None}
+    for ours, theirs in zip(got, wanted, strict=True):
+        assert mx.array_equal(ours.logprobs, theirs.logprobs)
+        assert ours.prompt_tokens == theirs.prompt_tokens
+    names = {f for f in vars(wanted[0]) if f != "logprobs"}
+    assert names <= set(vars(got[0]))
+
+
+def test_statistics_add_up(tiny, ids):
+    _, got = answer(*tiny, ids)
+    stats = got[-1].stats
+    assert stats.engine == "dflash" and stats.tokens == len(got)
+    assert stats.accepted == sum(r.from_draft for r in got)
+    assert stats.tokens == 1 + stats.accepted + stats.rounds - (
+        got[-1].from_draft  # a round cut inside its drafts has no bonus token
+    )
+    assert stats.tokens_per_round == (len(got) - 1) / stats.rounds
+    assert sum(n for n, _ in stats.seconds_by_width.values()) == stats.rounds
+    assert all(
+        b <= a for a, b in zip(stats.acceptance, stats.acceptance[1:], strict=False)
+    )
+    assert not got[0].from_draft and stats.time_to_first_token > 0
+
+
+def test_the_engine_and_its_reason_are_told(tiny, ids):
+    pair, tokenizer = tiny
+    told = [
+        answer(pair, tokenizer, ids, max_tokens=3, speculate=False)[1][0].stats,
+        answer(pair, tokenizer, ids, max_tokens=3, block_size=1)[1][0].stats,
+        answer(Pair.of(pair.model), tokenizer, ids, max_tokens=3)[1][0].stats,
+    ]
+    assert [s.engine for s in told] == ["plain"] * 3
+    assert [s.reason for s in told] == [
+        "drafting is off",
+        "block size 1",
+        "no drafter",
+    ]
+
+
+@pytest.mark.parametrize("most", range(1, 14))
+def test_max_tokens(tiny, ids, most):
+    text, got = answer(*tiny, ids, max_tokens=most)
+    assert len(got) == most and got[-1].finish_reason == "length"
+    whole, _ = answer(*tiny, ids)
+    assert whole.startswith(text)
+
+
+@pytest.mark.parametrize("at", range(3, 22))
+@pytest.mark.parametrize("speculate", (True, False))
+def test_stop_strings_at_every_offset(tiny, ids, at, speculate):
+    whole, _ = answer(*tiny, ids)
+    stop = whole[at : at + 4]
+    cache = PromptCache(tiny[0])
+    text, got = answer(*tiny, ids, stop=[stop], speculate=speculate, prompt_cache=cache)
+    assert text == whole[: whole.index(stop)]
+    assert got[-1].finish_reason == "stop"
+    kept = len(ids) + len(got) - 1
+    assert cache.target[0].offset == len(cache.tokens) == kept
+
+
+def test_sampled_text_repeats_by_seed(tiny, ids):
+    options = {"max_tokens": 60, "sampling": Sampling(temp=1.5, seed=4)}
+    drafted, _ = answer(*tiny, ids, **options)
+    plain, _ = answer(*tiny, ids, speculate=False, **options)
+    other, _ = answer(*tiny, ids, max_tokens=60, sampling=Sampling(temp=1.5, seed=5))
+    assert drafted == plain != other
+
+
+def test_prompts_of_every_kind(tiny, ids):
+    pair, tokenizer = tiny
+    text = tokenizer.decode(ids)
+    wanted = generate(pair, tokenizer, ids, max_tokens=9)
+    assert generate(pair, tokenizer, mx.array(ids), max_tokens=9) == wanted
+    assert generate(pair, tokenizer, text, max_tokens=9) == wanted
+    assert generate(pair, tokenizer._tokenizer, text, max_tokens=9) == wanted
+    with pytest.raises(PromptError):
+        generate(pair, tokenizer, "")
+    with pytest.raises(PromptError, match="context ends at 8192"):
+        generate(pair, tokenizer, [5] * 9000)
+    with pytest.raises(TypeError):
+        generate(pair, tokenizer, text, max_token=9)
+
+
+def test_verbose_prints_mlx_lms_lines(tiny, ids, capsys):
+    text = generate(*tiny, ids, verbose=True, max_tokens=20)
+    out = capsys.readouterr().out
+    assert out.startswith("==========\n" + text)
+    for line in ("Prompt: ", "Generation: 20 tokens, ", "Peak memory: ", "DFlash: "):
+        assert f"\n{line}" in out
+
+
+def test_a_closed_stream_leaves_the_pair_usable(tiny, ids):
+    stream = stream_generate(*tiny, ids)
+    for _ in range(5):
+        next(stream)
+    stream.close()
+    assert answer(*tiny, ids)[0].startswith("7 x 1 = 7")
+
+
+def test_errors_are_of_one_family(tiny):
+    with pytest.raises(DFlashError):
+        next(stream_generate(*tiny, "Hello", max_tokens=0))
+
+
+def test_progress_is_told(tiny):
+    seen = []
+    generate(
+        *tiny,
+        [5] * 50,
+        max_tokens=2,
+        prefill_step_size=16,
+        prompt_progress_callback=lambda done, all: seen.append((done, all)),
+    )
+    assert seen == [(16, 50), (32, 50), (48, 50), (49, 50), (50, 50)]

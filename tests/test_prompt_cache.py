@@ -1,0 +1,52 @@
+"""What a conversation's caches keep between prompts."""
+
+import pytest
+from tiny import make_drafter, make_model, reference, run, some_prompt
+
+from dflash_mlx import Pair, PromptCache
+from dflash_mlx.prompt_cache import common_prefix
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model("llama")
+
+
+def test_common_prefix():
+    assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
+    assert common_prefix([1, 2], [1, 2, 3]) == 2
+    assert common_prefix([], [1]) == 0
+
+
+@pytest.mark.parametrize("keep", (0, 1, 15, 19, 20, 26))
+@pytest.mark.parametrize("window", (None, 10))
+def test_an_edited_prompt_keeps_its_prefix(model, keep, window):
+    pair = Pair.of(model, make_drafter(window=window))
+    cache = PromptCache(pair)
+    told = some_prompt(20)
+    told += run(pair, told, 8, prompt_cache=cache)
+    edited = told[:keep] + some_prompt(6, seed=9)
+    rest = cache.reuse(edited)
+    assert rest == edited[len(cache.tokens) :]
+    assert window or len(cache.tokens) >= min(keep, 27)
+    assert run(pair, rest, 8, prompt_cache=cache) == reference(model, edited, 8)
+
+
+def test_the_same_prompt_again_passes_one_row(model):
+    pair = Pair.of(model, make_drafter())
+    cache = PromptCache(pair)
+    prompt = some_prompt(20)
+    first = run(pair, prompt, 8, prompt_cache=cache)
+    assert cache.reuse(prompt) == prompt[-1:]
+    assert run(pair, prompt[-1:], 8, prompt_cache=cache) == first
+
+
+def test_a_cache_filled_plainly_serves_drafting_too(model):
+    pair = Pair.of(model, make_drafter())
+    cache = PromptCache(pair)
+    prompt = some_prompt(20)
+    told = prompt + run(pair, prompt, 8, prompt_cache=cache, speculate=False)
+    assert cache.drafter[0].offset == len(cache.tokens)
+    more = some_prompt(3, seed=2)
+    wanted = reference(model, told + more, 9)
+    assert run(pair, more, 9, prompt_cache=cache) == wanted

@@ -1,0 +1,267 @@
+"""Training: data, anchors, mask, loss, resuming, and that it learns."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from random import Random
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models.qwen3 import Model, ModelArgs
+from tiny import SHAPE, make_drafter, make_model, some_prompt
+
+from dflash_mlx import Pair, load, load_drafter
+from dflash_mlx.errors import DataError, OptionError
+from dflash_mlx.loading import TINY
+from dflash_mlx.train.answers import Example, read_questions, stored, write_answers
+from dflash_mlx.train.drafter import (
+    Run,
+    TrainOptions,
+    block_hidden,
+    default_taps,
+    loss,
+    make_batch,
+)
+from dflash_mlx.train.exercises import conversation, draw, is_held_out
+
+OPTIONS = TrainOptions(
+    block_size=6,
+    layers=1,
+    taps=(0, 2),
+    mask_token_id=96,
+    steps=6,
+    batch=4,
+    anchors=8,
+    held_out=2,
+    eval_every=3,
+    save_every=2,
+    lr=2e-3,
+)
+
+
+@pytest.fixture(scope="module")
+def target():
+    model = make_model("llama")
+    return Pair.of(model, None, SHAPE | {"model_type": "llama"})
+
+
+def examples(n, seed=0):
+    rows = [some_prompt(20 + i % 7, seed + i) for i in range(n)]
+    return [Example(row, [(6, len(row))]) for row in rows]
+
+
+class Tokenizer:
+    mask_token_id = 96
+
+
+def test_the_training_pass_equals_single_block_drafting(target):
+    drafter = make_drafter()
+    pair = Pair.of(target.model, drafter)
+    options = replace(OPTIONS, block_size=8, anchors=5)
+    batch = make_batch(examples(3), drafter.config, options, Random(0))
+    features = pair.target.forward(batch.ids, None, drafter.taps)[1]
+    together = block_hidden(drafter, features, batch)
+    for n in range(3):
+        for m in range(5):
+            anchor = batch.anchors[n, m].item()
+            cache = drafter.make_cache()
+            drafter.extend(features[n : n + 1, :anchor], cache)
+            block = batch.blocks[n * 5 + m][None]
+            contexts = [entry.fetch() for entry in cache]
+            alone = drafter.hidden(block, contexts, anchor)[0]
+            assert mx.allclose(alone, together[n * 5 + m], atol=1e-6).item()
+
+
+def test_batches_hold_what_the_target_wrote():
+    config = make_drafter().config
+    rows = [Example(list(range(30)), [(5, 12), (20, 24)])]
+    options = replace(OPTIONS, anchors=64)
+    batch = make_batch(rows, config, options, Random(1))
+    weights, width = batch.weights.reshape(64, -1), config.block_size
+    used = [m for m in range(64) if weights[m, 0].item() > 0]
+    anchors = {batch.anchors[0, m].item() for m in used}
+    assert anchors == {*range(5, 11), *range(20, 23)}
+    for m in used:
+        a = batch.anchors[0, m].item()
+        end = 12 if a < 12 else 24
+        real = min(width - 1, end - a - 1)
+        assert (weights[m] > 0).sum().item() == real
+        assert batch.labels[m, :real].tolist() == list(range(a + 1, a + 1 + real))
+        assert batch.blocks[m].tolist() == [a] + [config.mask_token_id] * (width - 1)
+    assert not weights[len(used) :].any().item()
+
+
+def test_later_slots_weigh_less_as_the_paper_says():
+    config = make_drafter(block_size=8).config
+    options = replace(OPTIONS, block_size=8, anchors=1)
+    batch = make_batch(examples(1), config, options, Random(3))
+    ratio = batch.weights[0, 1] / batch.weights[0, 0]
+    assert abs(ratio.item() - 2.718281828 ** (-1 / 4)) < 1e-6
+    assert TrainOptions(block_size=16).decay() == 7
+    assert TrainOptions(gamma=2.5).decay() == 2.5
+
+
+def test_the_loss_in_pieces_is_the_loss(target, monkeypatch):
+    drafter = make_drafter()
+    pair = Pair.of(target.model, drafter)
+    batch = make_batch(examples(4), drafter.config, OPTIONS, Random(0))
+    features = pair.target.forward(batch.ids, None, drafter.taps)[1]
+    whole, kept = loss(drafter, features, batch)
+    monkeypatch.setattr("dflash_mlx.train.drafter.LOGITS_AT_ONCE", 3 * 7 * 97)
+    pieces, again = loss(drafter, features, batch)
+    assert mx.allclose(whole, pieces).item() and mx.array_equal(kept, again)
+
+
+def test_default_taps_are_those_of_published_heads():
+    assert default_taps(36, 5) == (1, 9, 17, 25, 33)
+    assert default_taps(32, 5) == (1, 8, 15, 22, 29)
+    assert default_taps(64, 5) == (1, 16, 31, 46, 61)
+    assert default_taps(36, 1) == (18,)
+
+
+def run_to(target, out, stop=None):
+    run = Run(target, Tokenizer(), examples(14), OPTIONS, out)
+
+    def progress(report):
+        if report.step == stop:
+            raise KeyboardInterrupt
+
+    if stop:
+        with pytest.raises(KeyboardInterrupt):
+            run.go(progress)
+    else:
+        run.go(progress)
+    return run
+
+
+def test_a_broken_run_goes_on_to_the_same_weights(target, tmp_path):
+    whole = run_to(target, tmp_path / "whole")
+    run_to(target, tmp_path / "broken", stop=5)
+    resumed = run_to(target, tmp_path / "broken")
+    assert [r["step"] for r in resumed.record] == [3, 6]
+    ours = tree_flatten(resumed.drafter.parameters())
+    for (name, a), (_, b) in zip(
+        ours, tree_flatten(whole.drafter.parameters()), strict=True
+    ):
+        assert mx.allclose(a, b, atol=1e-6).item(), name
+    with pytest.raises(OptionError, match="other settings"):
+        Run(
+            target,
+            Tokenizer(),
+            examples(14),
+            replace(OPTIONS, lr=1e-3),
+            tmp_path / "whole",
+        )
+    loaded = load_drafter(tmp_path / "whole")
+    assert loaded.config == whole.drafter.config
+
+
+def test_training_learns(target, tmp_path):
+    # One sentence over and over: the drafter must come to know it.
+    row = some_prompt(30, 3)
+    rows = [Example(row, [(4, 30)])] * 12
+    options = replace(OPTIONS, steps=60, eval_every=60, save_every=60, lr=5e-3)
+    losses, kept = [], []
+
+    def progress(report):
+        losses.append(report.loss)
+        kept.append(report.acceptance)
+
+    Run(target, Tokenizer(), rows, options, tmp_path).go(progress)
+    assert losses[-1] < losses[0] / 10
+    assert kept[-1][0] > 0.9 and all(
+        a >= b for a, b in zip(kept[-1], kept[-1][1:], strict=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('{"prompt": "a"}\nnonsense\n', "line 2 is not valid JSON"),
+        ('{"prompt": "a"}\n\n{"promt": "b"}\n', "line 3 has neither"),
+        ('{"messages": [{"role": "user"}]}\n', "line 1 has a message without"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}\n', "line 1 has a message"),
+        ('{"messages": [{"role": "system", "content": "x"}]}\n', "no user message"),
+        ("[1, 2]\n", "line 1 is not a JSON object"),
+        ("\n", "has no conversations"),
+    ],
+)
+def test_bad_data_is_named_by_line(tmp_path, lines, words):
+    file = tmp_path / "data.jsonl"
+    file.write_text(lines)
+    with pytest.raises(DataError, match=words):
+        read_questions(file)
+
+
+def test_the_target_answers_and_a_broken_file_goes_on(tmp_path):
+    pair, tokenizer = load("tiny", "none")
+    file = tmp_path / "data.jsonl"
+    chat = [
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "to be dropped"},
+        {"role": "user", "content": "Thank you!"},
+    ]
+    rows = [{"prompt": "Who are you?"}, {"messages": chat}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    questions = read_questions(file)
+    out = tmp_path / "answers.jsonl"
+    done = write_answers(pair, tokenizer, questions, out, max_tokens=80)
+    first, second = done
+    text = tokenizer.decode(first.ids[slice(*first.spans[0])])
+    assert text.startswith("I am tiny") and text.endswith("<|im_end|>")
+    assert len(second.spans) == 2
+    assert "to be dropped" not in tokenizer.decode(second.ids)
+    # A line that was half written when the run stopped is written again.
+    out.write_text(out.read_text()[:-9])
+    assert len(list(stored(out))) == 1
+    assert write_answers(pair, tokenizer, questions, out, max_tokens=80) == done
+
+
+@pytest.mark.slow
+def test_the_command_trains_and_the_result_loads(tmp_path):
+    folder = tmp_path / "target"
+    folder.mkdir()
+    config = SHAPE | {"model_type": "qwen3", "vocab_size": 512, "eos_token_id": 2}
+    mx.random.seed(0)
+    model = Model(ModelArgs.from_dict(config))
+    mx.save_safetensors(
+        str(folder / "model.safetensors"), dict(tree_flatten(model.parameters()))
+    )
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((TINY / name).read_text())
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(json.dumps({"prompt": f"Say {i}."}) for i in range(12)))
+    command = [sys.executable, "-m", "dflash_mlx", "train", "--model", str(folder)]
+    command += ["--data", str(data), "--out", str(tmp_path / "out")]
+    settings = "--steps 4 --batch 2 --anchors 4 --layers 1 --block-size 4 --taps 0,2"
+    command += f"{settings} --held-out 2 --eval-every 2 --max-tokens 12".split()
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "" and "held out" in run.stderr
+    pair, _ = load(str(folder), str(tmp_path / "out"))
+    assert pair.drafter.taps == (0, 2) and pair.drafter.config.mask_token_id == 3
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert [row["step"] for row in record["record"]] == [2, 4]
+
+
+def test_options_out_of_range():
+    for bad in ({"steps": 0}, {"block_size": 1}, {"lr": 0}, {"held_out": 0}):
+        with pytest.raises(OptionError, match=next(iter(bad))):
+            TrainOptions(**bad)
+
+
+def test_exercises_are_right_and_split():
+    rng = Random(1)
+    for _ in range(300):
+        prompt, answer = draw(rng)
+        assert prompt and answer
+        if prompt.startswith("What is ") and "+" in prompt:
+            a, b = prompt[8:-1].split(" + ")
+            assert answer.endswith(f"The answer is {int(a) + int(b)}.")
+    held = {draw(rng, held_out=True)[0] for _ in range(100)}
+    assert all(is_held_out(prompt) for prompt in held)
+    chat = conversation(rng, 2)
+    assert [m["role"] for m in chat] == ["user", "assistant"] * 2
