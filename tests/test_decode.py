@@ -327,3 +327,29 @@ def test_taps_out_of_range_are_refused(small):
 
 def test_tokens_are_in_the_vocabulary(small):
     assert max(small[2]) < VOCAB
+
+
+class Oracle(Script):
+    """Proposes from the target's own logits, so only the noise can part the two."""
+
+    def __init__(self, text, logits, prompt):
+        super().__init__(text, [99])
+        self.logits, self.prompt = logits, prompt
+
+    def propose(self, anchor, cache, width, choose):
+        at = cache[0].offset + 1 - self.prompt
+        rows = mx.concatenate(self.logits[at : at + width - 1])
+        return choose(rows[None], range(1, len(rows) + 1))
+
+
+def test_drafts_are_made_with_the_targets_noise(small):
+    model, prompt, _ = small
+    options = {"max_tokens": 33, "sampling": Sampling(temp=2.0, seed=6)}
+    plain = list(decode(Pair.of(model), prompt, **options))
+    text = [token for round in plain for token in round.tokens]
+    logits = [row[None] for round in plain for row in round.logits]
+    oracle = Oracle(prompt + text, logits, PROMPT)
+    rounds = list(decode(Pair.of(model, oracle), prompt, **options))
+    assert [token for round in rounds for token in round.tokens] == text
+    assert all(round.accepted == round.drafted for round in rounds)
+    assert len(rounds) == 5
