@@ -184,7 +184,7 @@ DRAFTER = TrainOptions(
 )
 
 
-def make_drafter(out: Path, conversations: int = 6400) -> None:
+def make_drafter(out: Path, conversations: int = 4096) -> None:
     """Let the target answer, and train its drafter beside `out`; copy it there.
 
     The last conversations are held-out questions, one turn each. Arithmetic is
