@@ -23,7 +23,6 @@ from .errors import MissingFilesError, UnknownModelError
 
 FILES = [
     "*.json",
-    "model*.safetensors",
     "*.safetensors",
     "*.py",
     "tokenizer.model",
