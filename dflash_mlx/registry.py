@@ -6,7 +6,7 @@ Reads pairs.toml, and nothing else: no network, no files of models.
 from __future__ import annotations
 
 import difflib
-import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,11 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UnknownModelError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # Drafter kinds that this version runs.
 RUNS = ("dflash",)
