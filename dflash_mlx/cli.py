@@ -312,7 +312,7 @@ def train(
     """
     from .errors import OptionError
     from .terminal.train import run
-    from .train.drafter import TrainOptions
+    from .train.settings import TrainOptions
 
     try:
         layers_read = tuple(int(tap) for tap in taps.split(",")) if taps else None

@@ -98,18 +98,25 @@ Z = 4.265
 RUNS = 1500
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """A model, a prompt, and mlx-lm's first four sampled tokens, many times over."""
+    model, prompt = make_model("llama", seed=2), some_prompt(6)
+    sampler = make_sampler(1.5, top_k=12)
+    texts = []
+    for _ in range(RUNS):
+        steps = generate_step(mx.array(prompt), model, max_tokens=4, sampler=sampler)
+        texts.append([token for token, _ in steps])
+    return model, prompt, texts
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ("untrained", "scripted"))
-def test_the_first_four_tokens_are_distributed_as_mlx_lms(kind):
-    model = make_model("llama", seed=2)
-    prompt = some_prompt(6)
-    sampler = make_sampler(1.5, top_k=12)
-    theirs = [[t for t, _ in plain_tokens(model, prompt, sampler)] for _ in range(RUNS)]
-    if kind == "untrained":
-        drafter = make_drafter()
-    else:
-        greedy = run(Pair.of(model), prompt, 8)
-        drafter = Fixed(prompt + greedy)
+def test_the_first_four_tokens_are_distributed_as_mlx_lms(plain, kind):
+    model, prompt, theirs = plain
+    drafter = make_drafter()
+    if kind == "scripted":
+        drafter = Fixed(prompt + run(Pair.of(model), prompt, 8))
     pair = Pair.of(model, drafter)
     ours = [
         run(pair, prompt, 4, sampling=Sampling(temp=1.5, top_k=12, seed=seed))
@@ -120,10 +127,6 @@ def test_the_first_four_tokens_are_distributed_as_mlx_lms(kind):
         statistic, freedom = two_samples(a, b)
         assert freedom >= 5
         assert statistic < chi_square_bound(freedom, Z)
-
-
-def plain_tokens(model, prompt, sampler):
-    return generate_step(mx.array(prompt), model, max_tokens=4, sampler=sampler)
 
 
 class Fixed(Script):

@@ -16,15 +16,10 @@ from dflash_mlx import Pair, load, load_drafter
 from dflash_mlx.errors import DataError, OptionError
 from dflash_mlx.loading import TINY
 from dflash_mlx.train.answers import Example, read_questions, stored, write_answers
-from dflash_mlx.train.drafter import (
-    Run,
-    TrainOptions,
-    block_hidden,
-    default_taps,
-    loss,
-    make_batch,
-)
+from dflash_mlx.train.drafter import Run
 from dflash_mlx.train.exercises import conversation, draw, is_held_out
+from dflash_mlx.train.objective import block_hidden, loss, make_batch
+from dflash_mlx.train.settings import TrainOptions, default_taps
 
 OPTIONS = TrainOptions(
     block_size=6,
@@ -109,7 +104,7 @@ def test_the_loss_in_pieces_is_the_loss(target, monkeypatch):
     batch = make_batch(examples(4), drafter.config, OPTIONS, Random(0))
     features = pair.target.forward(batch.ids, None, drafter.taps)[1]
     whole, kept = loss(drafter, features, batch)
-    monkeypatch.setattr("dflash_mlx.train.drafter.LOGITS_AT_ONCE", 3 * 7 * 97)
+    monkeypatch.setattr("dflash_mlx.train.objective.LOGITS_AT_ONCE", 3 * 7 * 97)
     pieces, again = loss(drafter, features, batch)
     assert mx.allclose(whole, pieces).item() and mx.array_equal(kept, again)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..loading import load
 from ..train.answers import read_questions, write_answers
-from ..train.drafter import Report, Run, TrainOptions
+from ..train.drafter import Report, Run
+from ..train.settings import TrainOptions
 from .ask import note
 
 

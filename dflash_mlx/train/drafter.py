@@ -1,8 +1,8 @@
-"""Train a DFlash v1 drafter for a loaded target (arXiv 2602.06036, section 4).
+"""A training run of a DFlash v1 drafter for a loaded target.
 
-Owns anchors, the block mask, the loss and the training run with its checkpoints.
-The target writes the text (answers.py) and its features are taken as training
-goes; it is never changed.
+Owns the run: batches in order, updates, checkpoints, evaluation, the written folder.
+The target writes the text (answers.py) and its features are taken as training goes;
+it is never changed.
 """
 
 from __future__ import annotations
@@ -16,230 +16,16 @@ from random import Random
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import OptionError
 from ..loop import decode
-from ..models.drafters.dflash import DFlash, DFlashConfig
+from ..models.drafters.dflash import DFlash
 from ..pair import Pair
-from ..types import require
 from .answers import Example
+from .objective import loss, make_batch
 from .optim import make_optimizer, make_step
-
-# Logits of so many numbers exist at once; more are recomputed in the backward pass.
-LOGITS_AT_ONCE = 2**26
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """A training run; the defaults are the paper's where it gives them.
-
-    Args:
-        block_size: Rows of a block, the anchor included.
-        layers: Draft layers.
-        taps: Target layers to read; None spreads five (or `layers`) over the depth.
-        mask_token_id: The id of a masked slot; None takes the tokenizer's mask token
-            or the first id that the tokenizer does not use.
-        steps: Updates.
-        batch: Sequences per update.
-        anchors: Blocks per sequence and update, drawn anew each time.
-        max_length: Longer sequences are cut.
-        lr, warmup, clip: Peak rate, share of the steps to reach it, gradient norm.
-        gamma: Weight of slot k is exp(-(k - 1) / gamma); None goes by block size.
-        held_out: Conversations kept for the evaluation.
-        eval_every, save_every: Updates between them.
-        seed: Of initial weights, order and anchors.
-    """
-
-    block_size: int = 16
-    layers: int = 5
-    taps: tuple[int, ...] | None = None
-    mask_token_id: int | None = None
-    steps: int = 1000
-    batch: int = 8
-    anchors: int = 64
-    max_length: int = 2048
-    lr: float = 6e-4
-    warmup: float = 0.04
-    clip: float = 1.0
-    gamma: float | None = None
-    held_out: int = 32
-    eval_every: int = 100
-    save_every: int = 100
-    seed: int = 0
-
-    def __post_init__(self):
-        require(self.block_size >= 2, "block_size", "2 or more", self.block_size)
-        for name in ("layers", "steps", "batch", "anchors", "eval_every", "save_every"):
-            value = getattr(self, name)
-            require(value >= 1, name, "1 or more", value)
-        require(self.lr > 0, "lr", "above 0", self.lr)
-        require(self.held_out >= 1, "held_out", "1 or more", self.held_out)
-
-    def decay(self) -> float:
-        """gamma, by default the paper's 4, 5 and 7 for blocks of 8, 10 and 16."""
-        if self.gamma is not None:
-            return self.gamma
-        return float(np.interp(self.block_size, [8, 10, 16], [4, 5, 7]))
-
-
-def default_taps(target_layers: int, taps: int) -> tuple[int, ...]:
-    """Layers spread over the target's depth: 1 to N - 3, as published heads have it."""
-    if taps == 1:
-        return (target_layers // 2,)
-    step = (target_layers - 4) / (taps - 1)
-    return tuple(sorted({round(1 + i * step) for i in range(taps)}))
-
-
-def new_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashConfig:
-    """The config of an untrained drafter for a target.
-
-    Raises:
-        OptionError: No id is free for the mask token.
-    """
-    config, target = pair.target.config, pair.target
-    mask = options.mask_token_id
-    if mask is None:
-        mask = tokenizer.mask_token_id
-    if mask is None and len(tokenizer) < target.vocab_size:
-        mask = len(tokenizer)
-    if mask is None:
-        raise OptionError(
-            "The tokenizer uses every id of the vocabulary and has no mask token.",
-            "Name an id that text never has with --mask-token-id.",
-        )
-    heads = config["num_attention_heads"]
-    return DFlashConfig(
-        hidden_size=target.hidden_size,
-        intermediate_size=config["intermediate_size"],
-        num_hidden_layers=options.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=config.get("num_key_value_heads", heads),
-        head_dim=config.get("head_dim", target.hidden_size // heads),
-        vocab_size=target.vocab_size,
-        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        max_position_embeddings=config.get("max_position_embeddings", 40960),
-        block_size=options.block_size,
-        mask_token_id=mask,
-        target_layer_ids=options.taps
-        or default_taps(target.num_layers, max(5, options.layers)),
-        num_target_layers=target.num_layers,
-        rope_theta=float(config.get("rope_theta") or 10000.0),
-    )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Blocks of several sequences.
-
-    Args:
-        ids: [N, T] sequences, padded on the right.
-        anchors: [N, M] positions of the anchors.
-        blocks: [N * M, B] ids of the blocks as they are fed: anchor, then masks.
-        labels: [N * M, B - 1] the tokens behind the anchors.
-        weights: [N * M, B - 1] 0 where there is nothing to predict.
-    """
-
-    ids: mx.array
-    anchors: mx.array
-    blocks: mx.array
-    labels: mx.array
-    weights: mx.array
-
-
-def make_batch(
-    examples: list[Example], config: DFlashConfig, options: TrainOptions, rng: Random
-) -> Batch:
-    """Draw anchors at random from the answers: positions whose token and successor
-    the target wrote. Fewer than asked are filled up with weight 0."""
-    width, many = config.block_size, options.anchors
-    length = min(options.max_length, max(len(e.ids) for e in examples))
-    ids = np.zeros((len(examples), length), dtype=np.uint32)
-    anchors = np.zeros((len(examples), many), dtype=np.int32)
-    blocks = np.full((len(examples), many, width), config.mask_token_id, np.uint32)
-    labels = np.zeros((len(examples), many, width - 1), dtype=np.uint32)
-    weights = np.zeros(labels.shape, dtype=np.float32)
-    decay = np.exp(-np.arange(width - 1) / options.decay())
-    for n, example in enumerate(examples):
-        row = example.ids[:length]
-        ids[n, : len(row)] = row
-        ends = {a: end for start, end in example.spans for a in range(start, end - 1)}
-        places = [a for a in ends if a < len(row) - 1]
-        for m, a in enumerate(rng.sample(places, min(many, len(places)))):
-            behind = row[a + 1 : min(a + width, ends[a])]
-            anchors[n, m] = a
-            blocks[n, m, 0] = row[a]
-            labels[n, m, : len(behind)] = behind
-            weights[n, m, : len(behind)] = decay[: len(behind)]
-    flat = len(examples) * many
-    return Batch(
-        mx.array(ids),
-        mx.array(anchors),
-        mx.array(blocks.reshape(flat, width)),
-        mx.array(labels.reshape(flat, width - 1)),
-        mx.array(weights.reshape(flat, width - 1)),
-    )
-
-
-def block_mask(anchors: mx.array, width: int, context: int) -> mx.array:
-    """What each block row sees: context strictly before its anchor, its own block.
-
-    Args:
-        anchors: [N, M].
-        width: B.
-        context: S rows of context.
-
-    Returns:
-        [N, 1, M * B, S + M * B], True where visible.
-    """
-    n, m = anchors.shape
-    seen = mx.arange(context)[None, None] < anchors[..., None]  # [N, M, S]
-    own = mx.broadcast_to(mx.eye(m, dtype=mx.bool_)[None], (n, m, m))
-    rows = mx.concatenate([seen, mx.repeat(own, width, axis=2)], axis=-1)
-    return mx.repeat(rows, width, axis=1)[:, None]
-
-
-def block_hidden(drafter: DFlash, features: mx.array, batch: Batch) -> mx.array:
-    """One pass over all blocks: hidden states [N * M, B, H].
-
-    Args:
-        features: [N, T, len(taps) * H] of the batch's sequences.
-    """
-    mask = block_mask(batch.anchors, batch.blocks.shape[1], features.shape[1])
-    contexts = drafter.context(features)
-    return drafter.hidden(batch.blocks, contexts, batch.anchors.reshape(-1), mask)
-
-
-def loss(
-    drafter: DFlash, features: mx.array, batch: Batch
-) -> tuple[mx.array, mx.array]:
-    """Position-weighted cross-entropy (eq. 4 of the paper), and the acceptance.
-
-    Returns:
-        The mean loss, and [B - 1] the share of blocks whose first k guesses are all
-        right, k = 1..B - 1.
-    """
-    hidden = block_hidden(drafter, features, batch)[:, 1:]
-
-    def losses(hidden, labels):
-        logits = drafter.logits(hidden).astype(mx.float32)
-        right = (mx.argmax(logits, axis=-1) == labels).astype(mx.float32)
-        return nn.losses.cross_entropy(logits, labels), right
-
-    rows = max(1, LOGITS_AT_ONCE // (hidden.shape[1] * drafter.config.vocab_size))
-    part = losses if rows >= hidden.shape[0] else mx.checkpoint(losses)
-    pieces = [
-        part(hidden[i : i + rows], batch.labels[i : i + rows])
-        for i in range(0, hidden.shape[0], rows)
-    ]
-    entropy = mx.concatenate([piece[0] for piece in pieces])
-    right = mx.concatenate([piece[1] for piece in pieces])
-    full = (batch.weights[:, -1:] > 0).astype(mx.float32)
-    kept = (mx.cumprod(right, axis=1) * full).sum(0) / mx.maximum(full.sum(), 1)
-    weights = batch.weights
-    return (entropy * weights).sum() / weights.sum(), mx.stop_gradient(kept)
+from .settings import TrainOptions, new_config
 
 
 @dataclass

@@ -24,9 +24,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..pair import Pair
 from .answers import write_answers
-from .drafter import Run, TrainOptions, save_drafter
+from .drafter import Run, save_drafter
 from .exercises import conversation, draw
 from .optim import make_optimizer, make_step
+from .settings import TrainOptions
 
 SEED = 7
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]

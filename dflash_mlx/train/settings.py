@@ -1,0 +1,114 @@
+"""Settings of a training run, and the config of the drafter that it starts from.
+
+The paper's values are the defaults where it gives them (arXiv 2602.06036, section 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import OptionError
+from ..models.drafters.dflash import DFlashConfig
+from ..pair import Pair
+from ..types import require
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """A training run; the defaults are the paper's where it gives them.
+
+    Args:
+        block_size: Rows of a block, the anchor included.
+        layers: Draft layers.
+        taps: Target layers to read; None spreads five (or `layers`) over the depth.
+        mask_token_id: The id of a masked slot; None takes the tokenizer's mask token
+            or the first id that the tokenizer does not use.
+        steps: Updates.
+        batch: Sequences per update.
+        anchors: Blocks per sequence and update, drawn anew each time.
+        max_length: Longer sequences are cut.
+        lr, warmup, clip: Peak rate, share of the steps to reach it, gradient norm.
+        gamma: Weight of slot k is exp(-(k - 1) / gamma); None goes by block size.
+        held_out: Conversations kept for the evaluation.
+        eval_every, save_every: Updates between them.
+        seed: Of initial weights, order and anchors.
+    """
+
+    block_size: int = 16
+    layers: int = 5
+    taps: tuple[int, ...] | None = None
+    mask_token_id: int | None = None
+    steps: int = 1000
+    batch: int = 8
+    anchors: int = 64
+    max_length: int = 2048
+    lr: float = 6e-4
+    warmup: float = 0.04
+    clip: float = 1.0
+    gamma: float | None = None
+    held_out: int = 32
+    eval_every: int = 100
+    save_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self):
+        require(self.block_size >= 2, "block_size", "2 or more", self.block_size)
+        for name in ("layers", "steps", "batch", "anchors", "eval_every", "save_every"):
+            value = getattr(self, name)
+            require(value >= 1, name, "1 or more", value)
+        require(self.lr > 0, "lr", "above 0", self.lr)
+        require(self.held_out >= 1, "held_out", "1 or more", self.held_out)
+
+    def decay(self) -> float:
+        """gamma, by default the paper's 4, 5 and 7 for blocks of 8, 10 and 16."""
+        if self.gamma is not None:
+            return self.gamma
+        return float(np.interp(self.block_size, [8, 10, 16], [4, 5, 7]))
+
+
+def default_taps(target_layers: int, taps: int) -> tuple[int, ...]:
+    """Layers spread over the target's depth: 1 to N - 3, as published heads have it."""
+    if taps == 1:
+        return (target_layers // 2,)
+    step = (target_layers - 4) / (taps - 1)
+    return tuple(sorted({round(1 + i * step) for i in range(taps)}))
+
+
+def new_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashConfig:
+    """The config of an untrained drafter for a target.
+
+    Raises:
+        OptionError: No id is free for the mask token.
+    """
+    config, target = pair.target.config, pair.target
+    mask = options.mask_token_id
+    if mask is None:
+        mask = tokenizer.mask_token_id
+    if mask is None and len(tokenizer) < target.vocab_size:
+        mask = len(tokenizer)
+    if mask is None:
+        raise OptionError(
+            "The tokenizer uses every id of the vocabulary and has no mask token.",
+            "Name an id that text never has with --mask-token-id.",
+        )
+    heads = config["num_attention_heads"]
+    return DFlashConfig(
+        hidden_size=target.hidden_size,
+        intermediate_size=config["intermediate_size"],
+        num_hidden_layers=options.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=config.get("num_key_value_heads", heads),
+        head_dim=config.get("head_dim", target.hidden_size // heads),
+        vocab_size=target.vocab_size,
+        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
+        max_position_embeddings=config.get("max_position_embeddings", 40960),
+        block_size=options.block_size,
+        mask_token_id=mask,
+        target_layer_ids=options.taps
+        or default_taps(target.num_layers, max(5, options.layers)),
+        num_target_layers=target.num_layers,
+        rope_theta=float(config.get("rope_theta") or 10000.0),
+    )
