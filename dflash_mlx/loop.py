@@ -98,6 +98,7 @@ def decode(
     """
     require(block_size is None or block_size >= 1, "block_size", ">= 1", block_size)
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)
+    kv.check(pair.target.head_dim)
     cache = prompt_cache or PromptCache(pair)
     ids = cache.tail + list(prompt_ids)
     left = token_limit(pair, len(cache.tokens) + len(ids), max_tokens)

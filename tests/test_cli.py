@@ -90,7 +90,7 @@ def test_prefill_response_and_system_prompt(text):
         (["generate", "x", "--draft", "none", "--require-dflash"], 1, "required"),
         (["generate", "x", "--chat-template-config", "{"], 2, "JSON object"),
         (["generate", "x", "--logit-bias", '{"a": 1}'], 2, "token ids"),
-        (["generate", "x", "--kv-bits", "5"], 2, "--kv-bits"),
+        (["generate", "x", "--kv-bits", "5"], 2, "kv_bits must be"),
         (["generate", "x", "--extra-eos-token", "nonesuch"], 2, "--extra-eos-token"),
         (["generate", "x", "--verbose", "maybe"], 2, "must be T or F"),
         (["generate", "x", "--blok-size", "4"], 2, "No such option"),

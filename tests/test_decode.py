@@ -19,6 +19,7 @@ from tiny import (
 
 from dflash_mlx import Pair, PromptCache, Sampling, decode
 from dflash_mlx.errors import OptionError, PromptError
+from dflash_mlx.types import KVBits
 
 # MLX's CPU back end has no half-precision matmul of gathered experts.
 TARGETS = [
@@ -259,8 +260,6 @@ def test_penalties_equal_mlx_lms(small):
 
 @pytest.mark.parametrize("start", (0, 23, 30))
 def test_a_quantized_kv_cache_changes_nothing(small, start):
-    from dflash_mlx.types import KVBits
-
     model, prompt, _ = small
     kv = {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": start}
     wanted = reference(model, prompt, TOKENS, **kv)
@@ -303,10 +302,12 @@ def test_features_are_the_residual_stream(small):
         ([1], {"block_size": 0}, OptionError),
         ([1], {"prefill_step_size": 0}, OptionError),
         ([1] * 50, {}, PromptError),
+        ([1], {"kv": KVBits(8, 64)}, OptionError),
     ],
 )
 def test_bad_requests(small, prompt, options, error):
-    pair = Pair.of(small[0], make_drafter(), {"max_position_embeddings": 50})
+    config = {"max_position_embeddings": 50, "head_dim": 32}
+    pair = Pair.of(small[0], make_drafter(), config)
     with pytest.raises(error):
         list(decode(pair, prompt, **options))
 

@@ -15,7 +15,7 @@ from ..errors import OptionError
 from ..loading import load
 from ..pair import Pair
 from ..prompt_cache import PromptCache
-from ..types import Sampling, require
+from ..types import KVBits, Sampling, require
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Ask:
             raise OptionError(f"--plain and {other} exclude each other.", "Drop one.")
         most = self.max_tokens
         require(most == -1 or most > 0, "--max-tokens", "-1 or above 0", most)
-        require(self.kv_bits in (None, 2, 3, 4, 6, 8), "--kv-bits", "2-8", self.kv_bits)
+        KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)
         size = self.block_size
         require(size is None or size >= 1, "--block-size", "1 or more", size)
 

@@ -48,7 +48,11 @@ class Target:
                 "Run it with --plain.",
             ) from None
         self.vocab_size, self.hidden_size = embedding_shape(self.embed_tokens)
-        self.context = self.config.get("max_position_embeddings")
+        text = self.config.get("text_config") or self.config
+        self.context = text.get("max_position_embeddings")
+        self.head_dim = text.get("head_dim")
+        if self.head_dim is None and "num_attention_heads" in text:
+            self.head_dim = self.hidden_size // text["num_attention_heads"]
 
     @staticmethod
     def body(model: nn.Module) -> nn.Module:
