@@ -1,8 +1,8 @@
 """The loop: token ids in, Rounds of the target's own choices out.
 
 Owns the round: draft, verify, choose, cut, commit. Knows nothing of text,
-tokenizers, clocks or files. A round is yielded only after its commit, so a caller
-may close the generator at any time and the caches hold exactly what was yielded.
+tokenizers, clocks or files. A round is yielded only after its commit, so a caller may
+close the generator at any time; the caches then hold exactly what was yielded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import mlx.core as mx
 from mlx_lm.generate import maybe_quantize_kv_cache
 
 from . import rollback
-from .errors import PromptError
+from .errors import OptionError, PromptError
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import Chooser, LogitsProcessor, Sampler
@@ -88,7 +88,7 @@ def decode(
         prompt_cache: Caches to go on with; they are left holding the whole text.
         prefill_step_size: Prompt rows per pass.
         kv: Quantization of the target's KV cache.
-        progress: Called with (prompt rows done, all of them).
+        progress: Called with (prompt rows done, all of them), first with 0 done.
 
     Yields:
         Rounds, the first with the one token that prefill gives.
@@ -99,10 +99,10 @@ def decode(
     require(block_size is None or block_size >= 1, "block_size", ">= 1", block_size)
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)
     kv.check(pair.target.head_dim)
-    cache = prompt_cache or PromptCache(pair)
+    cache = PromptCache(pair) if prompt_cache is None else usable(prompt_cache)
     ids = cache.tail + list(prompt_ids)
     left = token_limit(pair, len(cache.tokens) + len(ids), max_tokens)
-    chooser = Chooser(sampling, pair.target.vocab_size, logits_processors, sampler)
+    chooser = Chooser(sampling, logits_processors, sampler)
     drafting = speculate and pair.drafter is not None and block_size != 1
     widest = (block_size or pair.drafter.block_size) if drafting else 1
     loop = Loop(pair, cache, chooser, kv, drafting)
@@ -130,6 +130,22 @@ def decode(
             flight = ahead or loop.send(mx.array(tokens[-1:]), min(widest, left))
     finally:
         loop.close()
+
+
+def usable(cache: PromptCache) -> PromptCache:
+    """A caller's cache, if decoding can go on from it."""
+    if not isinstance(cache, PromptCache):
+        raise OptionError(
+            f"prompt_cache must be a dflash_mlx.PromptCache, not a "
+            f"{type(cache).__name__}.",
+            "Make one with PromptCache(pair).",
+        )
+    if cache.broken:
+        raise OptionError(
+            "This prompt_cache was interrupted where its model cannot be rolled back.",
+            "Call its reset(), or reuse(prompt) with the whole prompt.",
+        )
+    return cache
 
 
 def token_limit(pair: Pair, prompt_tokens: int, max_tokens: int) -> int:
@@ -182,8 +198,11 @@ class Loop:
         self.cache, self.chooser, self.kv = cache, chooser, kv
         self.drafting = drafting
         self.taps = pair.drafter.taps if drafting else ()
+        cache.owner = self
+        cache.settle()
         self.history = mx.array(cache.tokens, dtype=mx.uint32)
         self.uncommitted = 0
+        self.quiet = True  # no pass is half built
         self.pending: list[mx.array] = []
         self.since_clear = 0
 
@@ -199,13 +218,16 @@ class Loop:
         so only the last row's are computed.
         """
         total, done = len(ids), 0
+        if progress:
+            progress(0, total)
         while done < total - 1:
             n = min(step, total - 1 - done)
             chunk = mx.array(ids[done : done + n], dtype=mx.uint32)
             visible = self._visible(total - done, n)
             features = self._forward(chunk, visible)[1]
+            self._quantize()
+            self._taken(ids[done : done + n])
             self._extend(features, n, visible)
-            self.cache.tokens += ids[done : done + n]
             mx.eval([entry.state for entry in self.cache.target], self._drafted())
             mx.clear_cache()
             done += n
@@ -213,10 +235,15 @@ class Loop:
                 progress(done, total)
         self.history = mx.array(self.cache.tokens, dtype=mx.uint32)
         flight = self._fly(mx.array(ids[-1:], dtype=mx.uint32), width=0)
-        self.cache.tokens += ids[-1:]
+        self._taken(ids[-1:])
         if progress:
             progress(total, total)
         return flight
+
+    def _taken(self, ids):
+        """Prompt tokens passed the target; the last answer's tail was among them."""
+        self.cache.tokens += ids
+        self.cache.tail = []
 
     def send(self, anchor: mx.array, width: int) -> Flight:
         """Draft width - 1 tokens behind `anchor` [1] and verify them in one pass.
@@ -254,6 +281,8 @@ class Loop:
         first = self.rows + 1
         logits, features = self._forward(block, visible=len(block))
         self.uncommitted += width
+        if width <= 1:
+            self._quantize()
         if self.chooser.needs_tokens:
             self.history = mx.concatenate([self.history, block])
         logits = self.chooser.process(logits[0], self.history)
@@ -266,11 +295,17 @@ class Loop:
 
     def _forward(self, tokens, visible):
         taps = self.taps if visible else ()
+        self.quiet = False
         out = self.target.forward(tokens[None], self.cache.target, taps)
+        self.quiet = True
+        return out
+
+    def _quantize(self):
+        """Quantize the cache once it is long enough, as mlx-lm does after each row;
+        rows on trial do not count."""
         maybe_quantize_kv_cache(
             self.cache.target, self.kv.start, self.kv.group_size, self.kv.bits
         )
-        return out
 
     def _visible(self, left, n):
         """How many of the next n of `left` prompt rows the drafter can ever see."""
@@ -283,7 +318,9 @@ class Loop:
         """Make `tokens` part of the text: caches keep their rows and no others."""
         keep = len(tokens) if flight.width else 0
         drop = flight.width - keep
-        rollback.cut(self.cache.target, drop)
+        if flight.width > 1:
+            rollback.cut_to(self.cache.target, len(self.cache.tokens) + keep)
+            self._quantize()
         self.uncommitted -= flight.width
         if drop and self.chooser.needs_tokens:
             self.history = self.history[:-drop]
@@ -301,14 +338,21 @@ class Loop:
             mx.clear_cache()
 
     def close(self) -> None:
-        """Leave both caches holding the committed tokens, whatever was under way."""
+        """Leave both caches holding the committed tokens, whatever was under way.
+
+        Where rows cannot be cut, a single row that was sent ahead is the tail's, so
+        it is kept; anything else breaks the cache.
+        """
+        if self.cache.owner is not self:
+            return
+        self.cache.owner = None
         self._flush()
-        tokens = len(self.cache.tokens)
-        rollback.cut(self.cache.target, rollback.length(self.cache.target) - tokens)
-        for entry in self.cache.drafter:
-            if entry.offset > tokens:
-                entry.cut(entry.offset - tokens)
-            entry.skip(tokens - entry.offset)
+        if not rollback.can_cut(self.cache.target):
+            if self.uncommitted == 1 and self.cache.tail:
+                self._taken(self.cache.tail)
+            elif self.uncommitted or not self.quiet:
+                self.cache.broken = True
+        self.cache.settle()
 
     def _extend(self, features, rows, visible):
         """Give the drafter the last `visible` of `rows` committed rows."""

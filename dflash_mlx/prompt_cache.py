@@ -1,6 +1,6 @@
 """Which tokens a pair's caches hold, and how much of them a new prompt can keep.
 
-Knows tokens and rows. What is inside a cache is rollback.py's business.
+Knows tokens and rows. What is inside a target's cache is rollback.py's business.
 """
 
 from __future__ import annotations
@@ -20,36 +20,57 @@ class PromptCache:
             last one of an answer); they are fed first next time.
         target: The target's cache, one entry a layer.
         drafter: The drafter's context; empty without a drafter.
+        owner: Who decodes with it now; settles it in the end.
+        broken: An interruption left rows that cannot be undone; only `reuse` and
+            `reset` help.
     """
 
     def __init__(self, pair: Pair):
         self._pair = pair
+        self.owner: object | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         self.tokens: list[int] = []
         self.tail: list[int] = []
+        self.broken = False
         self.target = self._pair.target.make_cache()
+        self.drafter = self._fresh_drafter()
+
+    def _fresh_drafter(self):
         drafter = self._pair.drafter
-        self.drafter = drafter.make_cache() if drafter else []
+        return drafter.make_cache() if drafter else []
+
+    def settle(self) -> None:
+        """Make both caches hold exactly `tokens`, whatever was under way."""
+        rows = len(self.tokens)
+        if rollback.can_cut(self.target):
+            rollback.cut_to(self.target, rows)
+        for entry in self.drafter:
+            if entry.offset > rows:
+                entry.cut(entry.offset - rows)
+            entry.skip(rows - entry.offset)
 
     def reuse(self, prompt: Sequence[int]) -> list[int]:
         """Keep the longest common prefix with `prompt`; return what is left of it.
 
-        At least one token is left, since its row gives the first logits. Caches
-        that cannot be cut back so far are started afresh.
+        At least one token is left, since its row gives the first logits. A target's
+        cache that cannot be cut back is started afresh; so is a drafter's context
+        that has dropped rows, which then knows only what comes.
         """
-        keep = common_prefix(self.tokens, prompt)
-        keep = min(keep, len(prompt) - 1)
+        keep = min(common_prefix(self.tokens, prompt), len(prompt) - 1)
         drop = len(self.tokens) - keep
+        if self.broken or (drop and not rollback.can_cut(self.target)):
+            self.reset()
+            return list(prompt)
         self.tail = []
         if drop:
+            rollback.cut_to(self.target, keep)
             if not all(entry.cut(drop) for entry in self.drafter):
-                self.reset()
-                return list(prompt)
-            rollback.cut(self.target, drop)
+                self.drafter = self._fresh_drafter()
             del self.tokens[keep:]
+        self.settle()
         return list(prompt[keep:])
 
 

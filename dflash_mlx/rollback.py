@@ -1,7 +1,8 @@
 """Undo the tail of a forward pass: one rule per cache kind.
 
-The only file that knows what is inside a cache. Knows nothing of models, drafters
-or tokens. A kind without a rule is refused by `check`, never passed over.
+Knows what is inside a target's cache; nothing of models, drafters or tokens. A kind
+without a rule is refused by `check`, never passed over: such a model decodes plainly,
+and then nothing is ever cut.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from .errors import UnsupportedError
 GROWING = (KVCache, QuantizedKVCache)
 
 
+def can_cut(cache: list[Any]) -> bool:
+    """Whether every layer's cache has a rule."""
+    return all(type(entry) in GROWING for entry in cache)
+
+
 def check(cache: list[Any]) -> None:
-    """Raise UnsupportedError if some layer's cache has no rollback rule."""
+    """Raise UnsupportedError if some layer's cache has no rule."""
     for layer, entry in enumerate(cache):
         if type(entry) not in GROWING:
             raise UnsupportedError(
@@ -27,20 +33,16 @@ def check(cache: list[Any]) -> None:
             )
 
 
-def cut(cache: list[Any], rows: int) -> None:
-    """Forget the last `rows` rows of every layer's cache.
+def cut_to(cache: list[Any], rows: int) -> None:
+    """Leave every layer with its first `rows` rows.
+
+    Layers may hold different numbers of them: a pass may have been interrupted.
 
     Args:
         cache: One entry a layer, of the kinds that `check` accepts.
-        rows: How many rows to drop; 0 does nothing.
+        rows: How many to keep; no layer holds fewer.
     """
-    if rows == 0:
-        return
     for entry in cache:
-        if entry.trim(rows) != rows:
-            raise RuntimeError(f"a cache of fewer than {rows} rows was to lose them")
-
-
-def length(cache: list[Any]) -> int:
-    """Rows that the cache holds."""
-    return cache[0].offset
+        extra = entry.offset - rows
+        if extra < 0 or entry.trim(extra) != extra:
+            raise RuntimeError(f"a cache of {entry.offset} rows was to keep {rows}")

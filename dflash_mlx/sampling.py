@@ -18,6 +18,7 @@ from mlx_lm.sample_utils import (
     make_logits_processors,
 )
 
+from .errors import OptionError
 from .types import Sampling
 
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
@@ -41,7 +42,6 @@ class Chooser:
 
     Args:
         sampling: Temperature, filters, penalties, seed.
-        vocab_size: Width of the target's logits.
         logits_processors: Further processors in mlx-lm's form,
             f(tokens [m], logits [1, V]) -> logits [1, V]. They see each row of a
             block with its own prefix, drafted tokens included, so they must be
@@ -54,12 +54,11 @@ class Chooser:
     def __init__(
         self,
         sampling: Sampling,
-        vocab_size: int,
         logits_processors: Sequence[LogitsProcessor] | None = None,
         sampler: Sampler | None = None,
     ):
         self.sampling = sampling
-        self.vocab_size = vocab_size
+        self.vocab_size = 0  # the width of the target's logits, once they are seen
         self.sampler = sampler
         self._ours = make_logits_processors(
             logit_bias=sampling.logit_bias or None,
@@ -86,9 +85,19 @@ class Chooser:
         Args:
             logits: [n, V] of n consecutive rows.
             tokens: [m + n] tokens, the last n of which are the rows' inputs.
+
+        Raises:
+            OptionError: A bias is for an id that the logits do not have.
         """
+        self.vocab_size = logits.shape[-1]
         if not self._processors:
             return logits
+        beyond = [i for i in self.sampling.logit_bias if i >= self.vocab_size]
+        if beyond:
+            raise OptionError(
+                f"logit_bias names token {beyond[0]}, but the vocabulary has "
+                f"{self.vocab_size}."
+            )
         before = tokens.shape[0] - logits.shape[0]
         rows = []
         for i in range(logits.shape[0]):
@@ -131,16 +140,18 @@ class Chooser:
         return mx.take_along_axis(ids, best[:, None], axis=-1)[:, 0].astype(mx.uint32)
 
     def _choose_by_sampler(self, logprobs, positions):
+        high, low = mx.random.state[0].tolist()
         chosen = []
         for i, position in enumerate(positions):
             mx.random.seed((self.seed << 32) | position)
             chosen.append(self.sampler(logprobs[i : i + 1]).reshape(1))
+        mx.random.seed((high << 32) | low)  # the caller's generator, as it was
         return mx.concatenate(chosen).astype(mx.uint32)
 
     def _perturb(self, logprobs, positions, ids):
         """Filtered log-probabilities / temp + Gumbel noise of each position."""
         noise_keys, coin_keys = self._keys(positions)
-        size = self.vocab_size
+        size = logprobs.shape[-1] if ids is None else self.vocab_size
         noise = mx.vmap(lambda k: mx.random.gumbel((size,), key=k))(noise_keys)
         if ids is not None:
             noise = mx.take_along_axis(noise, ids, axis=-1)
@@ -158,7 +169,8 @@ class Chooser:
         if 0 < s.top_p < 1:
             logprobs = apply_top_p(logprobs, s.top_p)
         if s.min_p > 0:
-            logprobs = apply_min_p(logprobs, s.min_p, s.min_tokens_to_keep)
+            keep = min(s.min_tokens_to_keep, logprobs.shape[-1])
+            logprobs = apply_min_p(logprobs, s.min_p, keep)
         if s.xtc_probability > 0:
             # The coin is ours, by position; mlx-lm's filter then always applies.
             coin = mx.vmap(lambda k: mx.random.uniform(key=k))(coin_keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,9 @@ class Sampling:
         require(
             penalty is None or penalty > 0, "repetition_penalty", "above 0", penalty
         )
+        for token, bias in self.logit_bias.items():
+            require(token >= 0, "a token id of logit_bias", "0 or more", token)
+            require(math.isfinite(bias), "a bias of logit_bias", "finite", bias)
         for name in ("repetition", "presence", "frequency"):
             size = getattr(self, f"{name}_context_size")
             require(size >= 1, f"{name}_context_size", "1 or more", size)

@@ -17,7 +17,7 @@ LOGITS = mx.random.normal((6, VOCAB), key=mx.random.key(3)) * 3
 
 
 def test_greedy_is_argmax():
-    chooser = Chooser(Sampling(), VOCAB)
+    chooser = Chooser(Sampling())
     assert mx.array_equal(chooser.choose(LOGITS, range(6)), mx.argmax(LOGITS, axis=-1))
 
 
@@ -27,7 +27,7 @@ def test_greedy_is_argmax():
     [{}, {"top_p": 0.7}, {"top_k": 5}, {"min_p": 0.1}, {"xtc_probability": 0.6}],
 )
 def test_a_row_chooses_the_same_in_any_company(options, dtype):
-    chooser = Chooser(Sampling(temp=1.0, seed=8, **options), VOCAB)
+    chooser = Chooser(Sampling(temp=1.0, seed=8, **options))
     logits = LOGITS.astype(dtype)
     together = chooser.choose(logits, range(10, 16)).tolist()
     alone = [chooser.choose(logits[i : i + 1], [10 + i]).item() for i in range(6)]
@@ -39,14 +39,14 @@ def test_a_row_chooses_the_same_in_any_company(options, dtype):
 def test_seeds_differ_and_repeat():
     def pick(seed):
         sampling = Sampling(temp=2.0, seed=seed)
-        return Chooser(sampling, VOCAB).choose(LOGITS, range(6)).tolist()
+        return Chooser(sampling).choose(LOGITS, range(6)).tolist()
 
     assert pick(1) == pick(1) != pick(2)
 
 
 def test_without_a_seed_mlxs_own_generator_decides():
     def pick():
-        return Chooser(Sampling(temp=2.0), VOCAB).choose(LOGITS, range(6)).tolist()
+        return Chooser(Sampling(temp=2.0)).choose(LOGITS, range(6)).tolist()
 
     mx.random.seed(7)
     first, second = pick(), pick()
@@ -68,7 +68,7 @@ def test_without_a_seed_mlxs_own_generator_decides():
 def test_filters_keep_what_mlx_lms_keep(options):
     row = LOGITS[:1]
     ours = {
-        Chooser(Sampling(temp=9.0, seed=s, **options), VOCAB).choose(row, [s]).item()
+        Chooser(Sampling(temp=9.0, seed=s, **options)).choose(row, [s]).item()
         for s in range(300)
     }
     sampler = make_sampler(9.0, **options)
@@ -79,7 +79,8 @@ def test_filters_keep_what_mlx_lms_keep(options):
 
 
 def test_candidates_use_the_noise_of_their_ids():
-    chooser = Chooser(Sampling(temp=1.0, seed=3), VOCAB)
+    chooser = Chooser(Sampling(temp=1.0, seed=3))
+    chooser.process(LOGITS, None)
     ids = mx.argsort(-LOGITS, axis=-1)
     logits = mx.take_along_axis(LOGITS, ids, axis=-1)
     whole = chooser.choose(LOGITS, range(6)).tolist()
@@ -165,8 +166,25 @@ def two_samples(a, b):
         {"repetition_penalty": 0},
         {"repetition_context_size": 0},
         {"min_tokens_to_keep": 0},
+        {"logit_bias": {-1: 1.0}},
+        {"logit_bias": {1: float("nan")}},
     ],
 )
 def test_bad_options(options):
     with pytest.raises(OptionError, match=next(iter(options))):
         Sampling(**options)
+
+
+def test_a_samplers_own_randomness_leaves_the_callers_alone():
+    chooser = Chooser(Sampling(seed=1), sampler=make_sampler(1.0))
+    mx.random.seed(5)
+    wanted = mx.random.uniform(shape=(3,)).tolist()
+    mx.random.seed(5)
+    chooser.choose(LOGITS, range(6))
+    assert mx.random.uniform(shape=(3,)).tolist() == wanted
+
+
+def test_a_bias_beyond_the_vocabulary_is_refused():
+    chooser = Chooser(Sampling(logit_bias={VOCAB: 1.0}))
+    with pytest.raises(OptionError, match="names token 40"):
+        chooser.process(LOGITS[:1], mx.array([1]))

@@ -9,13 +9,14 @@ So the arithmetic is mlx-lm's own, in whatever version is installed.
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 
-from ...errors import PairError, UnsupportedError
+from ...errors import UnsupportedError
 
 
 class Target:
@@ -28,31 +29,54 @@ class Target:
     Args:
         model: The loaded mlx-lm model.
         config: Its config.json, as far as known.
-
-    Raises:
-        UnsupportedError: The model has another layout.
     """
 
     def __init__(self, model: nn.Module, config: dict[str, Any] | None = None):
         self.model = model
         self.config = config or {}
         self._views: dict[tuple[int, ...], tuple[nn.Module, dict]] = {}
-        try:
-            body = self.body(model)
-            self.num_layers = len(body.layers)
-            self.embed_tokens = body.embed_tokens
-        except AttributeError as error:
-            raise UnsupportedError(
-                f"A model of type {type(model).__module__!r} keeps its layers in a "
-                f"place that is not known here ({error}).",
-                "Run it with --plain.",
-            ) from None
-        self.vocab_size, self.hidden_size = embedding_shape(self.embed_tokens)
         text = self.config.get("text_config") or self.config
         self.context = text.get("max_position_embeddings")
         self.head_dim = text.get("head_dim")
-        if self.head_dim is None and "num_attention_heads" in text:
-            self.head_dim = self.hidden_size // text["num_attention_heads"]
+        if self.head_dim is None and text.get("num_attention_heads"):
+            self.head_dim = text.get("hidden_size", 0) // text["num_attention_heads"]
+
+    @cached_property
+    def layout(self) -> tuple[int, nn.Module]:
+        """Number of layers, and the embedding; plain decoding needs neither.
+
+        Raises:
+            UnsupportedError: The model keeps them in a place that is not known here.
+        """
+        try:
+            body = self.body(self.model)
+            return len(body.layers), body.embed_tokens
+        except AttributeError as error:
+            raise UnsupportedError(
+                f"A model of {type(self.model).__module__} keeps its layers in a place "
+                f"that is not known here ({error}).",
+                "Run it with --plain.",
+            ) from None
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the model."""
+        return self.layout[0]
+
+    @property
+    def embed_tokens(self) -> nn.Module:
+        """The embedding module."""
+        return self.layout[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return embedding_shape(self.embed_tokens)[0]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return embedding_shape(self.embed_tokens)[1]
 
     @staticmethod
     def body(model: nn.Module) -> nn.Module:
@@ -67,7 +91,7 @@ class Target:
         return view
 
     def embed(self, ids: mx.array) -> mx.array:
-        """Token ids [..., n] to the embeddings that layer 0 reads [..., n, H]."""
+        """Token ids [..., n] to rows of the embedding [..., n, H]."""
         return self.embed_tokens(ids)
 
     def head(self, h: mx.array) -> mx.array:
@@ -105,11 +129,6 @@ class Target:
 
     def _view(self, taps):
         if taps not in self._views:
-            if not all(0 <= tap < self.num_layers for tap in taps):
-                raise PairError(
-                    f"The drafter taps layers {list(taps)}, but the target has "
-                    f"layers 0 to {self.num_layers - 1}."
-                )
             seen: dict[int, mx.array] = {}
             body = copy.copy(self.body(self.model))
             body.layers = [
