@@ -6,6 +6,7 @@ is loop.py's; nothing here touches a model or a cache.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import device
 from .errors import PromptError
-from .loop import decode, token_limit
+from .loop import decode, token_limit, usable
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import LogitsProcessor, Sampler, log_probabilities
@@ -33,7 +34,7 @@ class Stats:
         engine: "dflash" or "plain".
         reason: Why plain, or an empty string.
         rounds: Verify passes, the prefill not counted.
-        drafted, accepted: Tokens proposed, and kept of those.
+        drafted, accepted: Tokens proposed (up to the end of the text), and kept.
         accepted_at: accepted_at[i] rounds kept at least i + 1 drafts.
         drafted_at: drafted_at[i] rounds proposed at least i + 1 drafts.
         seconds_by_width: width -> [rounds, seconds in all].
@@ -73,13 +74,16 @@ class Stats:
         if round.width == 0:
             self.time_to_first_token = seconds
             return
+        # Drafts behind the end of the text were never judged.
+        ended = len(round.tokens) == round.accepted
+        judged = round.accepted if ended else round.drafted
         self.rounds += 1
-        self.drafted += round.drafted
+        self.drafted += judged
         self.accepted += round.accepted
-        while len(self.drafted_at) < round.drafted:
+        while len(self.drafted_at) < judged:
             self.drafted_at.append(0)
             self.accepted_at.append(0)
-        for i in range(round.drafted):
+        for i in range(judged):
             self.drafted_at[i] += 1
             self.accepted_at[i] += i < round.accepted
         spent = self.seconds_by_width.setdefault(round.width, [0, 0.0])
@@ -175,7 +179,7 @@ def stream_generate(
         prompt: Text or token ids; with a `prompt_cache`, what follows its content.
         max_tokens: Most tokens; -1 for as many as the context allows.
         sampling: Temperature, filters, penalties, seed.
-        block_size: Rows of a block; None is chosen, 1 drafts nothing.
+        block_size: Rows of a block; None is the drafter's own, 1 drafts nothing.
         speculate: False is plain decoding.
         logits_processors, sampler: mlx-lm's forms; see sampling.Chooser.
         stop: Strings that end the answer and are not part of it.
@@ -192,32 +196,17 @@ def stream_generate(
     """
     if not isinstance(tokenizer, TokenizerWrapper):
         tokenizer = TokenizerWrapper(tokenizer)
-    if isinstance(stop, str):
-        stop = (stop,)
     ids = encode(tokenizer, prompt)
-    if not ids:
-        raise PromptError("The prompt is empty.", "Write something to answer.")
-    cache = prompt_cache or PromptCache(pair)
+    cache = PromptCache(pair) if prompt_cache is None else usable(prompt_cache)
     cached = len(cache.tokens) + len(cache.tail)
+    if not ids and not cache.tail:
+        raise PromptError("The prompt is empty.", "Write something to answer.")
     limit = token_limit(pair, cached + len(ids), max_tokens)
     stats = Stats(*engine_of(pair, speculate, block_size))
     stats.prompt_tokens, stats.cached_tokens = len(ids), cached
-    eos = tokenizer.eos_token_ids
+    stop = (stop,) if isinstance(stop, str) else stop
     text = TextStream(tokenizer.detokenizer, stop)
-    segments: list[str] = []
-    stopped = False
-
-    def scan(tokens):
-        nonlocal stopped
-        for i, token in enumerate(tokens):
-            if token in eos:
-                return None
-            segment, stopped = text.push(token)
-            segments.append(segment)
-            if stopped:
-                return i + 1
-        return None
-
+    answer = Answer(text, tokenizer.eos_token_ids, limit, stats)
     rounds = decode(
         pair,
         ids,
@@ -225,8 +214,8 @@ def stream_generate(
         sampling=sampling,
         block_size=block_size,
         speculate=speculate,
-        stop_ids=eos,
-        scan=scan,
+        stop_ids=tokenizer.eos_token_ids,
+        scan=answer.scan,
         logits_processors=logits_processors,
         sampler=sampler,
         prompt_cache=cache,
@@ -234,39 +223,109 @@ def stream_generate(
         kv=KVBits(kv_bits, kv_group_size, quantized_kv_start),
         progress=prompt_progress_callback,
     )
-    with device.wired(pair.model):
-        start = last = time.perf_counter()
-        count = 0
+    with device.wired(pair.model), contextlib.closing(rounds):
+        answer.wait()
         for round in rounds:
-            now = time.perf_counter()
-            stats.count(round, now - last)
-            if round.width == 0:
-                start = now
-            last = now
-            for i, token in enumerate(round.tokens):
-                count += 1
-                reason = None
-                if token in eos or (stopped and i + 1 == len(round.tokens)):
-                    reason = "stop"
-                elif count == limit:
-                    reason = "length"
-                segment = "" if token in eos else segments.pop(0)
-                if reason and not stopped:
-                    segment += text.finish()
-                yield GenerationResponse(
-                    text=segment,
-                    token=token,
-                    from_draft=i < round.accepted,
-                    prompt_tokens=len(ids),
-                    prompt_tps=len(ids) / stats.time_to_first_token,
-                    generation_tokens=count,
-                    generation_tps=count / (time.perf_counter() - start),
-                    peak_memory=mx.get_peak_memory() / 1e9,
-                    finish_reason=reason,
-                    stats=stats,
-                    logits=round.logits[i],
-                )
-            last = time.perf_counter()
+            yield from answer.responses(round)
+            answer.wait()
+
+
+class Answer:
+    """An answer under way: rounds in, responses out, with their clocks.
+
+    Args:
+        text: The text so far.
+        eos: Tokens that end it.
+        limit: Most tokens.
+        stats: Counters to keep.
+    """
+
+    def __init__(self, text: TextStream, eos: set[int], limit: int, stats: Stats):
+        self.text, self.eos, self.limit, self.stats = text, eos, limit, stats
+        self.segments: list[str] = []
+        self.stopped = False
+        self.since = self.first = 0.0
+
+    def scan(self, tokens: list[int]) -> int | None:
+        """Spell a round's tokens; how many to keep if a stop string is complete."""
+        for i, token in enumerate(tokens):
+            if token in self.eos:
+                return None
+            segment, self.stopped = self.text.push(token)
+            self.segments.append(segment)
+            if self.stopped:
+                return i + 1
+        return None
+
+    def wait(self) -> None:
+        """The clock of the next round starts now."""
+        self.since = time.perf_counter()
+
+    def responses(self, round: Round) -> Iterator[GenerationResponse]:
+        """A response for each token of a committed round."""
+        now = time.perf_counter()
+        self.stats.count(round, now - self.since)
+        self.first = self.first or now
+        before = self.stats.tokens - len(round.tokens)
+        for i, token in enumerate(round.tokens):
+            last = i + 1 == len(round.tokens)
+            text, reason = self._end(token, before + i + 1, last)
+            yield GenerationResponse(
+                text=text,
+                token=token,
+                from_draft=i < round.accepted,
+                prompt_tokens=self.stats.prompt_tokens,
+                prompt_tps=self.stats.prompt_tokens / self.stats.time_to_first_token,
+                generation_tokens=before + i + 1,
+                generation_tps=(before + i + 1) / (time.perf_counter() - self.first),
+                peak_memory=mx.get_peak_memory() / 1e9,
+                finish_reason=reason,
+                stats=self.stats,
+                logits=round.logits[i],
+            )
+
+    def _end(self, token, count, last) -> tuple[str, str | None]:
+        """A token's text, and why the answer ends with it, if it does."""
+        if self.stopped:
+            return self.segments.pop(0), "stop" if last else None
+        if token in self.eos:
+            return self.text.finish()[0], "stop"
+        segment = self.segments.pop(0)
+        if count < self.limit:
+            return segment, None
+        rest, stopped = self.text.finish()
+        return segment + rest, "stop" if stopped else "length"
+
+
+def apply_template(
+    tokenizer: TokenizerWrapper,
+    messages: list[dict[str, str]],
+    *,
+    go_on: bool = False,
+    **options: Any,
+) -> list[int]:
+    """Token ids of a chat, ready for the assistant's turn.
+
+    Args:
+        tokenizer: mlx-lm's.
+        messages: {"role", "content"} each.
+        go_on: The last message is the beginning of the assistant's answer.
+        options: For the template, e.g. enable_thinking.
+
+    Raises:
+        PromptError: The tokenizer has no chat template.
+    """
+    if not tokenizer.has_chat_template:
+        raise PromptError(
+            "This model's tokenizer has no chat template.",
+            "Use `dflash-mlx generate` with --ignore-chat-template.",
+        )
+    return tokenizer.apply_chat_template(
+        messages,
+        add_generation_prompt=not go_on,
+        continue_final_message=go_on,
+        **options,
+    )
 
 
 def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str, str]:

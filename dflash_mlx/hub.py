@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .errors import MissingFilesError, UnknownModelError
+from .errors import ConfigError, MissingFilesError, UnknownModelError
 
 FILES = [
     "*.json",
@@ -108,11 +108,27 @@ def missing_files(path: Path) -> str:
     """What a model's folder lacks: config.json or weights; empty when complete."""
     if not (path / "config.json").is_file():
         return "config.json"
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        named = set(json.loads(index.read_text())["weight_map"].values())
-        return ", ".join(sorted(n for n in named if not (path / n).is_file()))
+    gone = sorted(name for name in indexed(path) if not (path / name).is_file())
+    if gone:
+        return ", ".join(gone)
     return "" if any(path.glob("*.safetensors")) else "weights (*.safetensors)"
+
+
+def indexed(path: Path) -> set[str]:
+    """The weight files that a folder's index names; none without an index.
+
+    Raises:
+        ConfigError: The index cannot be understood.
+    """
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        return set()
+    try:
+        return set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{index} is no index of weights.", "Download it again."
+        ) from None
 
 
 def weight_bytes(path: Path) -> int:

@@ -7,7 +7,9 @@ to which target, registry.py's.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from .errors import (
     ConfigError,
     MissingFilesError,
     NotEnoughMemoryError,
+    OptionError,
     UnsupportedError,
     WeightsError,
 )
@@ -78,11 +81,7 @@ def load(
     target, config = load_target(folder, config, quantize, trust_remote_code)
     if adapter_path:
         target = adapted(target, adapter_path)
-    tokenizer = load_tokenizer(
-        folder,
-        {"trust_remote_code": trust_remote_code},
-        eos_token_ids=config.get("eos_token_id"),
-    )
+    tokenizer = read_tokenizer(folder, config, trust_remote_code)
     if draft_folder is None:
         return Pair(Pair.of(target, None, config).target, None, reason), tokenizer
     drafter = load_drafter(draft_folder, quantize=draft_quantize, window=draft_window)
@@ -106,7 +105,7 @@ def load_drafter(
     """Load a drafter.
 
     Args:
-        folder_or_id: Folder, Hub id, or "tiny".
+        folder_or_id: Folder, Hub id, or the alias of its target.
         quantize: Bits (4 or 8) for its linear layers; None keeps them.
         window: Committed rows that it may see; None is all.
         revision: Branch, tag or commit.
@@ -141,7 +140,8 @@ def folder_of_target(model: str, revision: str | None) -> Path:
 
 
 def folder_of_drafter(name: str, revision: str | None = None) -> Path:
-    """The folder of a drafter's Hub id or folder name; "tiny" is the embedded one."""
+    """The folder of a drafter's alias, Hub id or folder name."""
+    name = registry.resolve_drafter(name)
     return TINY / "drafter" if name == registry.TINY else hub.folder_of(name, revision)
 
 
@@ -156,7 +156,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text())
     except ValueError as error:
         raise ConfigError(f"{file} is not valid JSON: {error}.") from None
-    lacking = [k for k, v in registry.numbers_of(config).items() if v is None]
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file} is no JSON object.")
+    numbers = registry.numbers_of(config)
+    for field, value in numbers.items():
+        kind = str if field == "model_type" else int
+        if value is not None and type(value) is not kind:
+            raise ConfigError(f"{file} gives {field} as {value!r}.")
+    lacking = [field for field, value in numbers.items() if value is None]
     if lacking:
         lacking = ["num_hidden_layers" if n == "num_layers" else n for n in lacking]
         raise ConfigError(
@@ -176,7 +183,7 @@ def find_drafter(
     if draft == "none":
         return None, "drafting is off"
     if draft:
-        return folder_of_drafter(registry.resolve(draft)), ""
+        return folder_of_drafter(draft), ""
     found = registry.find_target(config, f"{model} {folder}")
     if len(found) > 1:
         names = ", ".join(f"{e.name} ({e.drafters[0].repo})" for e in found)
@@ -246,10 +253,42 @@ def load_target(
         ) from None
     except TypeError as error:
         raise ConfigError(f"{folder / 'config.json'}: {error}.") from None
-    if bits and not config.get("quantization"):
-        model, config = quantize_model(model, config, group_size=64, bits=bits)
+    if bits:
+        if config.get("quantization"):
+            raise OptionError(
+                f"{folder} is quantized already.", "Leave --quantize out."
+            )
+        # mlx-lm prints a line on stdout, which is the answer's.
+        with contextlib.redirect_stdout(sys.stderr):
+            model, config = quantize_model(model, config, group_size=64, bits=bits)
         mx.eval(model.parameters())
     return model, config
+
+
+def read_tokenizer(
+    folder: Path, config: dict[str, Any], trust_remote_code: bool
+) -> TokenizerWrapper:
+    """mlx-lm's tokenizer of a model's folder.
+
+    Raises:
+        MissingFilesError: The folder has none.
+        ConfigError: It cannot be read; the tokenizer library's own words are kept.
+    """
+    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    if not any((folder / n).is_file() for n in names) and not any(
+        folder.glob("*.tiktoken")
+    ):
+        raise MissingFilesError(f"{folder} has no tokenizer.", "Download it again.")
+    try:
+        return load_tokenizer(
+            folder,
+            {"trust_remote_code": trust_remote_code},
+            eos_token_ids=config.get("eos_token_id"),
+        )
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise ConfigError(
+            f"The tokenizer in {folder} cannot be read: {error}."
+        ) from error
 
 
 def adapted(model: nn.Module, adapter_path: str) -> nn.Module:
@@ -259,6 +298,11 @@ def adapted(model: nn.Module, adapter_path: str) -> nn.Module:
             f"{adapter_path} has no adapter_config.json.",
             "Point --adapter-path to a folder that mlx_lm.lora wrote.",
         )
-    model = load_adapters(model, adapter_path)
+    try:
+        model = load_adapters(model, adapter_path)
+    except (ValueError, KeyError, AttributeError, RuntimeError, OSError) as error:
+        raise WeightsError(
+            f"The adapters in {adapter_path} do not load: {error!r}."
+        ) from error
     model.eval()
     return model

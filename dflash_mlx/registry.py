@@ -94,10 +94,29 @@ def resolve(name: str) -> str:
     )
 
 
+def resolve_drafter(name: str) -> str:
+    """A drafter's repository or folder; a target's alias means its best drafter.
+
+    Raises:
+        UnknownModelError: As `resolve`, or no drafter of that target runs here.
+    """
+    for entry in targets():
+        if entry.alias == name.lower():
+            usable = [drafter.repo for drafter in entry.drafters if drafter.runs]
+            if not usable:
+                raise UnknownModelError(
+                    f"This version runs no drafter of {name}.",
+                    "`dflash-mlx models` lists what runs.",
+                )
+            return usable[0]
+    return resolve(name)
+
+
 def numbers_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """model_type, hidden_size, num_layers and vocab_size of a target's config.json,
     also where a text model is nested in a vision-language one."""
-    text = config.get("text_config") or config
+    text = config.get("text_config")
+    text = text if isinstance(text, dict) else config
     return {
         "model_type": config.get("model_type"),
         "hidden_size": text.get("hidden_size"),

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .types import require
+
 
 class TextStream:
     """Streams text and watches for stop strings.
@@ -18,9 +20,13 @@ class TextStream:
     Args:
         detokenizer: A fresh one, from mlx-lm's TokenizerWrapper.
         stop: Strings that end the text; they are not part of it.
+
+    Raises:
+        OptionError: A stop string is empty.
     """
 
     def __init__(self, detokenizer: Any, stop: Sequence[str] = ()):
+        require(all(stop), "a stop string", "at least one character", "")
         self._detokenizer = detokenizer
         self._stop = tuple(stop)
         self._held = ""
@@ -30,14 +36,13 @@ class TextStream:
         self._detokenizer.add_token(token)
         return self._release(self._detokenizer.last_segment)
 
-    def finish(self) -> str:
-        """The rest of the text when it ends for another reason."""
+    def finish(self) -> tuple[str, bool]:
+        """The rest of the text when its tokens end, and whether it stops in it."""
         self._detokenizer.finalize()
         text, stopped = self._release(self._detokenizer.last_segment)
-        if stopped:
-            return text
-        text, self._held = text + self._held, ""
-        return text
+        if not stopped:
+            text, self._held = text + self._held, ""
+        return text, stopped
 
     def _release(self, segment):
         text = self._held + segment

@@ -26,7 +26,8 @@ def stream(text, stops, size):
         parts.append(part)
         if stopped:
             return parts, True
-    return [*parts, out.finish()], False
+    rest, stopped = out.finish()
+    return [*parts, rest], stopped
 
 
 @pytest.mark.parametrize("size", range(1, 9))

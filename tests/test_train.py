@@ -210,7 +210,10 @@ def test_the_target_answers_and_a_broken_file_goes_on(tmp_path):
     assert "to be dropped" not in tokenizer.decode(second.ids)
     # A line that was half written when the run stopped is written again.
     out.write_text(out.read_text()[:-9])
-    assert len(list(stored(out))) == 1
+    with pytest.raises(OptionError, match="another model, data or setting"):
+        write_answers(pair, tokenizer, questions, out, max_tokens=9)
+    asked = json.loads(out.read_text().splitlines()[0])
+    assert len(list(stored(out, asked))) == 1
     assert write_answers(pair, tokenizer, questions, out, max_tokens=80) == done
 
 

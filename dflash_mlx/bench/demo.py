@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..device import describe
-from ..engine import GenerationResponse, stream_generate
+from ..engine import GenerationResponse, apply_template, stream_generate
 from ..loading import load
 
 PROMPTS = (
@@ -33,8 +33,7 @@ def main() -> None:
         f"mlx-lm {machine['mlx_lm']}"
     )
     for prompt in PROMPTS:
-        messages = [{"role": "user", "content": prompt}]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
         for speculate in (False, True):  # a warm-up of both
             answer(pair, tokenizer, ids, speculate)
         plain_tokens, _, plain = answer(pair, tokenizer, ids, False)

@@ -24,7 +24,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 
 from ..device import describe
-from ..engine import stream_generate
+from ..engine import apply_template, stream_generate
 from ..loading import load
 from ..loop import decode
 from ..models.targets.base import Target
@@ -113,9 +113,7 @@ def race(runners: dict[str, Callable], pair, tokenizer, tokens: int, repeats: in
         name -> {tokens_per_second, tokens_per_round, by_prompt, identical}.
     """
     asked = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True
-        )
+        apply_template(tokenizer, [{"role": "user", "content": prompt}])
         for prompt in PROMPTS
     ]
     for go in runners.values():  # warm-up

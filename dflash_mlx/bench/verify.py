@@ -14,6 +14,7 @@ import mlx.core as mx
 import typer
 
 from ..device import describe
+from ..engine import apply_template
 from ..loading import load
 from ..loop import decode
 from ..pair import Pair
@@ -106,8 +107,7 @@ def run(
     pair.require_drafter()
     results = []
     for prompt in prompts or PROMPTS:
-        messages = [{"role": "user", "content": prompt}]
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
         result = compare(
             pair, ids, prompt, tokenizer.eos_token_ids, max_tokens, block_size
         )
@@ -117,7 +117,8 @@ def run(
     bad = any(result.verdict == "different" for result in results)
     if as_json:
         rows = [asdict(result) for result in results]
-        print(json.dumps({"results": rows, "identical": not bad, **describe()}))
+        same = all(result.verdict == "identical" for result in results)
+        print(json.dumps({"results": rows, "identical": same, **describe()}))
     else:
         same = sum(result.verdict == "identical" for result in results)
         print(f"{same} of {len(results)} answers identical to plain decoding.")

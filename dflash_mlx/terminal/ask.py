@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -45,9 +45,18 @@ class Ask:
     quantized_kv_start: int = 5000
 
     def __post_init__(self):
-        if self.plain and (self.draft or self.require_dflash):
-            other = "--draft" if self.draft else "--require-dflash"
-            raise OptionError(f"--plain and {other} exclude each other.", "Drop one.")
+        plain = {"--plain": self.plain, "--block-size 1": self.block_size == 1}
+        drafting = {
+            "--draft": self.draft not in (None, "none"),
+            "--require-dflash": self.require_dflash,
+            "--block-size": (self.block_size or 0) > 1,
+        }
+        for off in (name for name, given in plain.items() if given):
+            for on in (name for name, given in drafting.items() if given):
+                if (off, on) != ("--block-size 1", "--draft"):
+                    raise OptionError(
+                        f"{off} and {on} exclude each other.", "Drop one."
+                    )
         most = self.max_tokens
         require(most == -1 or most > 0, "--max-tokens", "-1 or above 0", most)
         KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)
@@ -80,7 +89,7 @@ class Ask:
         engine, reason = engine_of(pair, not self.plain, self.block_size)
         if engine == "plain" and not self.plain:
             note(f"Decoding plainly: {reason}.")
-        elif (self.block_size or 0) > (pair.drafter.block_size if pair.drafter else 0):
+        elif pair.drafter and (self.block_size or 0) > pair.drafter.block_size:
             note(
                 f"The drafter was trained for blocks of {pair.drafter.block_size}; "
                 f"blocks of {self.block_size} draft worse."
@@ -99,12 +108,18 @@ class Ask:
         cache: PromptCache | None = None,
     ) -> Iterator[GenerationResponse]:
         """Answer a prompt."""
+        sampling = self.sampling
+        if sampling.xtc_probability:
+            # As mlx-lm has it, XTC spares the tokens that end a line or the text.
+            spared = tokenizer.encode("\n", add_special_tokens=False)
+            spared = (*spared, *sorted(tokenizer.eos_token_ids))
+            sampling = replace(sampling, xtc_special_tokens=spared)
         return stream_generate(
             pair,
             tokenizer,
             prompt,
             max_tokens=self.max_tokens,
-            sampling=self.sampling,
+            sampling=sampling,
             block_size=self.block_size,
             speculate=not self.plain,
             stop=self.stop,

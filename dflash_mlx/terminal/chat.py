@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ..engine import summary
+from ..engine import apply_template, summary
 from ..errors import DFlashError
 from ..prompt_cache import PromptCache
 from .ask import Ask, note
+from .generate import utf8
 
 HELP = "q quits, r forgets the conversation, h shows this; Ctrl-C stops an answer."
 
@@ -19,6 +20,8 @@ def run(ask: Ask, verbose: bool = True) -> None:
     """
     options = ask.template()
     pair, tokenizer = ask.open()
+    if not tokenizer.has_chat_template:
+        apply_template(tokenizer, [])  # says why there is no chat
     cache = PromptCache(pair)
     opening = []
     if ask.system_prompt is not None:
@@ -39,7 +42,7 @@ def run(ask: Ask, verbose: bool = True) -> None:
             cache.reset()
             note("Forgotten.")
         elif said.strip():
-            messages.append({"role": "user", "content": said})
+            messages.append({"role": "user", "content": utf8(said)})
             answer = turn(ask, pair, tokenizer, messages, options, cache, verbose)
             if answer is None:
                 messages.pop()
@@ -49,9 +52,9 @@ def run(ask: Ask, verbose: bool = True) -> None:
 
 def turn(ask, pair, tokenizer, messages, options, cache, verbose) -> str | None:
     """One answer: streamed, and returned as far as it came; None when refused."""
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
     text, last = "", None
     try:
+        ids = apply_template(tokenizer, messages, **options)
         rest = cache.reuse(ids)
         for last in ask.stream(pair, tokenizer, rest, cache):
             text += last.text

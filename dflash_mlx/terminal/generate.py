@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from ..engine import GenerationResponse, summary
+from ..engine import GenerationResponse, apply_template, summary
 from ..errors import OptionError, PromptError
 from .ask import Ask, note
 
@@ -22,9 +22,27 @@ def read_prompt(argument: str | None, option: str | None) -> str:
     given = argument if argument is not None else option
     if given is None and sys.stdin.isatty():
         raise PromptError("There is no prompt.", 'Try: dflash-mlx generate "Hello!"')
-    text = sys.stdin.read() if given in (None, "-") else given.replace("\\n", "\n")
+    if given in (None, "-"):
+        text = sys.stdin.read()
+    else:
+        text = given.replace("\\n", "\n").replace("\\t", "\t")
     if not text.strip():
         raise PromptError("The prompt is empty.", "Write something to answer.")
+    return utf8(text)
+
+
+def utf8(text: str) -> str:
+    """`text`, unless it came from bytes that are no UTF-8.
+
+    Raises:
+        PromptError: Then.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(
+            "The prompt is not valid UTF-8.", "Convert it, for example with iconv."
+        ) from None
     return text
 
 
@@ -56,11 +74,8 @@ def run(
             messages.insert(0, {"role": "system", "content": ask.system_prompt})
         if prefill_response is not None:
             messages.append({"role": "assistant", "content": prefill_response})
-        ids = tokenizer.apply_chat_template(
-            messages,
-            add_generation_prompt=prefill_response is None,
-            continue_final_message=prefill_response is not None,
-            **template_options,
+        ids = apply_template(
+            tokenizer, messages, go_on=prefill_response is not None, **template_options
         )
     text, last = "", None
     try:

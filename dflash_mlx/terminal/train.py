@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from .. import rollback
+from ..errors import OptionError
 from ..loading import load
 from ..train.answers import read_questions, write_answers
-from ..train.drafter import Report, Run
-from ..train.settings import TrainOptions
+from ..train.drafter import Report, Run, check_enough
+from ..train.settings import TrainOptions, new_config
 from .ask import note
 
 
@@ -37,7 +39,14 @@ def run(
     pair, tokenizer = load(
         model, "none", quantize=quantize, trust_remote_code=trust_remote_code
     )
-    out.mkdir(parents=True, exist_ok=True)
+    # What can fail is tried before the target writes for hours.
+    check_enough(len(questions), settings)
+    new_config(pair, tokenizer, settings)
+    rollback.check(pair.target.make_cache())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"--out {out} cannot be a folder: {error}.") from None
     examples = write_answers(
         pair,
         tokenizer,
@@ -45,6 +54,7 @@ def run(
         out / "answers.jsonl",
         max_tokens=max_tokens,
         temp=temp,
+        seed=settings.seed,
         progress=lambda done, all: note(f"answers {done}/{all}"),
     )
     job = Run(pair, tokenizer, examples, settings, out)

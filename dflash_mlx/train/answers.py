@@ -6,17 +6,21 @@ run resumable. Knows nothing of drafters.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 from mlx_lm.generate import batch_generate
 from mlx_lm.sample_utils import make_sampler
 
-from ..errors import DataError
+from ..engine import apply_template
+from ..errors import DataError, OptionError
 from ..pair import Pair
+from ..types import require
 
 # Conversations answered together; the file grows by so many at a time.
 CHUNK = 64
@@ -47,7 +51,13 @@ def read_questions(file: Path) -> list[list[dict[str, str]]]:
     if not file.is_file():
         raise DataError(f"There is no file {file}.", "Give --data a JSONL file.")
     questions = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{file}, line {line} is not valid UTF-8.") from None
+    # Not splitlines: JSON text may hold other line separators.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             questions.append(parse(line, f"{file}, line {number}"))
     if not questions:
@@ -89,6 +99,7 @@ def write_answers(
     *,
     max_tokens: int = 512,
     temp: float = 0.0,
+    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Example]:
     """Let the target answer every conversation, turn by turn.
@@ -103,11 +114,17 @@ def write_answers(
         file: JSONL of the token sequences written so far.
         max_tokens: Most tokens of an answer.
         temp: 0 for greedy answers.
+        seed: Of sampled answers.
         progress: Called with (conversations done, all).
     """
-    done = list(stored(file))[: len(questions)]
+    require(max_tokens > 0, "max_tokens", "above 0", max_tokens)
+    asked = fingerprint(pair, questions, max_tokens, temp, seed)
+    done = list(stored(file, asked))
     with file.open("a") as out:
+        if not out.tell():
+            out.write(json.dumps(asked) + "\n")
         while len(done) < len(questions):
+            mx.random.seed(seed + len(done))
             chunk = questions[len(done) : len(done) + CHUNK]
             for example in answer(pair, tokenizer, chunk, max_tokens, temp):
                 done.append(example)
@@ -118,18 +135,33 @@ def write_answers(
     return done
 
 
-def stored(file: Path) -> Iterator[Example]:
-    """Examples in an answers file; a half-written last line is passed over."""
-    if file.is_file():
-        text = file.read_text()
-        for line in text.splitlines():
-            try:
-                ids, spans = json.loads(line)
-            except ValueError:
-                break
-            yield Example(ids, [tuple(span) for span in spans])
-        if text and not text.endswith("\n"):
-            file.write_text(text[: text.rfind("\n") + 1])
+def fingerprint(pair, questions, max_tokens: int, temp: float, seed: int) -> str:
+    """What an answers file was written from: the first line of it."""
+    said = [pair.target.config, questions, max_tokens, temp, seed]
+    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
+
+
+def stored(file: Path, asked: str) -> Iterator[Example]:
+    """Examples of an answers file; a half-written last line is cut off.
+
+    Raises:
+        OptionError: The file answers other questions, or another model wrote it.
+    """
+    if not file.is_file():
+        return
+    text = file.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        file.write_text(whole)
+    first, *lines = whole.splitlines() or [json.dumps(asked)]
+    if json.loads(first) != asked:
+        raise OptionError(
+            f"{file} holds answers of another model, data or setting.",
+            "Repeat those, or choose another --out.",
+        )
+    for line in lines:
+        ids, spans = json.loads(line)
+        yield Example(ids, [tuple(span) for span in spans])
 
 
 def answer(pair, tokenizer, chunk, max_tokens: int, temp: float) -> list[Example]:
@@ -146,9 +178,7 @@ def answer(pair, tokenizer, chunk, max_tokens: int, temp: float) -> list[Example
         prompts = []
         for i in live:
             told[i] += chats[i][turn]
-            prompts.append(
-                tokenizer.apply_chat_template(told[i], add_generation_prompt=True)
-            )
+            prompts.append(apply_template(tokenizer, told[i]))
         said = batch_generate(
             pair.model,
             tokenizer,

@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..errors import OptionError
+from ..errors import DataError, OptionError
 from ..loop import decode
 from ..models.drafters.dflash import DFlash
 from ..pair import Pair
@@ -59,14 +59,21 @@ class Run:
         options: TrainOptions,
         out: Path,
     ):
-        if len(examples) <= options.held_out:
-            raise OptionError(
-                f"{len(examples)} conversations leave nothing to train on when "
-                f"{options.held_out} are held out.",
-                "Give more data or a smaller --held-out.",
-            )
+        check_enough(len(examples), options)
         self.options, self.out = options, out
-        self.train = examples[: -options.held_out]
+        # An answer of one token within max_length has nothing to predict.
+        self.train = [
+            example
+            for example in examples[: -options.held_out]
+            if any(
+                start + 1 < min(end, options.max_length) for start, end in example.spans
+            )
+        ]
+        if not self.train:
+            raise DataError(
+                "No answer is long enough to train on.",
+                "Give other prompts, or a larger --max-length.",
+            )
         self.held_out = examples[-options.held_out :]
         mx.random.seed(options.seed)
         self.drafter = DFlash(new_config(pair, tokenizer, options))
@@ -142,6 +149,12 @@ class Run:
         folder = self.out / "checkpoint"
         folder.mkdir(exist_ok=True)
         temporary = folder / "new.safetensors"
+        text = json.dumps(
+            {"options": asdict(self.options), "record": self.record}, indent=2
+        )
+        written = self.out / "training.new"
+        written.write_text(text + "\n")
+        written.replace(self.out / "training.json")
         mx.save_safetensors(
             str(temporary),
             {f"optimizer.{k}": v for k, v in state.items()}
@@ -149,10 +162,6 @@ class Run:
             metadata={"step": str(self.step), "options": repr(self.options)},
         )
         temporary.replace(folder / "state.safetensors")
-        text = json.dumps(
-            {"options": asdict(self.options), "record": self.record}, indent=2
-        )
-        (self.out / "training.json").write_text(text + "\n")
 
     def _resume(self):
         file = self.out / "checkpoint" / "state.safetensors"
@@ -171,7 +180,18 @@ class Run:
         self.drafter.load_weights(parts["drafter"])
         self.optimizer.state = tree_unflatten(parts["optimizer"])
         self.step = int(metadata["step"])
-        self.record = json.loads((self.out / "training.json").read_text())["record"]
+        record = json.loads((self.out / "training.json").read_text())["record"]
+        self.record = [row for row in record if row["step"] <= self.step]
+
+
+def check_enough(conversations: int, options: TrainOptions) -> None:
+    """Raise OptionError when the held-out ones leave nothing to train on."""
+    if conversations <= options.held_out:
+        raise OptionError(
+            f"{conversations} conversations leave nothing to train on when "
+            f"{options.held_out} are held out.",
+            "Give more data or a smaller --held-out.",
+        )
 
 
 def save_drafter(drafter: DFlash, folder: Path, dtype: mx.Dtype = mx.bfloat16) -> None:

@@ -130,4 +130,5 @@ def loss(
     full = (batch.weights[:, -1:] > 0).astype(mx.float32)
     kept = (mx.cumprod(right, axis=1) * full).sum(0) / mx.maximum(full.sum(), 1)
     weights = batch.weights
-    return (entropy * weights).sum() / weights.sum(), mx.stop_gradient(kept)
+    mean = (entropy * weights).sum() / mx.maximum(weights.sum(), 1e-6)
+    return mean, mx.stop_gradient(kept)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import OptionError
 from ..models.drafters.dflash import DFlashConfig
-from ..pair import Pair
+from ..pair import Pair, check_taps
 from ..types import require
 
 
@@ -59,7 +59,12 @@ class TrainOptions:
         for name in ("layers", "steps", "batch", "anchors", "eval_every", "save_every"):
             value = getattr(self, name)
             require(value >= 1, name, "1 or more", value)
-        require(self.lr > 0, "lr", "above 0", self.lr)
+        for name in ("lr", "clip"):
+            require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
+        require(0 <= self.warmup < 1, "warmup", "in [0, 1)", self.warmup)
+        gamma, longest = self.gamma, self.max_length
+        require(gamma is None or gamma > 0, "gamma", "above 0", gamma)
+        require(longest >= 2, "max_length", "2 or more", longest)
         require(self.held_out >= 1, "held_out", "1 or more", self.held_out)
 
     def decay(self) -> float:
@@ -82,8 +87,10 @@ def new_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashConfi
 
     Raises:
         OptionError: No id is free for the mask token.
+        PairError: A tap is out of range.
     """
-    config, target = pair.target.config, pair.target
+    target = pair.target
+    config = target.config.get("text_config") or target.config
     mask = options.mask_token_id
     if mask is None:
         mask = tokenizer.mask_token_id
@@ -94,21 +101,23 @@ def new_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashConfi
             "The tokenizer uses every id of the vocabulary and has no mask token.",
             "Name an id that text never has with --mask-token-id.",
         )
-    heads = config["num_attention_heads"]
+    require(0 <= mask < target.vocab_size, "mask_token_id", "in the vocabulary", mask)
+    taps = options.taps or default_taps(target.num_layers, max(5, options.layers))
+    check_taps(taps, target.num_layers)
+    heads = config.get("num_attention_heads") or max(1, target.hidden_size // 128)
     return DFlashConfig(
         hidden_size=target.hidden_size,
-        intermediate_size=config["intermediate_size"],
+        intermediate_size=config.get("intermediate_size") or 3 * target.hidden_size,
         num_hidden_layers=options.layers,
         num_attention_heads=heads,
-        num_key_value_heads=config.get("num_key_value_heads", heads),
-        head_dim=config.get("head_dim", target.hidden_size // heads),
+        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or target.hidden_size // heads,
         vocab_size=target.vocab_size,
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),
         max_position_embeddings=config.get("max_position_embeddings", 40960),
         block_size=options.block_size,
         mask_token_id=mask,
-        target_layer_ids=options.taps
-        or default_taps(target.num_layers, max(5, options.layers)),
+        target_layer_ids=taps,
         num_target_layers=target.num_layers,
         rope_theta=float(config.get("rope_theta") or 10000.0),
     )

@@ -15,6 +15,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ...errors import ConfigError, MissingFilesError, WeightsError
+from ...hub import missing_files
 
 MISSING = object()
 
@@ -44,7 +45,11 @@ class Config:
             self.root: dict[str, Any] = json.loads(self.path.read_text())
         except ValueError as error:
             raise ConfigError(f"{self.path} is not valid JSON: {error}.") from None
+        if not isinstance(self.root, dict):
+            raise ConfigError(f"{self.path} is no JSON object.")
         self.nested: dict[str, Any] = self.root.get("dflash_config") or {}
+        if not isinstance(self.nested, dict):
+            raise ConfigError(f"{self.path} gives dflash_config as {self.nested!r}.")
 
     def get(self, field: str, kind: type | tuple[type, ...], default: Any = MISSING):
         """The value of `field`, checked to be of `kind`.
@@ -84,17 +89,8 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
         WeightsError: A file's header cannot be read.
     """
     files = sorted(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        named = set(json.loads(index.read_text())["weight_map"].values())
-        if gone := sorted(named - {f.name for f in files}):
-            raise MissingFilesError(
-                f"{folder} lacks {', '.join(gone)}.", "Download it again."
-            )
-    if not files:
-        raise MissingFilesError(
-            f"{folder} has no .safetensors file.", "Download it again."
-        )
+    if missing := missing_files(folder):
+        raise MissingFilesError(f"{folder} lacks {missing}.", "Download it again.")
     weights: dict[str, mx.array] = {}
     for file in files:
         try:

@@ -61,6 +61,12 @@ class DFlashConfig:
         config = Config(folder)
         refuse_others(config)
         heads = config.get("num_attention_heads", int)
+        sane(config, "num_attention_heads", heads, heads > 0)
+        width = config.get("block_size", int)
+        sane(config, "block_size", width, width > 1)
+        taps = config.get("target_layer_ids", list)
+        numbers = all(type(tap) is int for tap in taps)
+        sane(config, "target_layer_ids", taps, bool(taps) and numbers)
         hidden = config.get("hidden_size", int)
         rope = config.get("rope_parameters", dict, None)
         rope = rope or config.get("rope_scaling", dict, None)
@@ -77,9 +83,9 @@ class DFlashConfig:
             vocab_size=config.get("vocab_size", int),
             rms_norm_eps=config.get("rms_norm_eps", float),
             max_position_embeddings=config.get("max_position_embeddings", int, 40960),
-            block_size=config.get("block_size", int),
+            block_size=width,
             mask_token_id=config.get("mask_token_id", int),
-            target_layer_ids=tuple(config.get("target_layer_ids", list)),
+            target_layer_ids=tuple(taps),
             num_target_layers=config.get("num_target_layers", int),
             rope_theta=float(theta),
             rope_scaling=rope if scales(rope) else None,
@@ -103,6 +109,12 @@ class DFlashConfig:
             "rope_parameters": rope | {"rope_theta": self.rope_theta},
             "dflash_config": nested,
         }
+
+
+def sane(config: Config, field: str, value: Any, ok: bool) -> None:
+    """Raise ConfigError unless `ok`."""
+    if not ok:
+        raise ConfigError(f"{config.path} gives {field} as {value!r}.")
 
 
 def scales(rope: dict[str, Any] | None) -> bool:
