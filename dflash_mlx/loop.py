@@ -348,7 +348,7 @@ class Loop:
         self.cache.owner = None
         self._flush()
         if not rollback.can_cut(self.cache.target):
-            if self.uncommitted == 1 and self.cache.tail:
+            if self.quiet and self.uncommitted == 1:
                 self._taken(self.cache.tail)
             elif self.uncommitted or not self.quiet:
                 self.cache.broken = True

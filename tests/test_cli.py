@@ -88,6 +88,11 @@ def test_prefill_response_and_system_prompt(text):
         (["generate", "x", "--block-size", "0"], 2, "--block-size must be"),
         (["generate", "x", "--plain", "--require-dflash"], 2, "exclude each other"),
         (["generate", "x", "--draft", "none", "--require-dflash"], 1, "required"),
+        (["generate", "x", "--plain", "--block-size", "4"], 2, "exclude each other"),
+        (["generate", "x", "--require-dflash", "--block-size", "1"], 2, "exclude"),
+        (["generate", "x", "--draft", "qwen3-14b"], 2, "runs no drafter of qwen3-14b"),
+        (["generate", "x", "--logit-bias", '{"9999": 1}'], 2, "vocabulary has 512"),
+        (["generate", "x", "--stop", ""], 2, "at least one character"),
         (["generate", "x", "--chat-template-config", "{"], 2, "JSON object"),
         (["generate", "x", "--logit-bias", '{"a": 1}'], 2, "token ids"),
         (["generate", "x", "--kv-bits", "5"], 2, "kv_bits must be"),
@@ -96,6 +101,8 @@ def test_prefill_response_and_system_prompt(text):
         (["generate", "x", "--blok-size", "4"], 2, "No such option"),
         (["generate", "one " * 9000], 2, "context ends at 8192"),
         (["train", "--data", "none.jsonl", "--out", "o"], 1, "There is no file"),
+        (["train", "--data", "x", "--out", "o", "--gamma", "0"], 2, "gamma must be"),
+        (["train", "--data", "x", "--out", "o", "--taps", "a"], 2, "--taps must be"),
         (["nonesuch"], 2, "No such command"),
     ],
 )
@@ -156,3 +163,35 @@ def test_verify():
 
 def test_version():
     assert program("--version").stdout.startswith("dflash-mlx 0.")
+
+
+def test_quantizing_prints_nothing_on_stdout():
+    run = program("generate", QUESTION, "--quantize", "8", "--json", "-m", "3")
+    assert json.loads(run.stdout)["generation_tokens"] == 3
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    command = [sys.executable, "-m", "dflash_mlx", "generate", "-"]
+    env = dict(os.environ, PYTHONIOENCODING="utf-8:surrogateescape")
+    run = subprocess.run(command, input=b"\xff\xfe hi", capture_output=True, env=env)
+    assert run.returncode == 2 and b"not valid UTF-8" in run.stderr
+
+
+def test_training_tries_what_can_fail_first(tmp_path):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "Hello!"}\n' * 4)
+    (tmp_path / "file").write_text("x")
+    common = ["train", "--data", str(data), "--held-out", "2"]
+    for more, words in (
+        (["--out", str(tmp_path / "o"), "--mask-token-id", "512"], "mask_token_id"),
+        (["--out", str(tmp_path / "o"), "--taps", "1,6"], "layers [6]"),
+        (["--out", str(tmp_path / "o"), "--held-out", "4"], "leave nothing"),
+        (["--out", str(tmp_path / "file")], "cannot be a folder"),
+        (["--out", str(tmp_path / "o"), "--max-tokens", "-1"], "max_tokens"),
+    ):
+        run = program(*common, *more)
+        assert run.returncode in (1, 2) and words in run.stderr, run.stderr
+        assert "Traceback" not in run.stderr
+    data.write_bytes(b'{"prompt": "a"}\n\xff\n')
+    run = program(*common, "--out", str(tmp_path / "o"))
+    assert "line 2 is not valid UTF-8" in run.stderr

@@ -258,15 +258,6 @@ def test_penalties_equal_mlx_lms(small):
     assert run(pair, prompt, TOKENS, **options) == wanted
 
 
-@pytest.mark.parametrize("start", (0, 23, 30))
-def test_a_quantized_kv_cache_changes_nothing(small, start):
-    model, prompt, _ = small
-    kv = {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": start}
-    wanted = reference(model, prompt, TOKENS, **kv)
-    pair = Pair.of(model, Script(prompt + wanted, [99, 1]))
-    assert run(pair, prompt, TOKENS, kv=KVBits(8, 32, start)) == wanted
-
-
 def test_rounds_report_what_happened(small):
     model, prompt, answer = small
     pair = Pair.of(model, Script(prompt + answer, [2, 0, 99], block_size=6))

@@ -156,4 +156,24 @@ def test_progress_is_told(tiny):
         prefill_step_size=16,
         prompt_progress_callback=lambda done, all: seen.append((done, all)),
     )
-    assert seen == [(16, 50), (32, 50), (48, 50), (49, 50), (50, 50)]
+    assert seen == [(0, 50), (16, 50), (32, 50), (48, 50), (49, 50), (50, 50)]
+
+
+def test_drafts_behind_the_end_are_not_held_against_the_drafter(tiny, ids):
+    from tiny import Script
+
+    pair, tokenizer = tiny
+    tokens = [r.token for r in answer(pair, tokenizer, ids, speculate=False)[1]]
+    script = Script(ids + tokens, [99], taps=(), vocab=512)
+    _, got = answer(Pair.of(pair.model, script), tokenizer, ids)
+    stats = got[-1].stats
+    assert stats.drafted == stats.accepted
+    assert set(stats.acceptance) == {1.0}
+
+
+def test_a_prompt_cache_goes_on_without_a_prompt(tiny, ids):
+    _, whole = answer(*tiny, ids)
+    cache = PromptCache(tiny[0])
+    _, first = answer(*tiny, ids, max_tokens=9, prompt_cache=cache)
+    _, rest = answer(*tiny, [], prompt_cache=cache)
+    assert [r.token for r in first + rest] == [r.token for r in whole]

@@ -11,9 +11,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from hub_server import Hub
+from mlx.utils import tree_flatten
 from tiny import make_drafter, make_model
 
-from dflash_mlx import device, load, registry
+from dflash_mlx import device, load, load_drafter, registry
 from dflash_mlx.errors import (
     ConfigError,
     DFlashError,
@@ -291,3 +292,76 @@ def test_errors_carry_a_next_step():
     with pytest.raises(DFlashError) as caught:
         load("qwen3")
     assert caught.value.hint and caught.value.exit_code == 2
+
+
+def test_broken_tokenizers_and_indices(folder):
+    index = folder / "model.safetensors.index.json"
+    for text in ("{", "[]", "{}"):
+        index.write_text(text)
+        with pytest.raises(ConfigError, match="no index of weights"):
+            load(str(folder))
+    index.unlink()
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match="tokenizer"):
+        load(str(folder))
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(MissingFilesError, match="no tokenizer"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["[]", '{"text_config": 3}', '{"vocab_size": "many"}', '{"model_type": 3}'],
+)
+def test_configs_of_the_wrong_kinds(folder, config):
+    file = folder / "config.json"
+    changed = json.loads(config)
+    if isinstance(changed, dict):
+        changed = json.loads(file.read_text()) | changed
+        if "text_config" in changed:
+            changed.pop("hidden_size")
+    file.write_text(json.dumps(changed))
+    with pytest.raises(ConfigError):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dflash_config": 3},
+        {"dflash_config": {"target_layer_ids": ["a"]}},
+        {"dflash_config": {"target_layer_ids": []}},
+        {"dflash_config": {"block_size": 0}},
+        {"num_attention_heads": 0},
+        {"rope_parameters": 3},
+    ],
+)
+def test_drafter_configs_of_the_wrong_kinds(folder, change):
+    file = folder / "drafter" / "config.json"
+    config = json.loads(file.read_text())
+    nested = change.get("dflash_config")
+    if isinstance(nested, dict):
+        change = {"dflash_config": config["dflash_config"] | nested}
+    file.write_text(json.dumps(config | change))
+    with pytest.raises(ConfigError):
+        load_drafter(folder / "drafter")
+
+
+def test_a_quantized_model_is_not_quantized_again(folder):
+    from mlx_lm.utils import load_model, quantize_model
+
+    model, config = load_model(folder)
+    model, config = quantize_model(model, config, group_size=64, bits=4)
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load(str(folder))[0].drafter is not None
+    with pytest.raises(OptionError, match="quantized already"):
+        load(str(folder), quantize=4)
+
+
+def test_an_alias_names_its_drafter_too():
+    assert registry.resolve_drafter("qwen3-8b") == "z-lab/Qwen3-8B-DFlash-b16"
+    assert registry.resolve_drafter("a/b") == "a/b"
+    assert load("tiny", "tiny")[0].drafter is not None

@@ -95,8 +95,8 @@ class Script:
         taps: Features to ask for, so that their path is exercised too.
     """
 
-    def __init__(self, text, plan, block_size=8, taps=(1,)):
-        self.text, self.plan = list(text), list(plan)
+    def __init__(self, text, plan, block_size=8, taps=(1,), vocab=VOCAB):
+        self.text, self.plan, self.vocab = list(text), list(plan), vocab
         self.block_size, self.taps, self.window = block_size, taps, None
         self.rounds = 0
 
@@ -119,7 +119,7 @@ class Script:
             (self.text[at + i] if at + i < len(self.text) else 0) + (i >= right)
             for i in range(width - 1)
         ]
-        return mx.array([[i % VOCAB for i in ids]], dtype=mx.uint32)
+        return mx.array([[i % self.vocab for i in ids]], dtype=mx.uint32)
 
 
 def reference(model, prompt, tokens, **options) -> list[int]:
