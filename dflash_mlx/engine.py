@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import mlx.core as mx
@@ -41,6 +42,7 @@ class Stats:
         prompt_tokens, cached_tokens: Tokens of the prompt; of those before it.
         time_to_first_token: Seconds.
         tokens: Tokens produced, the prefill's included.
+        answers: Answers that were counted.
     """
 
     engine: str
@@ -55,12 +57,13 @@ class Stats:
     cached_tokens: int = 0
     time_to_first_token: float = 0.0
     tokens: int = 0
+    answers: int = 0
 
     @property
     def tokens_per_round(self) -> float:
         """The papers' tau: tokens a verify pass gives, the bonus token included and
         the prefill's token not."""
-        return (self.tokens - 1) / self.rounds if self.rounds else 0.0
+        return (self.tokens - self.answers) / self.rounds if self.rounds else 0.0
 
     @property
     def acceptance(self) -> list[float]:
@@ -73,6 +76,7 @@ class Stats:
         self.tokens += len(round.tokens)
         if round.width == 0:
             self.time_to_first_token = seconds
+            self.answers += 1
             return
         # Drafts behind the end of the text were never judged.
         ended = len(round.tokens) == round.accepted
@@ -89,6 +93,14 @@ class Stats:
         spent = self.seconds_by_width.setdefault(round.width, [0, 0.0])
         spent[0] += 1
         spent[1] += seconds
+
+    def add(self, other: Stats) -> None:
+        """Pool another answer's counters with these."""
+        for name in ("rounds", "drafted", "accepted", "tokens", "answers"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("accepted_at", "drafted_at"):
+            pairs = zip_longest(getattr(self, name), getattr(other, name), fillvalue=0)
+            setattr(self, name, [a + b for a, b in pairs])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
