@@ -43,8 +43,12 @@ def main() -> None:
     right, stats = measure(pair, tokenizer, exercises)
     print(f"{right} of {args.prompts} held-out answers right to the letter")
     print(f"{stats.tokens_per_round:.2f} tokens per round, {stats.rounds} rounds")
-    print("| draft | " + " | ".join(str(i + 1) for i in range(len(stats.acceptance))))
-    print("| kept | " + " | ".join(f"{share:.2f}" for share in stats.acceptance))
+    print(
+        "| draft | "
+        + " | ".join(str(i + 1) for i in range(len(stats.acceptance)))
+        + " |"
+    )
+    print("| kept | " + " | ".join(f"{share:.2f}" for share in stats.acceptance) + " |")
     print(json.dumps({"right": right, **stats.as_dict(), "machine": describe()}))
 
 
