@@ -248,7 +248,7 @@ class Loop:
     def send(self, anchor: mx.array, width: int) -> Flight:
         """Draft width - 1 tokens behind `anchor` [1] and verify them in one pass.
 
-        Nothing is read here: the whole round is one graph.
+        Nothing is read here.
         """
         if self.kv.bits and self.rows < self.kv.start:
             # Rows of one pass must all see the cache in one form, as single rows do.
@@ -267,13 +267,14 @@ class Loop:
         def choose(logits, slots, ids=None):
             rows = self.chooser.process_draft(logits[0], history)
             positions = [self.rows + slot for slot in slots]
-            chosen = self.chooser.choose(
-                rows, positions, None if ids is None else ids[0]
-            )
-            return chosen[None]
+            candidates = None if ids is None else ids[0]
+            return self.chooser.choose(rows, positions, candidates, draft=True)[None]
 
         drafts = self.drafter.propose(anchor, self.cache.drafter, width, choose)
-        return drafts[0].astype(mx.uint32)
+        drafts = drafts[0].astype(mx.uint32)
+        # Drafting starts while the verify pass is still being put together.
+        mx.async_eval(drafts)
+        return drafts
 
     def _fly(self, block, width):
         """Verify `block` [n]: one forward, a choice after each row, a comparison."""

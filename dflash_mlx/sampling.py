@@ -117,7 +117,11 @@ class Chooser:
         return logits
 
     def choose(
-        self, logits: mx.array, positions: Sequence[int], ids: mx.array | None = None
+        self,
+        logits: mx.array,
+        positions: Sequence[int],
+        ids: mx.array | None = None,
+        draft: bool = False,
     ) -> mx.array:
         """Choose one token per row.
 
@@ -125,11 +129,15 @@ class Chooser:
             logits: [n, V] processed logits, or [n, k] over the candidates `ids`.
             positions: The absolute position of each row's token in the sequence.
             ids: [n, k] candidate token ids, or None for the whole vocabulary.
+            draft: A guess is enough: greedy ones skip the normalisation.
 
         Returns:
             [n] token ids, uint32.
         """
-        logprobs = log_probabilities(logits)
+        if draft and self.sampler is None and self.sampling.temp == 0:
+            logprobs = logits
+        else:
+            logprobs = log_probabilities(logits)
         if self.sampler is not None and ids is None:
             return self._choose_by_sampler(logprobs, positions)
         if self.sampling.temp > 0:
