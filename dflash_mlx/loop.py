@@ -224,10 +224,10 @@ class Loop:
             n = min(step, total - 1 - done)
             chunk = mx.array(ids[done : done + n], dtype=mx.uint32)
             visible = self._visible(total - done, n)
-            features = self._forward(chunk, visible)[1]
+            # No name for the features: they are to be freed as soon as they are used.
+            self._extend(self._forward(chunk, visible)[1], n, visible)
             self._quantize()
             self._taken(ids[done : done + n])
-            self._extend(features, n, visible)
             mx.eval([entry.state for entry in self.cache.target], self._drafted())
             mx.clear_cache()
             done += n
