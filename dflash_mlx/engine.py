@@ -210,12 +210,10 @@ def stream_generate(
         tokenizer = TokenizerWrapper(tokenizer)
     ids = encode(tokenizer, prompt)
     cache = PromptCache(pair) if prompt_cache is None else usable(prompt_cache)
-    cached = len(cache.tokens) + len(cache.tail)
-    if not ids and not cache.tail:
-        raise PromptError("The prompt is empty.", "Write something to answer.")
-    limit = token_limit(pair, cached + len(ids), max_tokens)
+    held, tail = len(cache.tokens), len(cache.tail)
+    limit = token_limit(pair, held, tail + len(ids), max_tokens)
     stats = Stats(*engine_of(pair, speculate, block_size))
-    stats.prompt_tokens, stats.cached_tokens = len(ids), cached
+    stats.prompt_tokens, stats.cached_tokens = len(ids), held + tail
     stop = (stop,) if isinstance(stop, str) else stop
     text = TextStream(tokenizer.detokenizer, stop)
     answer = Answer(text, tokenizer.eos_token_ids, limit, stats)
@@ -327,17 +325,22 @@ def apply_template(
     Raises:
         PromptError: The tokenizer has no chat template.
     """
-    if not tokenizer.has_chat_template:
-        raise PromptError(
-            "This model's tokenizer has no chat template.",
-            "Use `dflash-mlx generate` with --ignore-chat-template.",
-        )
+    check_template(tokenizer)
     return tokenizer.apply_chat_template(
         messages,
         add_generation_prompt=not go_on,
         continue_final_message=go_on,
         **options,
     )
+
+
+def check_template(tokenizer: TokenizerWrapper) -> None:
+    """Raise PromptError when the tokenizer has no chat template."""
+    if not tokenizer.has_chat_template:
+        raise PromptError(
+            "This model's tokenizer has no chat template.",
+            "Use `dflash-mlx generate` with --ignore-chat-template.",
+        )
 
 
 def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str, str]:

@@ -83,16 +83,14 @@ def load(
         target = adapted(target, adapter_path)
     tokenizer = read_tokenizer(folder, config, trust_remote_code)
     if draft_folder is None:
-        return Pair(Pair.of(target, None, config).target, None, reason), tokenizer
+        return Pair.of(target, None, config, reason), tokenizer
     drafter = load_drafter(draft_folder, quantize=draft_quantize, window=draft_window)
     try:
         return Pair.of(target, drafter, config), tokenizer
     except UnsupportedError as error:
         if draft:
             raise
-        return Pair(
-            Pair.of(target, None, config).target, None, error.message
-        ), tokenizer
+        return Pair.of(target, None, config, error.message), tokenizer
 
 
 def load_drafter(

@@ -101,7 +101,7 @@ def decode(
     kv.check(pair.target.head_dim)
     cache = PromptCache(pair) if prompt_cache is None else usable(prompt_cache)
     ids = cache.tail + list(prompt_ids)
-    left = token_limit(pair, len(cache.tokens) + len(ids), max_tokens)
+    left = token_limit(pair, len(cache.tokens), len(ids), max_tokens)
     chooser = Chooser(sampling, logits_processors, sampler)
     drafting = speculate and pair.drafter is not None and block_size != 1
     widest = (block_size or pair.drafter.block_size) if drafting else 1
@@ -148,22 +148,28 @@ def usable(cache: PromptCache) -> PromptCache:
     return cache
 
 
-def token_limit(pair: Pair, prompt_tokens: int, max_tokens: int) -> int:
+def token_limit(pair: Pair, held: int, fed: int, max_tokens: int) -> int:
     """How many tokens may follow a prompt: `max_tokens` (-1 is no limit), or less
     where the model's context ends.
 
+    Args:
+        pair: Whose target's context counts.
+        held: Tokens that the caches hold.
+        fed: Tokens to pass behind them; there must be one.
+        max_tokens: Most tokens asked for.
+
     Raises:
-        PromptError: The prompt is empty or leaves no room.
+        PromptError: Nothing is fed, or there is no room behind it.
         OptionError: max_tokens is 0 or below -1.
     """
     require(max_tokens == -1 or max_tokens > 0, "max_tokens", "-1 or > 0", max_tokens)
-    if prompt_tokens == 0:
+    if fed == 0:
         raise PromptError("The prompt is empty.", "Give it at least one token.")
     context = pair.target.context
-    room = 2**62 if context is None else context - prompt_tokens
+    room = 2**62 if context is None else context - held - fed
     if room <= 0:
         raise PromptError(
-            f"The prompt has {prompt_tokens} tokens, but the model's context ends at "
+            f"The prompt has {held + fed} tokens, but the model's context ends at "
             f"{context}.",
             "Shorten it.",
         )

@@ -43,6 +43,7 @@ class Pair:
         model: nn.Module,
         drafter: Drafter | None = None,
         config: dict[str, Any] | None = None,
+        reason: str = "no drafter",
     ) -> Pair:
         """Make a pair of in-memory objects.
 
@@ -50,6 +51,7 @@ class Pair:
             model: An mlx-lm model.
             drafter: Any object that satisfies the Drafter protocol.
             config: The model's config.json, if known (for its context length).
+            reason: Why there is no drafter, if there is none.
 
         Raises:
             PairError: A tap is out of range.
@@ -57,7 +59,7 @@ class Pair:
         """
         target = make_target(model, config)
         if drafter is None:
-            return cls(target, None, "no drafter")
+            return cls(target, None, reason)
         check(target.make_cache())
         check_taps(drafter.taps, target.num_layers)
         drafter.bind(target.embed, target.head)

@@ -36,11 +36,8 @@ class PromptCache:
         self.tail: list[int] = []
         self.broken = False
         self.target = self._pair.target.make_cache()
-        self.drafter = self._fresh_drafter()
-
-    def _fresh_drafter(self):
         drafter = self._pair.drafter
-        return drafter.make_cache() if drafter else []
+        self.drafter = drafter.make_cache() if drafter else []
 
     def settle(self) -> None:
         """Make both caches hold exactly `tokens`, whatever was under way."""
@@ -50,14 +47,15 @@ class PromptCache:
         for entry in self.drafter:
             if entry.offset > rows:
                 entry.cut(entry.offset - rows)
-            entry.skip(rows - entry.offset)
+            else:
+                entry.skip(rows - entry.offset)
 
     def reuse(self, prompt: Sequence[int]) -> list[int]:
         """Keep the longest common prefix with `prompt`; return what is left of it.
 
         At least one token is left, since its row gives the first logits. A target's
-        cache that cannot be cut back is started afresh; so is a drafter's context
-        that has dropped rows, which then knows only what comes.
+        cache that cannot be cut back is started afresh. A drafter's context that has
+        dropped the rows behind its window may end up knowing only what comes.
         """
         keep = min(common_prefix(self.tokens, prompt), len(prompt) - 1)
         drop = len(self.tokens) - keep
@@ -65,11 +63,7 @@ class PromptCache:
             self.reset()
             return list(prompt)
         self.tail = []
-        if drop:
-            rollback.cut_to(self.target, keep)
-            if not all(entry.cut(drop) for entry in self.drafter):
-                self.drafter = self._fresh_drafter()
-            del self.tokens[keep:]
+        del self.tokens[keep:]
         self.settle()
         return list(prompt[keep:])
 

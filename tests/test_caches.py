@@ -18,7 +18,7 @@ from tiny import (
 )
 
 from dflash_mlx import Pair, PromptCache, decode
-from dflash_mlx.errors import OptionError, UnsupportedError
+from dflash_mlx.errors import OptionError, PromptError, UnsupportedError
 from dflash_mlx.types import KVBits
 
 HYBRIDS = {
@@ -193,3 +193,16 @@ def test_mlx_lms_cache_list_is_refused_with_a_word(small):
     pair = Pair.of(model)
     with pytest.raises(OptionError, match=r"PromptCache\(pair\)"):
         run(pair, prompt, 3, prompt_cache=pair.target.make_cache())
+
+
+def test_nothing_to_feed_is_refused_even_with_a_full_cache():
+    model, prompt = hybrid("qwen3_next"), some_prompt(20)
+    pair = Pair.of(model)
+    cache = PromptCache(pair)
+    rounds = decode(pair, prompt, prompt_cache=cache)
+    for _ in range(3):
+        next(rounds)
+    rounds.close()
+    assert cache.tokens and not cache.tail
+    with pytest.raises(PromptError, match="empty"):
+        run(pair, [], 3, prompt_cache=cache)

@@ -144,8 +144,7 @@ def widen(pair: Pair, large: Shape) -> Pair:
     maps = Widening(shape_of(config), large)
     model = widen_target(pair, maps)
     drafter = widen_drafter(pair.drafter, maps)
-    grown = {name: getattr(large, name) for name in Shape.__dataclass_fields__}
-    return Pair.of(model, drafter, config | grown)
+    return Pair.of(model, drafter, config | vars(large))
 
 
 def widen_target(pair: Pair, maps: Widening) -> Model:
@@ -153,8 +152,7 @@ def widen_target(pair: Pair, maps: Widening) -> Model:
     projections are zero, and the rest is random so that it costs what it should."""
     small = dict(tree_flatten(pair.model.parameters()))
     large = maps.large
-    grown = {name: getattr(large, name) for name in Shape.__dataclass_fields__}
-    model = Model(ModelArgs.from_dict(pair.target.config | grown))
+    model = Model(ModelArgs.from_dict(pair.target.config | vars(large)))
     new = dict(tree_flatten(model.parameters()))
     home = {to: i for i, to in enumerate(maps.places())}
     for to in range(large.num_hidden_layers):

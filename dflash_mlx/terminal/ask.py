@@ -45,18 +45,16 @@ class Ask:
     quantized_kv_start: int = 5000
 
     def __post_init__(self):
-        plain = {"--plain": self.plain, "--block-size 1": self.block_size == 1}
-        drafting = {
-            "--draft": self.draft not in (None, "none"),
-            "--require-dflash": self.require_dflash,
-            "--block-size": (self.block_size or 0) > 1,
-        }
-        for off in (name for name, given in plain.items() if given):
-            for on in (name for name, given in drafting.items() if given):
-                if (off, on) != ("--block-size 1", "--draft"):
-                    raise OptionError(
-                        f"{off} and {on} exclude each other.", "Drop one."
-                    )
+        named = self.draft not in (None, "none")
+        wide, narrow = (self.block_size or 0) > 1, self.block_size == 1
+        for off, on, clash in (
+            ("--plain", "--draft", self.plain and named),
+            ("--plain", "--require-dflash", self.plain and self.require_dflash),
+            ("--plain", "--block-size", self.plain and wide),
+            ("--block-size 1", "--require-dflash", narrow and self.require_dflash),
+        ):
+            if clash:
+                raise OptionError(f"{off} and {on} exclude each other.", "Drop one.")
         most = self.max_tokens
         require(most == -1 or most > 0, "--max-tokens", "-1 or above 0", most)
         KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..engine import apply_template, summary
+from ..engine import apply_template, check_template, summary
 from ..errors import DFlashError
 from ..prompt_cache import PromptCache
 from .ask import Ask, note
@@ -20,8 +20,7 @@ def run(ask: Ask, verbose: bool = True) -> None:
     """
     options = ask.template()
     pair, tokenizer = ask.open()
-    if not tokenizer.has_chat_template:
-        apply_template(tokenizer, [])  # says why there is no chat
+    check_template(tokenizer)
     cache = PromptCache(pair)
     opening = []
     if ask.system_prompt is not None:

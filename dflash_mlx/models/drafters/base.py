@@ -73,12 +73,10 @@ class ContextCache:
         """Advance over rows that no block will see, or whose features are lost."""
         self.offset += rows
 
-    def cut(self, rows: int) -> bool:
-        """Drop the last `rows` rows; False if they are not all held any more."""
-        if self._rows.trim(rows) != rows:
-            return False
+    def cut(self, rows: int) -> None:
+        """Drop the last `rows` rows; where fewer are still held, all of them go."""
+        self._rows.trim(rows)
         self.offset -= rows
-        return True
 
     def fetch(self) -> tuple[mx.array, mx.array] | None:
         """Visible keys and values [1, heads, m, head_dim], or None when empty."""
