@@ -15,6 +15,7 @@ from mlx_lm.generate import maybe_quantize_kv_cache
 
 from . import rollback
 from .errors import OptionError, PromptError
+from .models.targets.replay import Tape
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import Chooser, LogitsProcessor, Sampler
@@ -39,6 +40,7 @@ class Flight:
         packed: [n + 1] the choices, then how many leading drafts equal them.
         logits: [n, V] what the choices were made from.
         features: [1, n, F] of the rows, for the drafter.
+        tape: What the target needs to take rows of the block back.
     """
 
     width: int
@@ -46,6 +48,7 @@ class Flight:
     packed: mx.array
     logits: mx.array
     features: mx.array
+    tape: Tape | None = None
 
     def read(self) -> tuple[list[int], int]:
         """The tokens it gives and how many of them were drafted: the round's one
@@ -83,7 +86,8 @@ def decode(
         speculate: False decodes plainly.
         stop_ids: Tokens that end the text; the one that did is the last token.
         scan: Called once with each round's tokens before they are committed;
-            returns how many of them to keep when the text ends there, else None.
+            returns how many of them, 1 or more, to keep when the text ends there,
+            else None.
         logits_processors, sampler: As in sampling.Chooser.
         prompt_cache: Caches to go on with; they are left holding the whole text.
         prefill_step_size: Prompt rows per pass.
@@ -208,7 +212,8 @@ class Loop:
         cache.settle()
         self.history = mx.array(cache.tokens, dtype=mx.uint32)
         self.uncommitted = 0
-        self.quiet = True  # no pass is half built
+        self.block: Flight | None = None  # a block that is not committed yet
+        self.quiet = True  # no pass and no rollback is half done
         self.pending: list[mx.array] = []
         self.since_clear = 0
 
@@ -286,7 +291,7 @@ class Loop:
         """Verify `block` [n]: one forward, a choice after each row, a comparison."""
         # Rows of the prefill are the prompt's; others stay on trial until a commit.
         first = self.rows + 1
-        logits, features = self._forward(block, visible=len(block))
+        logits, features, tape = self._forward(block, len(block), width > 1)
         self.uncommitted += width
         if width <= 1:
             self._quantize()
@@ -298,14 +303,27 @@ class Loop:
         accepted = mx.cumprod(right.astype(mx.uint32)).sum(keepdims=True)
         packed = mx.concatenate([choices, accepted.astype(mx.uint32)])
         mx.async_eval(packed)
-        return Flight(width, choices, packed, logits, features)
+        flight = Flight(width, choices, packed, logits, features, tape)
+        if width > 1:
+            self.block = flight
+        return flight
 
-    def _forward(self, tokens, visible):
+    def _forward(self, tokens, visible, block=False):
         taps = self.taps if visible else ()
         self.quiet = False
-        out = self.target.forward(tokens[None], self.cache.target, taps)
+        if block:
+            out = self.target.verify(tokens[None], self.cache.target, taps)
+        else:
+            out = *self.target.forward(tokens[None], self.cache.target, taps), None
         self.quiet = True
         return out
+
+    def _keep(self, keep):
+        """Leave the caches with the first `keep` rows of the uncommitted block."""
+        flight, self.block = self.block, None
+        self.quiet = False
+        self.target.commit(self.cache.target, flight.tape, flight.width, keep)
+        self.quiet = True
 
     def _quantize(self):
         """Quantize the cache once it is long enough, as mlx-lm does after each row;
@@ -326,7 +344,7 @@ class Loop:
         keep = len(tokens) if flight.width else 0
         drop = flight.width - keep
         if flight.width > 1:
-            rollback.cut_to(self.cache.target, len(self.cache.tokens) + keep)
+            self._keep(keep)
             self._quantize()
         self.uncommitted -= flight.width
         if drop and self.chooser.needs_tokens:
@@ -347,14 +365,17 @@ class Loop:
     def close(self) -> None:
         """Leave both caches holding the committed tokens, whatever was under way.
 
-        Where rows cannot be cut, a single row that was sent ahead is the tail's, so
-        it is kept; anything else breaks the cache.
+        The first uncommitted row is that of the last token of the text, so a block
+        keeps it, and a single row that cannot be cut stays.
         """
         if self.cache.owner is not self:
             return
         self.cache.owner = None
         self._flush()
-        if not rollback.can_cut(self.cache.target):
+        if self.quiet and self.block is not None:
+            self._keep(1)
+            self.uncommitted = 1
+        if not rollback.can_cut_to(self.cache.target, len(self.cache.tokens)):
             if self.quiet and self.uncommitted == 1:
                 self._taken(self.cache.tail)
             elif self.uncommitted or not self.quiet:

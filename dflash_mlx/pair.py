@@ -15,7 +15,6 @@ from .errors import PairError, UnsupportedError
 from .models.drafters.base import Drafter
 from .models.targets import make_target
 from .models.targets.base import Target
-from .rollback import check
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Pair:
         target = make_target(model, config)
         if drafter is None:
             return cls(target, None, reason)
-        check(target.make_cache())
+        target.check_rollback()
         check_taps(drafter.taps, target.num_layers)
         drafter.bind(target.embed, target.head)
         return cls(target, drafter)

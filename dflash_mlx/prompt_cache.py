@@ -42,7 +42,7 @@ class PromptCache:
     def settle(self) -> None:
         """Make both caches hold exactly `tokens`, whatever was under way."""
         rows = len(self.tokens)
-        if rollback.can_cut(self.target):
+        if rollback.can_cut_to(self.target, rows):
             rollback.cut_to(self.target, rows)
         for entry in self.drafter:
             if entry.offset > rows:
@@ -59,7 +59,7 @@ class PromptCache:
         """
         keep = min(common_prefix(self.tokens, prompt), len(prompt) - 1)
         drop = len(self.tokens) - keep
-        if self.broken or (drop and not rollback.can_cut(self.target)):
+        if self.broken or (drop and not rollback.can_cut_to(self.target, keep)):
             self.reset()
             return list(prompt)
         self.tail = []

@@ -6,11 +6,13 @@ from importlib import import_module
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map
 from mlx_lm.generate import generate_step
 
-from dflash_mlx.models.drafters.base import ContextCache
+from dflash_mlx.bench.architectures import dressed
+from dflash_mlx.bench.scripted import Script
 from dflash_mlx.models.drafters.dflash import DFlash, DFlashConfig
+
+__all__ = ["Script", "dressed"]
 
 VOCAB = 97
 SHAPE = {
@@ -50,19 +52,6 @@ def make_model(family: str, dtype: str = "float32", seed: int = 0) -> nn.Module:
     return dressed(module.Model(args), dtype)
 
 
-def dressed(model: nn.Module, dtype: str, spread: float = 3.0) -> nn.Module:
-    """Matrices of `model` scaled by `spread`, then cast or quantized."""
-    widen = lambda a: a * spread if a.ndim > 1 else a  # noqa: E731
-    model.update(tree_map(widen, model.parameters()))
-    if dtype == "4bit":
-        nn.quantize(model, group_size=32, bits=4)
-    else:
-        model.set_dtype(getattr(mx, dtype))
-    model.eval()
-    mx.eval(model.parameters())
-    return model
-
-
 def make_drafter(block_size: int = 8, dtype: str = "float32", **changes) -> DFlash:
     """A random DFlash drafter for the tiny targets."""
     mx.random.seed(99)
@@ -84,42 +73,6 @@ def make_drafter(block_size: int = 8, dtype: str = "float32", **changes) -> DFla
     }
     window = changes.pop("window", None)
     return dressed(DFlash(DFlashConfig(**fields | changes), window), dtype)
-
-
-class Script:
-    """A drafter that knows the text, and is wrong where its plan says so.
-
-    Args:
-        text: The whole sequence, prompt included.
-        plan: Correct drafts per round, used in turn.
-        taps: Features to ask for, so that their path is exercised too.
-    """
-
-    def __init__(self, text, plan, block_size=8, taps=(1,), vocab=VOCAB):
-        self.text, self.plan, self.vocab = list(text), list(plan), vocab
-        self.block_size, self.taps, self.window = block_size, taps, None
-        self.rounds = 0
-
-    def bind(self, embed, head):
-        pass
-
-    def make_cache(self):
-        return [ContextCache()]
-
-    def extend(self, features, cache):
-        assert features.shape[2] == 64 * len(self.taps)
-        cache[0].skip(features.shape[1])
-
-    def propose(self, anchor, cache, width, choose):
-        at = cache[0].offset + 1
-        assert anchor.item() == self.text[at - 1]
-        right = self.plan[self.rounds % len(self.plan)]
-        self.rounds += 1
-        ids = [
-            (self.text[at + i] if at + i < len(self.text) else 0) + (i >= right)
-            for i in range(width - 1)
-        ]
-        return mx.array([[i % self.vocab for i in ids]], dtype=mx.uint32)
 
 
 def reference(model, prompt, tokens, **options) -> list[int]:

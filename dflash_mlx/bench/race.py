@@ -12,7 +12,6 @@ one JSON line.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -27,7 +26,6 @@ from ..device import describe
 from ..engine import apply_template, stream_generate
 from ..loading import load
 from ..loop import decode
-from ..models.targets.base import Target
 from ..pair import Pair
 from ..prompt_cache import PromptCache
 from .widen import RACE, widen
@@ -88,9 +86,9 @@ def published_runner(pair: Pair) -> Callable[..., Answer]:
     draft = DFlashDraftModel(DFlashConfig(**{name: vars(ours)[name] for name in names}))
     draft.load_weights(list(tree_flatten(pair.drafter.parameters())))
     draft.eval()
-    body = copy.copy(Target.body(pair.model))
-    body.layers = list(body.layers)
-    model = Target.with_body(pair.model, body)
+    anatomy = pair.target.anatomy
+    layers = list(anatomy.list_layers(pair.model))
+    model = anatomy.with_layers(pair.model, layers)
 
     def go(_, tokenizer, ids, tokens):
         said, rounds, start = [], 0, 0.0

@@ -8,23 +8,33 @@ So the arithmetic is mlx-lm's own, in whatever version is installed.
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.pipeline import PipelineMixin
 
+from ... import rollback
 from ...errors import UnsupportedError
+from .replay import Recorder, Tape
+from .views import Anatomy, embedding_shape, watched
+
+SHARDED = (
+    nn.AllToShardedLinear,
+    nn.ShardedToAllLinear,
+    nn.QuantizedAllToShardedLinear,
+    nn.QuantizedShardedToAllLinear,
+)
 
 
 class Target:
-    """The target contract over a model laid out as mlx-lm lays out most of them.
+    """The target contract over any model whose parts `Anatomy` finds.
 
-    `model.model` holds `embed_tokens` and `layers`; the head is `model.lm_head` or
-    the transposed embedding. A family that differs gets a subclass in its own file
-    and a line in `targets.FAMILIES`.
+    A family whose embedding or head does more than look up and multiply gets a
+    subclass in its own file and a line in `targets.FAMILIES`.
 
     Args:
         model: The loaded mlx-lm model.
@@ -34,7 +44,7 @@ class Target:
     def __init__(self, model: nn.Module, config: dict[str, Any] | None = None):
         self.model = model
         self.config = config or {}
-        self._views: dict[tuple[int, ...], tuple[nn.Module, dict]] = {}
+        self._views: dict[tuple[tuple[int, ...], bool], View] = {}
         text = self.config.get("text_config") or self.config
         self.context = text.get("max_position_embeddings")
         self.head_dim = text.get("head_dim")
@@ -42,63 +52,38 @@ class Target:
             self.head_dim = text.get("hidden_size", 0) // text["num_attention_heads"]
 
     @cached_property
-    def layout(self) -> tuple[int, nn.Module]:
-        """Number of layers, and the embedding; plain decoding needs neither.
+    def anatomy(self) -> Anatomy:
+        """Where the model keeps its parts; plain decoding needs none of them.
 
         Raises:
-            UnsupportedError: The model keeps them in a place that is not known here.
+            UnsupportedError: It keeps them in a place that is not known here.
         """
-        try:
-            body = self.body(self.model)
-            return len(body.layers), body.embed_tokens
-        except AttributeError as error:
-            raise UnsupportedError(
-                f"A model of {type(self.model).__module__} keeps its layers in a place "
-                f"that is not known here ({error}).",
-                "Run it with --plain.",
-            ) from None
+        return Anatomy.of(self.model)
 
     @property
     def num_layers(self) -> int:
         """Layers of the model."""
-        return self.layout[0]
-
-    @property
-    def embed_tokens(self) -> nn.Module:
-        """The embedding module."""
-        return self.layout[1]
+        return len(self.anatomy.list_layers(self.model))
 
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding."""
-        return embedding_shape(self.embed_tokens)[0]
+        return embedding_shape(self.anatomy.embedding)[0]
 
     @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
-        return embedding_shape(self.embed_tokens)[1]
-
-    @staticmethod
-    def body(model: nn.Module) -> nn.Module:
-        """The module that owns `embed_tokens` and `layers`."""
-        return model.model
-
-    @staticmethod
-    def with_body(model: nn.Module, body: nn.Module) -> nn.Module:
-        """A shallow copy of `model` around another body."""
-        view = copy.copy(model)
-        view.model = body
-        return view
+        return embedding_shape(self.anatomy.embedding)[1]
 
     def embed(self, ids: mx.array) -> mx.array:
         """Token ids [..., n] to rows of the embedding [..., n, H]."""
-        return self.embed_tokens(ids)
+        return self.anatomy.embedding(ids)
 
     def head(self, h: mx.array) -> mx.array:
         """Normed hidden states [..., H] to logits [..., V]."""
-        if "lm_head" in self.model:
-            return self.model.lm_head(h)
-        return self.embed_tokens.as_linear(h)
+        if self.anatomy.head is not None:
+            return self.anatomy.head(h)
+        return self.anatomy.embedding.as_linear(h)
 
     def make_cache(self) -> list[Any]:
         """A fresh cache, one entry a layer, as mlx-lm makes it."""
@@ -121,42 +106,113 @@ class Target:
         """
         if not taps:
             return self.model(tokens, cache=cache), mx.zeros((1, tokens.shape[1], 0))
-        view, seen = self._view(taps)
-        logits = view(tokens, cache=cache)
-        features = mx.concatenate([seen[tap] for tap in taps], axis=-1)
-        seen.clear()
-        return logits, features
+        return self._run(self._view(taps, recorded=False), tokens, cache)
 
-    def _view(self, taps):
-        if taps not in self._views:
-            seen: dict[int, mx.array] = {}
-            body = copy.copy(self.body(self.model))
-            body.layers = [
-                noting(layer, i, seen) if i in taps else layer
-                for i, layer in enumerate(body.layers)
-            ]
-            self._views[taps] = self.with_body(self.model, body), seen
-        return self._views[taps]
+    def verify(
+        self, tokens: mx.array, cache: list[Any], taps: tuple[int, ...] = ()
+    ) -> tuple[mx.array, mx.array, Tape | None]:
+        """`forward` over a block whose last rows may be taken back with `rollback`.
+
+        Returns:
+            Logits and features as `forward` gives them, and what is needed to rewind
+            the model's recurrent layers; None where it has none.
+        """
+        if not rollback.recurrent(cache):
+            return *self.forward(tokens, cache, taps), None
+        view = self._view(taps, recorded=True)
+        tape = Tape(view.recorder)
+        with view.recorder.noting(tape):
+            return *self._run(view, tokens, cache), tape
+
+    def commit(self, cache: list[Any], tape: Tape | None, rows: int, keep: int) -> None:
+        """Leave the cache of a verified block with the first `keep` of its `rows`."""
+        if keep == rows:
+            return
+        rollback.drop_rows(cache, rows - keep)
+        if tape is not None:
+            tape.rewind(keep)
+
+    def check_rollback(self) -> None:
+        """Raise UnsupportedError unless every layer's cache can be rolled back."""
+        check_alone(self.model)
+        cache = self.make_cache()
+        rollback.check(cache)
+        states = {id(entry) for entry in rollback.recurrent(cache)}
+        if states:
+            # Nothing is computed: the graph over two rows is built and dropped.
+            tape = self.verify(mx.zeros((1, 2), mx.uint32), cache)[2]
+            if states - {id(step.entry) for step in tape.steps}:
+                raise UnsupportedError(
+                    f"A model of {type(self.model).__module__} keeps a recurrent state "
+                    "in a way that cannot be rolled back yet.",
+                    "Run it with --plain.",
+                )
+
+    def _run(self, view, tokens, cache):
+        logits = view.model(tokens, cache=cache)
+        parts = [view.seen[tap] for tap in view.taps]
+        view.seen.clear()
+        if not parts:
+            return logits, mx.zeros((1, tokens.shape[1], 0))
+        return logits, mx.concatenate(parts, axis=-1)
+
+    def _view(self, taps, recorded):
+        key = (taps, recorded)
+        if key not in self._views:
+            self._views[key] = View.of(self.model, self.anatomy, taps, recorded)
+        return self._views[key]
 
 
-def noting(layer: nn.Module, index: int, seen: dict[int, mx.array]) -> nn.Module:
+@dataclass(frozen=True)
+class View:
+    """A copy of a model whose tapped and recurrent layers are watched.
+
+    Args:
+        model: The copy; it shares every weight.
+        taps: 0-based layers whose output goes to `seen`.
+        seen: By layer, the output of the pass under way.
+        recorder: Notes the recurrent layers' work.
+    """
+
+    model: nn.Module
+    taps: tuple[int, ...]
+    seen: dict[int, mx.array]
+    recorder: Recorder
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, anatomy: Anatomy, taps: tuple[int, ...], recorded: bool
+    ) -> View:
+        """Copy `model`; with `recorded`, its recurrent layers are watched too."""
+        seen: dict[int, mx.array] = {}
+        recorder = Recorder()
+        layers = anatomy.list_layers(model)
+        if recorded:
+            layers = [recorder.layer(layer) for layer in layers]
+        layers = [
+            tapped(layer, i, seen) if i in taps else layer
+            for i, layer in enumerate(layers)
+        ]
+        return cls(anatomy.with_layers(model, layers), taps, seen, recorder)
+
+
+def tapped(layer: nn.Module, index: int, seen: dict[int, mx.array]) -> nn.Module:
     """A copy of `layer`, sharing its weights, that stores its output in `seen`."""
-    stock = type(layer)
 
-    class Noting(stock):
-        # Layers take what their model passes; only the output matters here.
-        def __call__(self, *args, **kwargs):
-            out = super().__call__(*args, **kwargs)
-            seen[index] = out
-            return out
+    def note(run, *args, **kwargs):
+        out = run(*args, **kwargs)
+        # Some layers hand more than the residual stream to the next one.
+        seen[index] = out[0] if isinstance(out, tuple) else out
+        return out
 
-    twin = copy.copy(layer)
-    twin.__class__ = Noting
-    return twin
+    return watched(layer, note)
 
 
-def embedding_shape(embedding: nn.Module) -> tuple[int, int]:
-    """(vocabulary, width) of a plain or quantized embedding."""
-    if isinstance(embedding, nn.QuantizedEmbedding):
-        return embedding.num_embeddings, embedding.dims
-    return embedding.weight.shape
+def check_alone(model: nn.Module) -> None:
+    """Raise UnsupportedError where other machines hold parts of the model."""
+    for _, module in model.named_modules():
+        split = isinstance(module, PipelineMixin) and module.pipeline_size > 1
+        if split or isinstance(module, SHARDED):
+            raise UnsupportedError(
+                "The model is spread over several machines.", "Run it with --plain."
+            )

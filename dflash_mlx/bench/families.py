@@ -1,0 +1,176 @@
+"""Which of mlx-lm's architectures the loop runs on, found out by running it.
+
+Owns the examination of one tiny random model, and the table of all of them that the
+package carries. Run `python -m dflash_mlx.bench.families` to make the table anew.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.generate import generate_step
+from mlx_lm.models.cache import RotatingKVCache
+
+from .. import rollback
+from ..errors import DFlashError
+from ..loop import decode
+from ..models.targets.base import Target
+from ..pair import Pair
+from ..prompt_cache import PromptCache
+from . import architectures
+from .scripted import Script
+
+PLAN = (2, 0, 5, 1, 99, 3)
+ROWS = 8
+
+
+@dataclass(frozen=True)
+class Family:
+    """What an examination found.
+
+    Args:
+        name: The module of mlx_lm.models.
+        caches: Kinds of cache and how many layers have them.
+        verdict: "drafts", "plain" (runs, but cannot draft) or "fails" (mlx-lm itself
+            does not run it here).
+        difference: Largest difference of logits between a block's pass and passes
+            of one row; 0 where they agree bit for bit.
+        reason: Why it does not draft.
+    """
+
+    name: str
+    caches: str
+    verdict: str
+    difference: float = 0.0
+    reason: str = ""
+
+
+def examine(name: str, tokens: int = 60) -> Family | None:
+    """Build an architecture and run everything on it; None if it is no model.
+
+    Raises:
+        AssertionError: Something that should be equal is not: a bug.
+    """
+    try:
+        model = architectures.build(name)
+        if model is None:
+            return None
+        prompt = some_prompt(24)
+        answer = greedy(model, prompt, tokens)
+    except (Exception, SystemExit) as error:  # whatever a model file may do
+        return Family(name, "", "fails", reason=one_line(error))
+    caches = kinds_of(Target(model).make_cache())
+    try:
+        pair = Pair.of(model, Script(prompt + answer, PLAN))
+    except DFlashError as error:
+        said = [t for r in decode(Pair.of(model), prompt, max_tokens=tokens) for t in r.tokens]
+        assert said == answer, f"{name}: plain decoding is not mlx-lm's"
+        return Family(name, caches, "plain", reason=error.message)
+    check_verify(pair.target)
+    difference = block_against_rows(pair.target, prompt)
+    check_loop(pair, prompt, answer)
+    return Family(name, caches, "drafts", difference)
+
+
+def greedy(model: nn.Module, prompt: list[int], tokens: int) -> list[int]:
+    """mlx-lm's own greedy answer."""
+    steps = generate_step(mx.array(prompt), model, max_tokens=tokens)
+    return [token for token, _ in steps]
+
+
+def some_prompt(length: int, seed: int = 5) -> list[int]:
+    """Random ids."""
+    key = mx.random.key(seed)
+    return mx.random.randint(1, architectures.VOCAB - 1, (length,), key=key).tolist()
+
+
+def kinds_of(cache: list[Any]) -> str:
+    """Kinds of cache in the order of the layers, with their numbers."""
+    counts = Counter(type(entry).__name__ for entry in rollback.entries(cache))
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items())
+
+
+def check_verify(target: Target) -> None:
+    """A block's pass is mlx-lm's own forward of the same rows, bit for bit."""
+    ours, theirs = target.make_cache(), target.make_cache()
+    taps = (0, target.num_layers - 1)
+    for rows in (24, ROWS, ROWS):
+        tokens = mx.array([some_prompt(rows, rows)])
+        logits, features, _ = target.verify(tokens, ours, taps)
+        assert mx.array_equal(logits, target.model(tokens, cache=theirs))
+        assert features.shape[-1] == 2 * target.hidden_size
+        assert same(ours, theirs) == 0
+
+
+def block_against_rows(target: Target, prompt: list[int]) -> float:
+    """Largest difference of logits, block's pass against single rows."""
+    block, rows = target.make_cache(), target.make_cache()
+    worst = 0.0
+    ids = mx.array([prompt])
+    for cache in (block, rows):
+        target.forward(ids, cache)
+    for at in range(3):
+        tokens = mx.array([some_prompt(ROWS, at)])
+        whole, _ = target.forward(tokens, block)
+        parts = [target.forward(tokens[:, i : i + 1], rows)[0] for i in range(ROWS)]
+        worst = max(worst, gap(whole, mx.concatenate(parts, axis=1)))
+    return worst
+
+
+def check_loop(pair: Pair, prompt: list[int], answer: list[int]) -> float:
+    """Decode with the pair's script; tokens must be mlx-lm's, and after every commit
+    the cache must be that of one-row decoding. Returns its largest difference."""
+    cache, single = PromptCache(pair), pair.target.make_cache()
+    pair.target.forward(mx.array([prompt[:-1]]), single)
+    said: list[int] = []
+    fed, worst = len(prompt) - 1, 0.0
+    text = prompt + answer
+    for round in decode(pair, prompt, max_tokens=len(answer), prompt_cache=cache):
+        said += round.tokens
+        assert said == answer[: len(said)], f"token {len(said)} differs"
+        for token in text[fed : len(cache.tokens)]:
+            pair.target.forward(mx.array([[token]]), single)
+        fed = len(cache.tokens)
+        worst = max(worst, same(cache.target, single))
+    assert said == answer
+    return worst
+
+
+def same(ours: list[Any], theirs: list[Any]) -> float:
+    """Largest difference between two caches that hold the same rows."""
+    return max(gap(a, b) for a, b in zip(contents(ours), contents(theirs), strict=True))
+
+
+def contents(cache: list[Any]) -> Iterator[mx.array]:
+    """What a cache holds, in temporal order and without dead rows."""
+    for entry in rollback.entries(cache):
+        if entry in rollback.recurrent([entry]):
+            yield from (array for array in entry.cache if array is not None)
+            continue
+        keys, values = entry.keys_and_values()
+        if type(entry) is RotatingKVCache:
+            rows = min(entry.offset, entry.max_size)
+            keys, values = (
+                entry._temporal_order(x)[..., -rows:, :]
+                for x in (entry.keys, entry.values)
+            )
+        for rows in (keys, values):
+            yield from rows if isinstance(rows, tuple | list) else [rows]
+
+
+def gap(a: mx.array, b: mx.array) -> float:
+    """Largest absolute difference; 0 only where all bits are equal."""
+    if mx.array_equal(a, b):
+        return 0.0
+    difference = mx.abs(a.astype(mx.float32) - b.astype(mx.float32)).max().item()
+    return difference or 1e-45
+
+
+def one_line(error: BaseException) -> str:
+    """An error in a few words."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:100]
