@@ -59,8 +59,8 @@ class Pair:
         target = make_target(model, config)
         if drafter is None:
             return cls(target, None, reason)
-        target.check_rollback()
         check_taps(drafter.taps, target.num_layers)
+        target.check(drafter.taps)
         drafter.bind(target.embed, target.head)
         return cls(target, drafter)
 

@@ -353,6 +353,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "ffn_multipliers": [1.0] * LAYERS,
     },
     "phi3small": {
+        "vocab_size": 100352,  # it masks ids from 100256 on
         "dense_attention_every_n_layers": 2,
         "ff_intermediate_size": 96,
         "gegelu_limit": 20.0,
@@ -399,6 +400,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "moe_layers_enum": "1,2,3",
     },
 }
+
+# Where weights of the usual spread say one token for ever.
+SPREAD = {"phi3small": 8.0}
 
 # Architectures that wrap a text model: whose special values it takes.
 INSIDE = {
@@ -449,15 +453,21 @@ def build(name: str, dtype: str = "float32", seed: int = 0) -> nn.Module | None:
         return None
     mx.random.seed(seed)
     model = module.Model(module.ModelArgs.from_dict(config_of(name)))
-    return dressed(model, dtype)
+    return dressed(model, dtype, SPREAD.get(name, 3.0))
 
 
 def dressed(model: nn.Module, dtype: str, spread: float = 3.0) -> nn.Module:
-    """Matrices of `model` scaled by `spread` so that greedy text varies, then cast or
-    quantized."""
-    model.update(
-        tree_map(lambda a: a * spread if a.ndim > 1 else a, model.parameters())
-    )
+    """`model` with weights that make its greedy text vary: matrices scaled by
+    `spread`, what starts as zeros drawn at random; then cast or quantized."""
+
+    def dress(weight):
+        if not mx.issubdtype(weight.dtype, mx.floating):
+            return weight
+        if not weight.any():
+            return 0.1 * mx.random.normal(weight.shape, weight.dtype)
+        return weight * spread if weight.ndim > 1 else weight
+
+    model.update(tree_map(dress, model.parameters()))
     if dtype == "4bit":
         nn.quantize(model, group_size=32, bits=4)
     else:

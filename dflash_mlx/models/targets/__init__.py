@@ -7,9 +7,19 @@ from typing import Any
 import mlx.nn as nn
 
 from .base import Target
+from .gemma import Gemma, Gemma3
+from .refused import Plamo3
 
-# model_type -> subclass of Target, for families whose layout differs.
-FAMILIES: dict[str, type[Target]] = {}
+# model_type -> subclass of Target, for families that need one.
+FAMILIES: dict[str, type[Target]] = {
+    "gemma": Gemma,
+    "gemma2": Gemma,
+    "gemma3": Gemma3,
+    "gemma3_text": Gemma3,
+    "gemma4": Gemma,
+    "gemma4_text": Gemma,
+    "plamo3": Plamo3,
+}
 
 
 def make_target(model: nn.Module, config: dict[str, Any] | None = None) -> Target:

@@ -132,21 +132,31 @@ class Target:
         if tape is not None:
             tape.rewind(keep)
 
-    def check_rollback(self) -> None:
-        """Raise UnsupportedError unless every layer's cache can be rolled back."""
+    def check(self, taps: tuple[int, ...] = ()) -> None:
+        """Raise UnsupportedError unless blocks can be verified and taken back.
+
+        Nothing is computed: the graph over two rows is built and dropped.
+
+        Args:
+            taps: Layers whose features will be wanted.
+        """
         check_alone(self.model)
         cache = self.make_cache()
         rollback.check(cache)
         states = {id(entry) for entry in rollback.recurrent(cache)}
-        if states:
-            # Nothing is computed: the graph over two rows is built and dropped.
-            tape = self.verify(mx.zeros((1, 2), mx.uint32), cache)[2]
-            if states - {id(step.entry) for step in tape.steps}:
-                raise UnsupportedError(
-                    f"A model of {type(self.model).__module__} keeps a recurrent state "
-                    "in a way that cannot be rolled back yet.",
-                    "Run it with --plain.",
-                )
+        try:
+            _, features, tape = self.verify(mx.zeros((1, 2), mx.uint32), cache, taps)
+        except KeyError:
+            features = None  # a tapped layer was not called as one
+        if features is None or features.shape != (1, 2, len(taps) * self.hidden_size):
+            raise self._unsupported("gives no features of its layers")
+        if states - {id(step.entry) for step in (tape.steps if tape else ())}:
+            raise self._unsupported("keeps a recurrent state out of its layers")
+
+    def _unsupported(self, what):
+        return UnsupportedError(
+            f"A model of {type(self.model).__module__} {what}.", "Run it with --plain."
+        )
 
     def _run(self, view, tokens, cache):
         logits = view.model(tokens, cache=cache)
