@@ -14,7 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.models
-from mlx.utils import tree_map
+from mlx.utils import tree_map_with_path
 
 VOCAB = 96
 LAYERS = 4
@@ -170,12 +170,14 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "is_moe_layer": [False, True, True, True],
     },
     "falcon_h1": {"mamba_norm_before_gate": False, "mamba_rms_norm": False},
-    "gear": {"layer_types": [
+    "gear": {
+        "layer_types": [
             "conv_mixer",
             "sliding_attention",
             "conv_mixer",
             "full_attention",
-        ]},
+        ]
+    },
     "gemma3_text": {"sliding_window_pattern": 4, "query_pre_attn_scalar": 16},
     "gemma3n": {
         "num_kv_shared_layers": 2,
@@ -402,7 +404,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 # Where weights of the usual spread say one token for ever.
-SPREAD = {"phi3small": 8.0}
+SPREAD = {
+    "phi3small": {"spread": 8.0},
+    "gemma3n": {"embedding": 0.005},
+    "gemma4": {"embedding": 0.02},
+    "gemma4_text": {"embedding": 0.02},
+}
 
 # Architectures that wrap a text model: whose special values it takes.
 INSIDE = {
@@ -445,7 +452,7 @@ def build(name: str, dtype: str = "float32", seed: int = 0) -> nn.Module | None:
 
     Args:
         name: A module of mlx_lm.models.
-        dtype: float32, bfloat16, or 4bit (groups of 32, float32 activations).
+        dtype: As in `dressed`.
         seed: For the weights.
     """
     module = import_module(f"mlx_lm.models.{name}")
@@ -453,25 +460,40 @@ def build(name: str, dtype: str = "float32", seed: int = 0) -> nn.Module | None:
         return None
     mx.random.seed(seed)
     model = module.Model(module.ModelArgs.from_dict(config_of(name)))
-    return dressed(model, dtype, SPREAD.get(name, 3.0))
+    return dressed(model, dtype, **SPREAD.get(name, {}))
 
 
-def dressed(model: nn.Module, dtype: str, spread: float = 3.0) -> nn.Module:
-    """`model` with weights that make its greedy text vary: matrices scaled by
-    `spread`, what starts as zeros drawn at random; then cast or quantized."""
+def dressed(
+    model: nn.Module, dtype: str, spread: float = 3.0, embedding: float = 3.0
+) -> nn.Module:
+    """`model` with weights that make its greedy text vary.
 
-    def dress(weight):
+    Args:
+        model: Fresh from its constructor.
+        dtype: float32, bfloat16; 4bit (over float32) or bfloat16-4bit, in groups
+            of 32 where they fit.
+        spread: What matrices are multiplied with; what starts as zeros is drawn at
+            random.
+        embedding: What the embedding is multiplied with.
+    """
+
+    def dress(path, weight):
         if not mx.issubdtype(weight.dtype, mx.floating):
             return weight
         if not weight.any():
             return 0.1 * mx.random.normal(weight.shape, weight.dtype)
-        return weight * spread if weight.ndim > 1 else weight
+        scale = embedding if "embed" in path else spread
+        return weight * scale if weight.ndim > 1 else weight
 
-    model.update(tree_map(dress, model.parameters()))
-    if dtype == "4bit":
-        nn.quantize(model, group_size=32, bits=4)
-    else:
-        model.set_dtype(getattr(mx, dtype))
+    model.update(tree_map_with_path(dress, model.parameters()))
+    precision = dtype.removesuffix("4bit").removesuffix("-") or "float32"
+    model.set_dtype(getattr(mx, precision))
+    if dtype.endswith("4bit"):
+        nn.quantize(model, 32, 4, class_predicate=_quantizable)
     model.eval()
     mx.eval(model.parameters())
     return model
+
+
+def _quantizable(path, module):
+    return "to_quantized" in dir(module) and module.weight.shape[-1] % 32 == 0
