@@ -178,6 +178,7 @@ def stream_generate(
     stop: Sequence[str] = (),
     prompt_cache: PromptCache | None = None,
     prefill_step_size: int = 2048,
+    max_kv_size: int | None = None,
     kv_bits: int | None = None,
     kv_group_size: int = 64,
     quantized_kv_start: int = 5000,
@@ -197,6 +198,7 @@ def stream_generate(
         stop: Strings that end the answer and are not part of it.
         prompt_cache: Goes on from it, and leaves the answer in it.
         prefill_step_size: Prompt tokens per pass.
+        max_kv_size: Most rows that a layer keeps, where no `prompt_cache` is given.
         kv_bits, kv_group_size, quantized_kv_start: KV cache quantization.
         prompt_progress_callback: Called with (tokens done, tokens in all).
 
@@ -209,7 +211,7 @@ def stream_generate(
     if not isinstance(tokenizer, TokenizerWrapper):
         tokenizer = TokenizerWrapper(tokenizer)
     ids = encode(tokenizer, prompt)
-    cache = PromptCache(pair) if prompt_cache is None else usable(prompt_cache)
+    cache = usable(pair, prompt_cache, max_kv_size)
     held, tail = len(cache.tokens), len(cache.tail)
     limit = token_limit(pair, held, tail + len(ids), max_tokens)
     stats = Stats(*engine_of(pair, speculate, block_size))

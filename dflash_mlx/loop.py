@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-from mlx_lm.generate import maybe_quantize_kv_cache
 
 from . import rollback
 from .errors import OptionError, PromptError
+from .kv import quantize
 from .models.targets.replay import Tape
 from .pair import Pair
 from .prompt_cache import PromptCache
@@ -71,6 +71,7 @@ def decode(
     sampler: Sampler | None = None,
     prompt_cache: PromptCache | None = None,
     prefill_step_size: int = 2048,
+    max_kv_size: int | None = None,
     kv: KVBits = KVBits(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Round]:
@@ -91,6 +92,7 @@ def decode(
         logits_processors, sampler: As in sampling.Chooser.
         prompt_cache: Caches to go on with; they are left holding the whole text.
         prefill_step_size: Prompt rows per pass.
+        max_kv_size: As in PromptCache, where none is given.
         kv: Quantization of the target's KV cache.
         progress: Called with (prompt rows done, all of them), first with 0 done.
 
@@ -102,8 +104,8 @@ def decode(
     """
     require(block_size is None or block_size >= 1, "block_size", ">= 1", block_size)
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)
-    kv.check(pair.target.head_dim)
-    cache = PromptCache(pair) if prompt_cache is None else usable(prompt_cache)
+    pair.target.check_kv(kv)
+    cache = usable(pair, prompt_cache, max_kv_size)
     ids = cache.tail + list(prompt_ids)
     left = token_limit(pair, len(cache.tokens), len(ids), max_tokens)
     chooser = Chooser(sampling, logits_processors, sampler)
@@ -136,13 +138,27 @@ def decode(
         loop.close()
 
 
-def usable(cache: PromptCache) -> PromptCache:
-    """A caller's cache, if decoding can go on from it."""
+def usable(
+    pair: Pair, cache: PromptCache | None, max_kv_size: int | None = None
+) -> PromptCache:
+    """A caller's cache, if decoding can go on from it; a fresh one for None.
+
+    Raises:
+        OptionError: It is of another kind, broken, or bounded otherwise.
+    """
+    if cache is None:
+        return PromptCache(pair, max_kv_size)
     if not isinstance(cache, PromptCache):
         raise OptionError(
             f"prompt_cache must be a dflash_mlx.PromptCache, not a "
             f"{type(cache).__name__}.",
             "Make one with PromptCache(pair).",
+        )
+    if max_kv_size not in (None, cache.max_kv_size):
+        raise OptionError(
+            f"This prompt_cache was made with max_kv_size {cache.max_kv_size}, not "
+            f"{max_kv_size}.",
+            "Give max_kv_size to PromptCache.",
         )
     if cache.broken:
         raise OptionError(
@@ -328,9 +344,9 @@ class Loop:
     def _quantize(self):
         """Quantize the cache once it is long enough, as mlx-lm does after each row;
         rows on trial do not count."""
-        maybe_quantize_kv_cache(
-            self.cache.target, self.kv.start, self.kv.group_size, self.kv.bits
-        )
+        if self.kv.bits:
+            options = self.kv.bits, self.kv.group_size, self.kv.start
+            quantize(self.cache.target, *options)
 
     def _visible(self, left, n):
         """How many of the next n of `left` prompt rows the drafter can ever see."""

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import rollback
+from . import kv, rollback
 from .pair import Pair
+from .types import require
 
 
 class PromptCache:
     """The caches of one conversation: target and drafter, always in step.
+
+    Args:
+        pair: Whose caches.
+        max_kv_size: Most rows that a layer of the target keeps; the first
+            few and the last ones stay. None keeps all.
+
+    Raises:
+        OptionError: max_kv_size is too small, or the target has nothing to bound.
 
     Attributes:
         tokens: The tokens whose rows the target's cache holds.
@@ -25,8 +34,14 @@ class PromptCache:
             `reset` help.
     """
 
-    def __init__(self, pair: Pair):
-        self._pair = pair
+    def __init__(self, pair: Pair, max_kv_size: int | None = None):
+        require(
+            max_kv_size is None or max_kv_size > kv.KEPT_ROWS,
+            "max_kv_size",
+            f"more than {kv.KEPT_ROWS}",
+            max_kv_size,
+        )
+        self._pair, self.max_kv_size = pair, max_kv_size
         self.owner: object | None = None
         self.reset()
 
@@ -35,7 +50,7 @@ class PromptCache:
         self.tokens: list[int] = []
         self.tail: list[int] = []
         self.broken = False
-        self.target = self._pair.target.make_cache()
+        self.target = self._pair.target.make_cache(self.max_kv_size)
         drafter = self._pair.drafter
         self.drafter = drafter.make_cache() if drafter else []
 

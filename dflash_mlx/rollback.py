@@ -8,12 +8,10 @@ state is put back and replayed from what the block's pass noted (targets/replay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from mlx_lm.models.cache import (
     ArraysCache,
-    CacheList,
     ChunkedKVCache,
     ConcatenateKVCache,
     KVCache,
@@ -22,29 +20,22 @@ from mlx_lm.models.cache import (
 )
 
 from .errors import UnsupportedError
+from .kv import BoundedKVCache, flat
 
 # Rows past `offset` are dead and are written over by the next pass.
 GROWING = (KVCache, QuantizedKVCache)
-POSITIONAL = (*GROWING, ConcatenateKVCache, ChunkedKVCache, RotatingKVCache)
-
-
-def entries(cache: list[Any]) -> Iterator[Any]:
-    """Every cache of every layer, those inside a CacheList one by one."""
-    for entry in cache:
-        if type(entry) is CacheList:
-            yield from entries(entry.caches)
-        else:
-            yield entry
+ROTATING = (RotatingKVCache, BoundedKVCache)
+POSITIONAL = (*GROWING, *ROTATING, ConcatenateKVCache, ChunkedKVCache)
 
 
 def recurrent(cache: list[Any]) -> list[ArraysCache]:
     """The entries that hold a state instead of rows."""
-    return [entry for entry in entries(cache) if type(entry) is ArraysCache]
+    return [entry for entry in flat(cache) if type(entry) is ArraysCache]
 
 
 def check(cache: list[Any]) -> None:
     """Raise UnsupportedError if some layer's cache is of a kind without a rule."""
-    for entry in entries(cache):
+    for entry in flat(cache):
         if type(entry) not in (*POSITIONAL, ArraysCache):
             raise UnsupportedError(
                 f"This model keeps a {type(entry).__name__}, a kind of cache that "
@@ -57,7 +48,7 @@ def can_cut_to(cache: list[Any], rows: int) -> bool:
     """Whether every layer can be left with its first `rows` rows."""
     return all(
         type(entry) in POSITIONAL and _can_drop(entry, entry.offset - rows)
-        for entry in entries(cache)
+        for entry in flat(cache)
     )
 
 
@@ -66,7 +57,7 @@ def cut_to(cache: list[Any], rows: int) -> None:
 
     Layers may hold different numbers of them: a pass may have been interrupted.
     """
-    for entry in entries(cache):
+    for entry in flat(cache):
         _drop(entry, entry.offset - rows)
 
 
@@ -75,7 +66,7 @@ def drop_rows(cache: list[Any], rows: int) -> None:
 
     Recurrent layers are left as they are.
     """
-    for entry in entries(cache):
+    for entry in flat(cache):
         if type(entry) is not ArraysCache:
             _drop(entry, rows)
 
@@ -99,7 +90,7 @@ def _can_drop(entry, rows):
     if type(entry) is ChunkedKVCache:
         # The next row looks back to the start of its own chunk.
         return left - left % entry.chunk_size >= entry.start_position
-    if type(entry) is RotatingKVCache:
+    if type(entry) in ROTATING:
         if entry.is_trimmable():
             return True
         # In temporal order, as after a pass of several rows, with a full window left.
@@ -115,12 +106,12 @@ def _drop(entry, rows):
         )
     if rows == 0:
         return
-    if type(entry) in (ConcatenateKVCache, RotatingKVCache):
+    if type(entry) in (ConcatenateKVCache, *ROTATING):
         # Their own trim leaves dead rows where the next pass takes them for real.
-        end = (entry._idx if type(entry) is RotatingKVCache else entry.offset) - rows
+        end = (entry._idx if type(entry) in ROTATING else entry.offset) - rows
         entry.keys, entry.values = entry.keys[..., :end, :], entry.values[..., :end, :]
         entry.offset -= rows
-        if type(entry) is RotatingKVCache:
+        if type(entry) in ROTATING:
             entry._idx = end
     else:
         entry.trim(rows)

@@ -114,12 +114,3 @@ class KVBits:
         sizes = (32, 64, 128)
         require(self.group_size in sizes, "kv_group_size", str(sizes), self.group_size)
         require(self.start >= 0, "quantized_kv_start", "0 or more", self.start)
-
-    def check(self, head_dim: int | None) -> None:
-        """Raise OptionError when heads of `head_dim` (None: unknown) do not divide."""
-        if self.bits and head_dim and head_dim % self.group_size:
-            raise OptionError(
-                f"kv_group_size {self.group_size} does not divide this model's head "
-                f"dimension, {head_dim}.",
-                "Choose 32 or 64, or leave the cache unquantized.",
-            )

@@ -17,6 +17,7 @@ ROWS = {
     "device": 0,
     "hub": 0,
     "sampling": 1,
+    "kv": 1,
     "rollback": 1,
     "text": 1,
     "metal": 1,

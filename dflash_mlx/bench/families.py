@@ -18,6 +18,7 @@ from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache
 
 from .. import rollback
 from ..errors import DFlashError
+from ..kv import flat
 from ..loop import decode
 from ..models.targets.base import Target
 from ..pair import Pair
@@ -116,7 +117,7 @@ def some_prompt(length: int, seed: int = 5) -> list[int]:
 
 def kinds_of(cache: list[Any]) -> str:
     """Kinds of cache in the order of the layers, with their numbers."""
-    counts = Counter(type(entry).__name__ for entry in rollback.entries(cache))
+    counts = Counter(type(entry).__name__ for entry in flat(cache))
     return ", ".join(f"{n} {kind}" for kind, n in counts.items())
 
 
@@ -227,7 +228,7 @@ def same(ours: list[Any], theirs: list[Any]) -> float:
 
 def contents(cache: list[Any]) -> Iterator[mx.array]:
     """What a cache holds, in temporal order and without dead rows."""
-    for entry in rollback.entries(cache):
+    for entry in flat(cache):
         if entry in rollback.recurrent([entry]):
             yield from (array for array in entry.cache if array is not None)
             continue

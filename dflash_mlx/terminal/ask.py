@@ -40,6 +40,7 @@ class Ask:
     plain: bool = False
     require_dflash: bool = False
     prefill_step_size: int = 2048
+    max_kv_size: int | None = None
     kv_bits: int | None = None
     kv_group_size: int = 64
     quantized_kv_start: int = 5000
@@ -103,7 +104,7 @@ class Ask:
         pair: Pair,
         tokenizer: TokenizerWrapper,
         prompt: str | list[int],
-        cache: PromptCache | None = None,
+        cache: PromptCache,
     ) -> Iterator[GenerationResponse]:
         """Answer a prompt."""
         sampling = self.sampling

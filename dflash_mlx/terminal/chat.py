@@ -21,7 +21,7 @@ def run(ask: Ask, verbose: bool = True) -> None:
     options = ask.template()
     pair, tokenizer = ask.open()
     check_template(tokenizer)
-    cache = PromptCache(pair)
+    cache = PromptCache(pair, ask.max_kv_size)
     opening = []
     if ask.system_prompt is not None:
         opening = [{"role": "system", "content": ask.system_prompt}]

@@ -7,6 +7,7 @@ import sys
 
 from ..engine import GenerationResponse, apply_template, summary
 from ..errors import OptionError, PromptError
+from ..prompt_cache import PromptCache
 from .ask import Ask, note
 
 
@@ -79,7 +80,8 @@ def run(
         )
     text, last = "", None
     try:
-        for last in ask.stream(pair, tokenizer, ids):
+        cache = PromptCache(pair, ask.max_kv_size)
+        for last in ask.stream(pair, tokenizer, ids, cache):
             text += last.text
             if not as_json:
                 print(last.text, end="", flush=True)

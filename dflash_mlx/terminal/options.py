@@ -116,6 +116,9 @@ RequireDFlash = Annotated[
 PrefillStepSize = Annotated[
     int, option("--prefill-step-size", "Prompt tokens per pass.", DFLASH)
 ]
+MaxKVSize = Annotated[
+    int | None, option("--max-kv-size", "Most rows of context kept.", DFLASH)
+]
 KVBits = Annotated[int | None, option("--kv-bits", "Quantize the KV cache.", DFLASH)]
 KVGroupSize = Annotated[int, option("--kv-group-size", "Its group size.", DFLASH)]
 QuantizedKVStart = Annotated[

@@ -17,8 +17,9 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.pipeline import PipelineMixin
 
-from ... import rollback
-from ...errors import UnsupportedError
+from ... import kv, rollback
+from ...errors import OptionError, UnsupportedError
+from ...types import KVBits
 from .replay import Recorder, Tape
 from .views import Anatomy, embedding_shape, watched
 
@@ -47,9 +48,6 @@ class Target:
         self._views: dict[tuple[tuple[int, ...], bool], View] = {}
         text = self.config.get("text_config") or self.config
         self.context = text.get("max_position_embeddings")
-        self.head_dim = text.get("head_dim")
-        if self.head_dim is None and text.get("num_attention_heads"):
-            self.head_dim = text.get("hidden_size", 0) // text["num_attention_heads"]
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -85,9 +83,20 @@ class Target:
             return self.anatomy.head(h)
         return self.anatomy.embedding.as_linear(h)
 
-    def make_cache(self) -> list[Any]:
-        """A fresh cache, one entry a layer, as mlx-lm makes it."""
-        return make_prompt_cache(self.model)
+    def make_cache(self, max_kv_size: int | None = None) -> list[Any]:
+        """A fresh cache, one entry a layer, as mlx-lm makes it.
+
+        Args:
+            max_kv_size: Bounds every layer that sees the whole text, also where
+                mlx-lm does not listen because the model makes its own cache.
+
+        Raises:
+            OptionError: There is nothing to bound.
+        """
+        cache = make_prompt_cache(self.model)
+        if max_kv_size is not None:
+            kv.bound(cache, max_kv_size)
+        return cache
 
     def forward(
         self, tokens: mx.array, cache: list[Any], taps: tuple[int, ...] = ()
@@ -117,12 +126,13 @@ class Target:
             Logits and features as `forward` gives them, and what is needed to rewind
             the model's recurrent layers; None where it has none.
         """
-        if not rollback.recurrent(cache):
-            return *self.forward(tokens, cache, taps), None
-        view = self._view(taps, recorded=True)
-        tape = Tape(view.recorder)
-        with view.recorder.noting(tape):
-            return *self._run(view, tokens, cache), tape
+        with kv.block_masks(cache):
+            if not rollback.recurrent(cache):
+                return *self.forward(tokens, cache, taps), None
+            view = self._view(taps, recorded=True)
+            tape = Tape(view.recorder)
+            with view.recorder.noting(tape):
+                return *self._run(view, tokens, cache), tape
 
     def commit(self, cache: list[Any], tape: Tape | None, rows: int, keep: int) -> None:
         """Leave the cache of a verified block with the first `keep` of its `rows`."""
@@ -152,6 +162,31 @@ class Target:
             raise self._unsupported("gives no features of its layers")
         if states - {id(step.entry) for step in (tape.steps if tape else ())}:
             raise self._unsupported("keeps a recurrent state out of its layers")
+
+    def check_kv(self, options: KVBits) -> None:
+        """Raise OptionError where the KV cache cannot be quantized as asked.
+
+        Nothing is computed: the graph over two rows is built and dropped.
+        """
+        if not options.bits:
+            return
+        cache = self.make_cache()
+        before = [type(entry) for entry in kv.flat(cache)]
+        kv.quantize(cache, options.bits, options.group_size, 0)
+        if before == [type(entry) for entry in kv.flat(cache)]:
+            raise OptionError(
+                "kv_bits has nothing to quantize: this model's layers keep no growing "
+                "KV cache.",
+                "Leave it out.",
+            )
+        try:
+            self.forward(mx.zeros((1, 2), mx.uint32), cache)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise OptionError(
+                f"This model cannot use a KV cache of {options.bits} bits in groups of "
+                f"{options.group_size}: {str(error).rstrip('.')}.",
+                "Choose another kv_group_size, or leave kv_bits out.",
+            ) from error
 
     def _unsupported(self, what):
         return UnsupportedError(

@@ -1,0 +1,109 @@
+"""KV caches that options ask for: bounded to a number of rows, or quantized.
+
+Owns what the options do to a fresh or growing cache. Undoing rows is rollback.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
+
+from .errors import OptionError
+
+# Rows at the front that a bounded cache never gives up, as in mlx-lm.
+KEPT_ROWS = 4
+
+
+class BoundedKVCache(RotatingKVCache):
+    """mlx-lm's cache of --max-kv-size, right for blocks as well.
+
+    Its front rows stay for ever. mlx-lm's mask for a pass of several rows hides them
+    behind the window, which passes of one row do not; inside a block they are seen.
+
+    Attributes:
+        in_block: The pass under way is over a block. The prompt's passes keep mlx-lm's
+            mask, so that plain decoding says what mlx-lm says.
+    """
+
+    in_block = False
+
+    def make_mask(
+        self, N: int, window_size: int | None = None, return_array: bool = False
+    ) -> mx.array | str | None:
+        """The mask of N new rows [N, rows], or what mlx-lm takes in its place."""
+        held = min(self.max_size - 1, self.offset)
+        if not self.in_block or N == 1 or held + N <= self.max_size:
+            return super().make_mask(N, window_size, return_array)
+        row = mx.arange(held, held + N)[:, None]
+        column = mx.arange(held + N)[None]
+        recent = column > row - (self.max_size - self.keep)
+        return (column <= row) & (recent | (column < self.keep))
+
+
+@contextmanager
+def block_masks(cache: list[Any]) -> Iterator[None]:
+    """Bounded caches take the passes meanwhile for passes over blocks."""
+    bounded = [entry for entry in flat(cache) if type(entry) is BoundedKVCache]
+    for entry in bounded:
+        entry.in_block = True
+    try:
+        yield
+    finally:
+        for entry in bounded:
+            entry.in_block = False
+
+
+def flat(cache: list[Any]) -> Iterator[Any]:
+    """Every cache of every layer, those inside a CacheList one by one."""
+    for entry in cache:
+        if type(entry) is CacheList:
+            yield from flat(entry.caches)
+        else:
+            yield entry
+
+
+def bound(cache: list[Any], rows: int) -> None:
+    """Bound every layer that sees the whole text to `rows` rows, in place.
+
+    Raises:
+        OptionError: There is no such layer.
+    """
+
+    def bounded(entry):
+        return BoundedKVCache(rows, KEPT_ROWS) if type(entry) is KVCache else entry
+
+    if not any(type(entry) is KVCache for entry in flat(cache)):
+        raise OptionError(
+            "max_kv_size has nothing to bound: this model's layers keep no growing "
+            "KV cache.",
+            "Leave it out.",
+        )
+    _replace(cache, bounded)
+
+
+def quantize(cache: list[Any], bits: int, group_size: int, start: int) -> None:
+    """Quantize every growing cache of `start` rows or more, in place.
+
+    Sliding windows and recurrent states stay as they are.
+    """
+
+    def quantized(entry):
+        if type(entry) is KVCache and entry.offset >= start:
+            return entry.to_quantized(group_size=group_size, bits=bits)
+        return entry
+
+    _replace(cache, quantized)
+
+
+def _replace(cache: list[Any], change: Callable[[Any], Any]) -> None:
+    for i, entry in enumerate(cache):
+        if type(entry) is CacheList:
+            inner = list(entry.caches)
+            _replace(inner, change)
+            entry.caches = tuple(inner)
+        else:
+            cache[i] = change(entry)
