@@ -211,6 +211,7 @@ def stream_generate(
     if not isinstance(tokenizer, TokenizerWrapper):
         tokenizer = TokenizerWrapper(tokenizer)
     ids = encode(tokenizer, prompt)
+    check_text(pair.target.config, ids)
     cache = usable(pair, prompt_cache, max_kv_size)
     held, tail = len(cache.tokens), len(cache.tail)
     limit = token_limit(pair, held, tail + len(ids), max_tokens)
@@ -325,14 +326,41 @@ def apply_template(
         options: For the template, e.g. enable_thinking.
 
     Raises:
-        PromptError: The tokenizer has no chat template.
+        PromptError: The tokenizer has no chat template, or a message is not text.
     """
     check_template(tokenizer)
+    for message in messages:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if part.get("type", "text") != "text":
+                raise refused(part["type"])
     return tokenizer.apply_chat_template(
         messages,
         add_generation_prompt=not go_on,
         continue_final_message=go_on,
         **options,
+    )
+
+
+def check_text(config: dict[str, Any], ids: Sequence[int]) -> None:
+    """Raise PromptError where a prompt holds a placeholder of something seen or heard.
+
+    Args:
+        config: The target's config.json.
+        ids: The prompt.
+    """
+    for kind in ("image", "video", "audio"):
+        for name in (f"{kind}_token_id", f"{kind}_token_index"):
+            if config.get(name) in ids:
+                raise refused(kind)
+
+
+def refused(kind: str) -> PromptError:
+    """The error for a prompt that is not all text."""
+    return PromptError(
+        f"The prompt holds a part of type {kind!r}, but only a model's text part is "
+        "run here.",
+        "Leave it out, or use a tool for vision-language models.",
     )
 
 

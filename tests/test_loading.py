@@ -12,7 +12,7 @@ import mlx.nn as nn
 import pytest
 from hub_server import Hub
 from mlx.utils import tree_flatten
-from tiny import make_drafter, make_model
+from tiny import make_drafter
 
 from dflash_mlx import device, load, load_drafter, registry
 from dflash_mlx.errors import (
@@ -23,6 +23,7 @@ from dflash_mlx.errors import (
     OptionError,
     PairError,
     UnknownModelError,
+    UnsupportedError,
     WeightsError,
 )
 from dflash_mlx.loading import TINY, check_pair, find_drafter
@@ -223,17 +224,29 @@ def test_adapters(tmp_path):
         load("tiny", adapter_path=str(tmp_path))
 
 
-def test_hybrid_targets_decode_plainly_for_now(monkeypatch):
-    from mlx_lm.models.cache import ArraysCache
+def test_caches_of_an_unknown_kind_leave_plain_decoding(folder, monkeypatch):
+    from mlx_lm.models import qwen3
+    from mlx_lm.models.cache import KVCache
 
-    from dflash_mlx import Pair
-    from dflash_mlx.errors import UnsupportedError
+    class NewCache(KVCache):
+        pass
 
-    model = make_model("llama")
-    monkeypatch.setattr(type(model), "make_cache", lambda self: [ArraysCache(2)])
-    with pytest.raises(UnsupportedError, match="ArraysCache.*--plain"):
-        Pair.of(model, make_drafter())
-    assert Pair.of(model).drafter is None
+    def make_cache(self):
+        return [NewCache() for _ in self.layers]
+
+    monkeypatch.setattr(qwen3.Model, "make_cache", make_cache, raising=False)
+    pair, _ = load(str(folder))
+    assert pair.drafter is None and "NewCache" in pair.reason
+    with pytest.raises(UnsupportedError, match="NewCache.*--plain"):
+        load(str(folder), str(folder / "drafter"))
+    assert load(str(folder), "none")[0].reason == "drafting is off"
+
+
+@pytest.mark.parametrize("layers", (5, 7))
+def test_a_config_whose_layers_do_not_match_its_weights(folder, layers):
+    change(folder / "config.json", num_hidden_layers=layers)
+    with pytest.raises(WeightsError, match=r"layers\.[56]"):
+        load(str(folder))
 
 
 CODE = """

@@ -10,7 +10,7 @@ from .base import Target
 from .gemma import Gemma, Gemma3
 from .refused import Plamo3
 
-# model_type -> subclass of Target, for families that need one.
+# Module of mlx_lm.models -> subclass of Target, for families that need one.
 FAMILIES: dict[str, type[Target]] = {
     "gemma": Gemma,
     "gemma2": Gemma,
@@ -29,4 +29,6 @@ def make_target(model: nn.Module, config: dict[str, Any] | None = None) -> Targe
         model: The model, from mlx_lm.load or built in memory.
         config: Its config.json if there is one.
     """
-    return FAMILIES.get(model.model_type, Target)(model, config)
+    # The module's name, since one module serves several model types.
+    family = type(model).__module__.rpartition(".")[2]
+    return FAMILIES.get(family, Target)(model, config)
