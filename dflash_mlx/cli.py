@@ -235,11 +235,15 @@ def chat(
 
 
 @command
-def models():
+def models(
+    families: Annotated[
+        bool, typer.Option("--families", help="The architectures of mlx-lm instead.")
+    ] = False,
+):
     """List the known targets, their drafters, and what this version runs."""
-    from .terminal.models import show
+    from .terminal.models import show, show_families
 
-    show()
+    show_families() if families else show()
 
 
 @command

@@ -14,6 +14,7 @@ ROWS = {
     "errors": 0,
     "types": 0,
     "registry": 0,
+    "families": 0,
     "device": 0,
     "hub": 0,
     "sampling": 1,

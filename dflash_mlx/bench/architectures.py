@@ -79,7 +79,7 @@ COMMON: dict[str, Any] = {
     "v_head_dim": 16,
     "index_head_dim": 16,
     "index_n_heads": 2,
-    "index_topk": 512,
+    "index_topk": 16,
     # recurrent layers
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
@@ -406,6 +406,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 # Where weights of the usual spread say one token for ever.
 SPREAD = {
     "phi3small": {"spread": 8.0},
+    "gemma2": {"embedding": 0.05},
     "gemma3n": {"embedding": 0.005},
     "gemma4": {"embedding": 0.02},
     "gemma4_text": {"embedding": 0.02},

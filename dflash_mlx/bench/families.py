@@ -6,9 +6,16 @@ package carries. Run `python -m dflash_mlx.bench.families` to make the table ane
 
 from __future__ import annotations
 
+import argparse
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from math import isnan
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -18,6 +25,7 @@ from mlx_lm.models.cache import ChunkedKVCache, RotatingKVCache
 
 from .. import rollback
 from ..errors import DFlashError
+from ..families import DRAFTS, PLAIN, UNKNOWN, Family
 from ..kv import flat
 from ..loop import decode
 from ..models.targets.base import Target
@@ -36,27 +44,6 @@ CLOSE = 1e-3
 VARIETY = 10
 
 
-@dataclass(frozen=True)
-class Family:
-    """What an examination found.
-
-    Args:
-        name: The module of mlx_lm.models.
-        caches: Kinds of cache and how many layers have them.
-        verdict: "drafts", "plain" (runs, but cannot draft) or "fails" (mlx-lm itself
-            does not run it here).
-        difference: Largest difference of logits between a block's pass and passes
-            of one row; 0 where they agree bit for bit.
-        reason: Why it does not draft.
-    """
-
-    name: str
-    caches: str
-    verdict: str
-    difference: float = 0.0
-    reason: str = ""
-
-
 def examine(name: str, tokens: int = 60) -> Family | None:
     """Build an architecture and run everything on it; None if it is no model.
 
@@ -70,7 +57,7 @@ def examine(name: str, tokens: int = 60) -> Family | None:
         prompt = some_prompt(24)
         plain = greedy(model, prompt, tokens)
     except (Exception, SystemExit) as error:  # whatever a model file may do
-        return Family(name, "", "fails", reason=one_line(error))
+        return Family(name, "", UNKNOWN, reason=one_line(error))
     rounds = decode(Pair.of(model), prompt, max_tokens=tokens)
     said = [token for round in rounds for token in round.tokens]
     assert said == plain, f"{name}: plain decoding is not mlx-lm's"
@@ -78,13 +65,13 @@ def examine(name: str, tokens: int = 60) -> Family | None:
     try:
         target = Pair.of(model, Script(prompt, PLAN)).target
     except DFlashError as error:
-        return Family(name, caches, "plain", reason=error.message)
+        return Family(name, caches, PLAIN, reason=error.message)
     check_verify(target)
     difference = block_against_rows(target, prompt)
     assert difference < CLOSE, f"{name}: a block's logits are off by {difference}"
     prompt, answer = text_for(model, tokens)
     check_loop(Pair.of(model, Script(prompt + answer, PLAN)), prompt, answer)
-    return Family(name, caches, "drafts", difference)
+    return Family(name, caches, DRAFTS, difference)
 
 
 def greedy(model: nn.Module, prompt: list[int], tokens: int) -> list[int]:
@@ -250,10 +237,106 @@ def gap(a: mx.array, b: mx.array) -> float:
     """Largest absolute difference; 0 only where all bits are equal."""
     if mx.array_equal(a, b):
         return 0.0
-    difference = mx.abs(a.astype(mx.float32) - b.astype(mx.float32)).max().item()
+    apart = mx.abs(a.astype(mx.float32) - b.astype(mx.float32))
+    difference = mx.where(a == b, 0, apart).max().item()  # masked ids are -inf
+    assert not isnan(difference)
     return difference or 1e-45
 
 
 def one_line(error: BaseException) -> str:
     """An error in a few words."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:100]
+
+
+def examine_all(names: list[str]) -> Iterator[Family]:
+    """Examine architectures in a process of their own: one may bring it down."""
+    left = list(names)
+    while left:
+        command = [sys.executable, "-m", "dflash_mlx.bench.families", "--only", *left]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            for line in child.stdout:
+                if line.startswith(MARK):
+                    name, found = json.loads(line.removeprefix(MARK))
+                    left.remove(name)
+                    if found:
+                        yield Family(**found)
+        if child.returncode > 0:
+            raise RuntimeError(f"the examination of {left[0]} failed: see above")
+        if left:
+            reason = f"the process died of signal {-child.returncode}"
+            yield Family(left.pop(0), "", UNKNOWN, reason=reason)
+
+
+MARK = "examined: "
+TABLE = Path(__file__).parent.parent / "families.toml"
+README = Path(__file__).parent.parent.parent / "README.md"
+
+
+def versions() -> str:
+    """What the table holds for."""
+    return f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}"
+
+
+def as_toml(families: list[Family]) -> str:
+    """The table as the package carries it."""
+    lines = [
+        "# Written by `python -m dflash_mlx.bench.families`.",
+        f"versions = {json.dumps(versions())}",
+    ]
+    for family in families:
+        lines += ["", "[[family]]"]
+        lines += [f"{key} = {json.dumps(v)}" for key, v in asdict(family).items()]
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown(families: list[Family]) -> str:
+    """The table as the README shows it."""
+
+    def names(chosen):
+        return ", ".join(f.name for f in chosen)
+
+    rest = [f for f in families if f.verdict != DRAFTS]
+    reasons = "; ".join(f"{f.name} ({f.reason.rstrip('.')})" for f in rest)
+    close = [f for f in families if f.verdict == DRAFTS and not f.exact]
+    worst = max(f.difference for f in close)
+    return "\n".join(
+        [
+            f"| found with {versions()} | architectures |",
+            "|---|---|",
+            "| draft; a block's pass gives the bits of single rows | "
+            f"{names(f for f in families if f.exact)} |",
+            f"| draft; logits differ by {worst:.0e} at most (float32) | "
+            f"{names(close)} |",
+            f"| decode plainly, with the reason | {reasons} |",
+        ]
+    )
+
+
+def with_section(page: str, text: str) -> str:
+    """A page with its section of families replaced."""
+    start, end = "<!-- families -->\n", "\n<!-- end of families -->"
+    before, _, tail = page.partition(start)
+    return before + start + text + end + tail.partition(end)[2]
+
+
+def main() -> None:
+    """Examine everything and write the table, or report on a few."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", help="report on these; write nothing")
+    only = parser.parse_args().only
+    for name in only or ():
+        found = examine(name)
+        line = json.dumps([name, asdict(found) if found else None])
+        print(MARK + line, flush=True)
+    if only:
+        return
+    families = []
+    for family in examine_all(architectures.names()):
+        families.append(family)
+        print(f"{family.name:24} {family.verdict:14} {family.reason}", flush=True)
+    TABLE.write_text(as_toml(families))
+    README.write_text(with_section(README.read_text(), as_markdown(families)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,11 @@
-"""`models`: the registry as a table."""
+"""`models`: the registry as a table, or the table of architectures."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
 
+from .. import families
 from ..registry import targets
 
 
@@ -22,6 +23,31 @@ def show() -> None:
                 "yes" if drafter.runs else "not yet",
                 end_section=i + 1 == len(entry.drafters),
             )
+    put(table)
+
+
+def show_families() -> None:
+    """Print every architecture of mlx-lm with what it can do here."""
+    versions, found = families.read()
+    table = Table("architecture", "decodes", "against single rows", "caches", "why")
+    for family in found:
+        agreement = f"within {family.difference:.0e}"
+        if family.exact:
+            agreement = "bit for bit"
+        elif family.verdict != families.DRAFTS:
+            agreement = ""
+        table.add_row(
+            family.name, family.verdict, agreement, family.caches, family.reason
+        )
+    table.caption = (
+        f"Tiny random models in float32 on the CPU, {versions}. 'drafts': DFlash "
+        "runs; 'plain only': use --plain; 'against single rows': logits of a block's "
+        "pass beside those of one-row passes."
+    )
+    put(table)
+
+
+def put(table: Table) -> None:
+    """Print a table; a pipe gets whole names, a terminal wraps them."""
     console = Console()
-    # A pipe gets whole names; a terminal wraps them.
     console.print(table) if console.is_terminal else Console(width=200).print(table)

@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from .base import Target
 from .gemma import Gemma, Gemma3
-from .refused import Plamo3
+from .refused import Refused
 
 # Module of mlx_lm.models -> subclass of Target, for families that need one.
 FAMILIES: dict[str, type[Target]] = {
@@ -18,7 +18,8 @@ FAMILIES: dict[str, type[Target]] = {
     "gemma3_text": Gemma3,
     "gemma4": Gemma,
     "gemma4_text": Gemma,
-    "plamo3": Plamo3,
+    "phi3small": Refused,
+    "plamo3": Refused,
 }
 
 

@@ -1,0 +1,31 @@
+"""mlx-lm is a moving part: the table of architectures holds for what is installed."""
+
+import pytest
+
+from dflash_mlx import families
+from dflash_mlx.bench import architectures
+from dflash_mlx.bench.families import README, as_markdown, examine_all, with_section
+
+
+def test_the_table_covers_every_architecture():
+    _, found = families.read()
+    assert len(found) > 120
+    assert sum(family.verdict == families.DRAFTS for family in found) > 100
+    assert all(f.reason for f in found if f.verdict != families.DRAFTS)
+
+
+def test_the_readme_shows_the_table():
+    _, found = families.read()
+    page = README.read_text()
+    assert with_section(page, as_markdown(found)) == page
+
+
+@pytest.mark.slow
+def test_the_table_is_what_an_examination_finds():
+    """Make it anew with `python -m dflash_mlx.bench.families` after an update."""
+    _, table = families.read()
+    wanted = {f.name: (f.verdict, f.caches, f.exact, f.reason) for f in table}
+    for found in examine_all(architectures.names()):
+        row = wanted.pop(found.name)
+        assert (found.verdict, found.caches, found.exact, found.reason) == row
+    assert not wanted
