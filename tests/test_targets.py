@@ -1,6 +1,8 @@
 """Every target family: verify is mlx-lm's forward, the loop says what it says, and
 caches after a commit are those of one-row decoding."""
 
+from functools import cache
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -67,13 +69,19 @@ EXPERTS = (
 )
 
 
-def course(family, dtype, tokens, plan, slack=0.0):
-    """A family's decoding beside one-row passes; its verify is checked first."""
+@cache
+def text_of(family, dtype, tokens):
+    """A model, and a text of it. Its verify is checked first."""
     model = architectures.build(family, dtype)
     check_verify(make_target(model))
     # In bfloat16 logits often tie, which changes nothing where bits agree.
     margin = 0.0 if dtype.startswith("bfloat16") else families.MARGIN
-    prompt, answer = text_for(model, tokens, margin)
+    return model, *text_for(model, tokens, margin)
+
+
+def course(family, dtype, tokens, plan, slack=0.0):
+    """A family's decoding beside one-row passes."""
+    model, prompt, answer = text_of(family, dtype, tokens)
     pair = Pair.of(model, Script(prompt + answer, plan))
     return check_loop(pair, prompt, answer, slack)
 
