@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import CacheList, KVCache, QuantizedKVCache, RotatingKVCache
 
 from .errors import OptionError
 
@@ -34,7 +34,17 @@ class BoundedKVCache(RotatingKVCache):
     def make_mask(
         self, N: int, window_size: int | None = None, return_array: bool = False
     ) -> mx.array | str | None:
-        """The mask of N new rows [N, rows], or what mlx-lm takes in its place."""
+        """The mask of N new rows [N, rows], or what mlx-lm takes in its place.
+
+        Raises:
+            OptionError: A sliding window looks at this cache too.
+        """
+        if window_size is not None and window_size != self.max_size:
+            raise OptionError(
+                "max_kv_size cannot bound this model: it keeps whole rows and hides "
+                "them behind a sliding window.",
+                "Leave it out.",
+            )
         held = min(self.max_size - 1, self.offset)
         if not self.in_block or N == 1 or held + N <= self.max_size:
             return super().make_mask(N, window_size, return_array)
@@ -42,6 +52,22 @@ class BoundedKVCache(RotatingKVCache):
         column = mx.arange(held + N)[None]
         recent = column > row - (self.max_size - self.keep)
         return (column <= row) & (recent | (column < self.keep))
+
+
+def check_quantization(cache: list[Any], bits: int, group_size: int) -> None:
+    """Raise OptionError where a cache in use cannot be quantized as asked."""
+    for entry in flat(cache):
+        if type(entry) is BoundedKVCache:
+            raise OptionError(
+                "kv_bits and max_kv_size exclude each other.", "Drop one."
+            )
+        has = type(entry) is QuantizedKVCache and (entry.bits, entry.group_size)
+        if has and has != (bits, group_size):
+            raise OptionError(
+                f"This prompt_cache is quantized to {has[0]} bits in groups of "
+                f"{has[1]} already.",
+                "Ask for the same, or start with another.",
+            )
 
 
 @contextmanager

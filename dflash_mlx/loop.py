@@ -8,6 +8,7 @@ close the generator at any time; the caches then hold exactly what was yielded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -104,8 +105,8 @@ def decode(
     """
     require(block_size is None or block_size >= 1, "block_size", ">= 1", block_size)
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)
-    pair.target.check_kv(kv)
     cache = usable(pair, prompt_cache, max_kv_size)
+    pair.target.check_kv(kv, cache.target)
     ids = cache.tail + list(prompt_ids)
     left = token_limit(pair, len(cache.tokens), len(ids), max_tokens)
     chooser = Chooser(sampling, logits_processors, sampler)
@@ -124,16 +125,14 @@ def decode(
             tokens, ended = cut(tokens[:left], stop_ids, scan)
             loop.commit(flight, tokens)
             left -= len(tokens)
-            yield Round(
-                tokens,
-                max(flight.width - 1, 0),
-                min(accepted, len(tokens)),
-                flight.width,
-                flight.logits[: len(tokens)],
-            )
+            width, logits = flight.width, flight.logits[: len(tokens)]
+            flight = ahead  # what the round needed is let go before it is told
+            accepted = min(accepted, len(tokens))
+            yield Round(tokens, max(width - 1, 0), accepted, width, logits)
             if ended or left == 0:
                 return
-            flight = ahead or loop.send(mx.array(tokens[-1:]), min(widest, left))
+            if flight is None:
+                flight = loop.send(mx.array(tokens[-1:]), min(widest, left))
     finally:
         loop.close()
 
@@ -144,7 +143,8 @@ def usable(
     """A caller's cache, if decoding can go on from it; a fresh one for None.
 
     Raises:
-        OptionError: It is of another kind, broken, or bounded otherwise.
+        OptionError: It is of another kind, another pair's, broken, or bounded
+            otherwise.
     """
     if cache is None:
         return PromptCache(pair, max_kv_size)
@@ -153,6 +153,11 @@ def usable(
             f"prompt_cache must be a dflash_mlx.PromptCache, not a "
             f"{type(cache).__name__}.",
             "Make one with PromptCache(pair).",
+        )
+    cache.release()
+    if not cache.fits(pair):
+        raise OptionError(
+            "This prompt_cache belongs to another pair.", "Make one with this pair."
         )
     if max_kv_size not in (None, cache.max_kv_size):
         raise OptionError(
@@ -224,14 +229,14 @@ class Loop:
         self.cache, self.chooser, self.kv = cache, chooser, kv
         self.drafting = drafting
         self.taps = pair.drafter.taps if drafting else ()
-        cache.owner = self
         cache.settle()
         self.history = mx.array(cache.tokens, dtype=mx.uint32)
         self.uncommitted = 0
         self.block: Flight | None = None  # a block that is not committed yet
-        self.quiet = True  # no pass and no rollback is half done
+        self.quiet = True  # caches and what is known of them agree
         self.pending: list[mx.array] = []
         self.since_clear = 0
+        cache.owner = self
 
     @property
     def rows(self) -> int:
@@ -251,26 +256,44 @@ class Loop:
             n = min(step, total - 1 - done)
             chunk = mx.array(ids[done : done + n], dtype=mx.uint32)
             visible = self._visible(total - done, n)
-            # No name for the features: they are to be freed as soon as they are used.
-            self._extend(self._forward(chunk, visible)[1], n, visible)
-            self._quantize()
-            self._taken(ids[done : done + n])
-            mx.eval([entry.state for entry in self.cache.target], self._drafted())
+            with self._change():
+                # No name for the features: they are freed as soon as they are used.
+                self._extend(self._forward(chunk, visible)[1], n, visible)
+                self._quantize()
+                self._taken(ids[done : done + n])
+                mx.eval([entry.state for entry in self.cache.target], self._drafted())
             mx.clear_cache()
             done += n
             if progress:
                 progress(done, total)
         self.history = mx.array(self.cache.tokens, dtype=mx.uint32)
-        flight = self._fly(mx.array(ids[-1:], dtype=mx.uint32), width=0)
-        self._taken(ids[-1:])
+        with self._change():
+            flight = self._fly(mx.array(ids[-1:], dtype=mx.uint32), width=0)
+            self._taken(ids[-1:])
         if progress:
             progress(total, total)
         return flight
 
     def _taken(self, ids):
         """Prompt tokens passed the target; the last answer's tail was among them."""
-        self.cache.tokens += ids
         self.cache.tail = []
+        self.cache.tokens += ids
+
+    @contextmanager
+    def _change(self):
+        """The caches change meanwhile; what leaves this early leaves them in doubt.
+
+        Raises:
+            OptionError: Another decoding has taken the caches over.
+        """
+        if self.cache.owner is not self:
+            raise OptionError(
+                "Another generation has taken over the prompt_cache of this one.",
+                "Start this one anew.",
+            )
+        self.quiet = False
+        yield
+        self.quiet = True
 
     def send(self, anchor: mx.array, width: int) -> Flight:
         """Draft width - 1 tokens behind `anchor` [1] and verify them in one pass.
@@ -283,7 +306,8 @@ class Loop:
         block = anchor.astype(mx.uint32)
         if width > 1:
             block = mx.concatenate([block, self._propose(block, width)])
-        return self._fly(block, width)
+        with self._change():
+            return self._fly(block, width)
 
     def _propose(self, anchor, width):
         self._flush()
@@ -326,20 +350,14 @@ class Loop:
 
     def _forward(self, tokens, visible, block=False):
         taps = self.taps if visible else ()
-        self.quiet = False
         if block:
-            out = self.target.verify(tokens[None], self.cache.target, taps)
-        else:
-            out = *self.target.forward(tokens[None], self.cache.target, taps), None
-        self.quiet = True
-        return out
+            return self.target.verify(tokens[None], self.cache.target, taps)
+        return *self.target.forward(tokens[None], self.cache.target, taps), None
 
     def _keep(self, keep):
-        """Leave the caches with the first `keep` rows of the uncommitted block."""
+        """Leave the target's cache with the first `keep` rows of the block on trial."""
         flight, self.block = self.block, None
-        self.quiet = False
         self.target.commit(self.cache.target, flight.tape, flight.width, keep)
-        self.quiet = True
 
     def _quantize(self):
         """Quantize the cache once it is long enough, as mlx-lm does after each row;
@@ -359,15 +377,17 @@ class Loop:
         """Make `tokens` part of the text: caches keep their rows and no others."""
         keep = len(tokens) if flight.width else 0
         drop = flight.width - keep
-        if flight.width > 1:
-            self._keep(keep)
-            self._quantize()
-        self.uncommitted -= flight.width
+        with self._change():
+            if flight.width > 1:
+                self._keep(keep)
+                self._quantize()
+            self.uncommitted -= flight.width
+            tail, self.cache.tail = self.cache.tail, []
+            if keep:
+                self.cache.tokens += tail + tokens[:-1]
+            self.cache.tail = tokens[-1:]
         if drop and self.chooser.needs_tokens:
             self.history = self.history[:-drop]
-        if keep:
-            self.cache.tokens += self.cache.tail + tokens[:-1]
-        self.cache.tail = tokens[-1:]
         if self.drafting:
             self.pending.append(flight.features[:, : max(keep, 1)])
             if sum(f.shape[1] for f in self.pending) >= PENDING_ROWS:
@@ -381,22 +401,24 @@ class Loop:
     def close(self) -> None:
         """Leave both caches holding the committed tokens, whatever was under way.
 
-        The first uncommitted row is that of the last token of the text, so a block
-        keeps it, and a single row that cannot be cut stays.
+        The first row on trial is that of the last token of the text, so a block
+        keeps it, and a single row that cannot be cut stays. Where caches are in doubt
+        and cannot be cut, they are broken.
         """
         if self.cache.owner is not self:
             return
-        self.cache.owner = None
+        # Until the end of this, for a second interruption.
+        self.cache.owner, self.cache.broken = None, True
         self._flush()
         if self.quiet and self.block is not None:
             self._keep(1)
             self.uncommitted = 1
-        if not rollback.can_cut_to(self.cache.target, len(self.cache.tokens)):
-            if self.quiet and self.uncommitted == 1:
-                self._taken(self.cache.tail)
-            elif self.uncommitted or not self.quiet:
-                self.cache.broken = True
+        sound = rollback.can_cut_to(self.cache.target, len(self.cache.tokens))
+        if not sound and self.quiet and self.uncommitted == len(self.cache.tail):
+            self._taken(self.cache.tail)
+            sound = True
         self.cache.settle()
+        self.cache.broken = not (sound or (self.quiet and not self.uncommitted))
 
     def _extend(self, features, rows, visible):
         """Give the drafter the last `visible` of `rows` committed rows."""

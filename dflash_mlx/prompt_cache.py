@@ -6,10 +6,18 @@ Knows tokens and rows. What is inside a target's cache is rollback.py's business
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from . import kv, rollback
 from .pair import Pair
 from .types import require
+
+
+class Owner(Protocol):
+    """A decoding under way."""
+
+    def close(self) -> None:
+        """Leave the caches in order and let them go."""
 
 
 class PromptCache:
@@ -30,8 +38,8 @@ class PromptCache:
         target: The target's cache, one entry a layer.
         drafter: The drafter's context; empty without a drafter.
         owner: Who decodes with it now; settles it in the end.
-        broken: An interruption left rows that cannot be undone; only `reuse` and
-            `reset` help.
+        broken: An interruption left rows that cannot be undone; `reuse` then starts
+            afresh, as `reset` does.
     """
 
     def __init__(self, pair: Pair, max_kv_size: int | None = None):
@@ -42,11 +50,22 @@ class PromptCache:
             max_kv_size,
         )
         self._pair, self.max_kv_size = pair, max_kv_size
-        self.owner: object | None = None
+        self.owner: Owner | None = None
         self.reset()
+
+    def fits(self, pair: Pair) -> bool:
+        """Whether `pair` can go on from these caches."""
+        ours = self._pair
+        return pair.model is ours.model and pair.drafter is ours.drafter
+
+    def release(self) -> None:
+        """End a decoding that is suspended with these caches, as its close does."""
+        if self.owner is not None:
+            self.owner.close()
 
     def reset(self) -> None:
         """Forget everything."""
+        self.owner = None
         self.tokens: list[int] = []
         self.tail: list[int] = []
         self.broken = False
@@ -55,7 +74,7 @@ class PromptCache:
         self.drafter = drafter.make_cache() if drafter else []
 
     def settle(self) -> None:
-        """Make both caches hold exactly `tokens`, whatever was under way."""
+        """Make both caches hold exactly `tokens`; the target's if it can be cut."""
         rows = len(self.tokens)
         if rollback.can_cut_to(self.target, rows):
             rollback.cut_to(self.target, rows)
@@ -72,6 +91,7 @@ class PromptCache:
         cache that cannot be cut back is started afresh. A drafter's context that has
         dropped the rows behind its window may end up knowing only what comes.
         """
+        self.release()
         keep = min(common_prefix(self.tokens, prompt), len(prompt) - 1)
         drop = len(self.tokens) - keep
         if self.broken or (drop and not rollback.can_cut_to(self.target, keep)):

@@ -199,6 +199,29 @@ def test_max_kv_size_that_cannot_work_is_refused(small):
     mamba = Pair.of(architectures.build("mamba"))
     with pytest.raises(OptionError, match="nothing to bound"):
         run(mamba, prompt, 3, max_kv_size=64)
+    with pytest.raises(OptionError, match="exclude"):
+        run(pair, prompt, 3, max_kv_size=64, kv=KVBits(8, 32, 0))
+
+
+def test_a_quantized_cache_goes_on_as_it_is(small):
+    model, prompt = small
+    pair = Pair.of(model)
+    cache = PromptCache(pair)
+    run(pair, prompt, 3, prompt_cache=cache, kv=KVBits(8, 32, 0))
+    with pytest.raises(OptionError, match="8 bits in groups of 32 already"):
+        run(pair, prompt, 3, prompt_cache=cache, kv=KVBits(4, 32, 0))
+
+
+def test_max_kv_size_and_a_window_over_whole_rows_are_refused(monkeypatch):
+    windows = {"layer_types": architectures.SLIDING}
+    monkeypatch.setitem(architectures.SPECIAL, "mistral3", windows)
+    architectures.SPECIAL["mistral3"] |= architectures.SPECIAL["ministral3"]
+    monkeypatch.setitem(architectures.INSIDE, "mistral3", "mistral3")
+    pair = Pair.of(architectures.build("mistral3"))
+    if any(type(entry) is RotatingKVCache for entry in pair.target.make_cache()):
+        pytest.skip("this mlx-lm keeps windows in rotating caches here too")
+    with pytest.raises(OptionError, match="sliding window"):
+        PromptCache(pair, 40)
 
 
 @pytest.fixture

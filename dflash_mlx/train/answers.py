@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm.generate import batch_generate
 from mlx_lm.sample_utils import make_sampler
 
@@ -136,9 +137,16 @@ def write_answers(
 
 
 def fingerprint(pair, questions, max_tokens: int, temp: float, seed: int) -> str:
-    """What an answers file was written from: the first line of it."""
+    """What an answers file was written from: the first line of it.
+
+    Of the model's weights, the first few numbers of each tensor count.
+    """
     said = [pair.target.config, questions, max_tokens, temp, seed]
-    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(said, default=str).encode())
+    for name, weight in tree_flatten(pair.model.parameters()):
+        sample = weight.flatten()[:16].astype(mx.float32).tolist()
+        digest.update(json.dumps([name, weight.shape, sample]).encode())
+    return digest.hexdigest()
 
 
 def stored(file: Path, asked: str) -> Iterator[Example]:

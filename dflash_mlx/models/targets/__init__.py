@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from .base import Target
 from .gemma import Gemma, Gemma3
-from .refused import Refused
+from .refused import CompiledStep, UnequalRows
 
 # Module of mlx_lm.models -> subclass of Target, for families that need one.
 FAMILIES: dict[str, type[Target]] = {
@@ -18,8 +18,9 @@ FAMILIES: dict[str, type[Target]] = {
     "gemma3_text": Gemma3,
     "gemma4": Gemma,
     "gemma4_text": Gemma,
-    "phi3small": Refused,
-    "plamo3": Refused,
+    "kimi_k3": CompiledStep,
+    "phi3small": UnequalRows,
+    "plamo3": UnequalRows,
 }
 
 

@@ -37,6 +37,8 @@ class Target:
     A family whose embedding or head does more than look up and multiply gets a
     subclass in its own file and a line in `targets.FAMILIES`.
 
+    The model must not change any more: views share its weights, not its future.
+
     Args:
         model: The loaded mlx-lm model.
         config: Its config.json, as far as known.
@@ -91,11 +93,15 @@ class Target:
                 mlx-lm does not listen because the model makes its own cache.
 
         Raises:
-            OptionError: There is nothing to bound.
+            OptionError: There is nothing to bound, or it cannot be.
         """
         cache = make_prompt_cache(self.model)
         if max_kv_size is not None:
             kv.bound(cache, max_kv_size)
+            # The model's masks may not go with a bound; its graph says so.
+            probe = make_prompt_cache(self.model)
+            kv.bound(probe, max_kv_size)
+            self.model(mx.zeros((1, 2), mx.uint32), cache=probe)
         return cache
 
     def forward(
@@ -120,7 +126,7 @@ class Target:
     def verify(
         self, tokens: mx.array, cache: list[Any], taps: tuple[int, ...] = ()
     ) -> tuple[mx.array, mx.array, Tape | None]:
-        """`forward` over a block whose last rows may be taken back with `rollback`.
+        """`forward` over a block whose last rows may be taken back with `commit`.
 
         Returns:
             Logits and features as `forward` gives them, and what is needed to rewind
@@ -154,22 +160,25 @@ class Target:
         cache = self.make_cache()
         rollback.check(cache)
         states = {id(entry) for entry in rollback.recurrent(cache)}
-        try:
-            _, features, tape = self.verify(mx.zeros((1, 2), mx.uint32), cache, taps)
-        except KeyError:
-            features = None  # a tapped layer was not called as one
-        if features is None or features.shape != (1, 2, len(taps) * self.hidden_size):
+        _, features, tape = self.verify(mx.zeros((1, 2), mx.uint32), cache, taps)
+        if features.shape != (1, 2, len(taps) * self.hidden_size):
             raise self._unsupported("gives no features of its layers")
+        self.commit(cache, tape, 2, 1)
         if states - {id(step.entry) for step in (tape.steps if tape else ())}:
             raise self._unsupported("keeps a recurrent state out of its layers")
 
-    def check_kv(self, options: KVBits) -> None:
+    def check_kv(self, options: KVBits, used: list[Any]) -> None:
         """Raise OptionError where the KV cache cannot be quantized as asked.
 
         Nothing is computed: the graph over two rows is built and dropped.
+
+        Args:
+            options: What is asked for.
+            used: The cache that it is asked for.
         """
         if not options.bits:
             return
+        kv.check_quantization(used, options.bits, options.group_size)
         cache = self.make_cache()
         before = [type(entry) for entry in kv.flat(cache)]
         kv.quantize(cache, options.bits, options.group_size, 0)
@@ -194,9 +203,13 @@ class Target:
         )
 
     def _run(self, view, tokens, cache):
-        logits = view.model(tokens, cache=cache)
-        parts = [view.seen[tap] for tap in view.taps]
-        view.seen.clear()
+        try:
+            logits = view.model(tokens, cache=cache)
+            parts = [view.seen[tap] for tap in view.taps if tap in view.seen]
+        finally:
+            view.seen.clear()
+        if len(parts) < len(view.taps):
+            raise self._unsupported("gives no features of its layers")
         if not parts:
             return logits, mx.zeros((1, tokens.shape[1], 0))
         return logits, mx.concatenate(parts, axis=-1)

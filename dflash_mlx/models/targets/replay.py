@@ -99,7 +99,7 @@ class Recorder:
         """Run a module again on the first rows of its block."""
 
         def first(value):
-            if isinstance(value, mx.array) and value.shape[1] == step.rows:
+            if isinstance(value, mx.array) and value.shape[1:2] == (step.rows,):
                 return value[:, :keep]
             return value
 
