@@ -8,7 +8,9 @@ code runs again on those rows, with the noted outputs in place of the computatio
 what is left to compute is the recurrence itself. Nothing is computed when all rows
 were accepted. Notes hold rows of the block, never states per row.
 
-Works on any mlx-lm layer, whatever its recurrence; knows no family.
+Works on any mlx-lm layer, whatever its recurrence; knows no family. For the recurrence
+that most targets have there is a short cut: where a module called mlx-lm's
+`gated_delta_update`, the call itself was noted, and the windows of its convolutions.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import ArraysCache
+from mlx_lm.models.gated_delta import gated_delta_update
 
 from ... import rollback
-from .views import watched, with_children
+from .delta import state_after
+from .views import watched, with_children, with_function
 
 
 @dataclass
@@ -37,6 +41,8 @@ class Step:
         before: The state before the pass.
         rows: Rows of the block.
         outputs: By submodule, (input shape, output) of its calls, in order.
+        windows: Inputs of its convolutions, old rows first, in order.
+        delta: Arguments of its call of the gated delta rule.
     """
 
     run: Callable
@@ -48,6 +54,22 @@ class Step:
     outputs: dict[int, list[tuple[tuple[int, ...], mx.array]]] = field(
         default_factory=dict
     )
+    windows: list[mx.array] = field(default_factory=list)
+    delta: tuple[tuple, dict[str, Any]] | None = None
+
+    @property
+    def short(self) -> bool:
+        """Whether the state is that of one delta rule behind convolutions."""
+        return self.delta is not None and len(self.windows) + 1 == len(self.before)
+
+    def cut_short(self, keep: int) -> None:
+        """Give the layer the state after `keep` rows from what was noted."""
+        end = keep - self.rows
+        held = [
+            mx.contiguous(window[:, keep : window.shape[1] + end])
+            for window in self.windows
+        ]
+        rollback.put_back(self.entry, [*held, state_after(keep, *self.delta)])
 
 
 class Tape:
@@ -65,6 +87,9 @@ class Tape:
         """Give every recurrent layer the state after the block's first `keep` rows."""
         back: set[int] = set()
         for step in self.steps:
+            if step.short:
+                step.cut_short(keep)
+                continue
             if id(step.entry) not in back:  # a layer may have two such modules
                 back.add(id(step.entry))
                 rollback.put_back(step.entry, step.before)
@@ -81,10 +106,13 @@ class Recorder:
 
     def layer(self, layer: nn.Module) -> nn.Module:
         """A copy of a decoder layer whose recurrent parts are watched."""
-        return with_children(
-            layer,
-            lambda child: watched(with_children(child, self._part), self._mix),
-        )
+
+        def mixer(child):
+            twin = with_children(child, self._part)
+            twin = with_function(twin, "gated_delta_update", self._delta)
+            return watched(twin, self._mix)
+
+        return with_children(layer, mixer)
 
     @contextmanager
     def noting(self, tape: Tape) -> Iterator[None]:
@@ -127,6 +155,12 @@ class Recorder:
         finally:
             self.step = None
 
+    def _delta(self, *args, **kwargs):
+        """mlx-lm's gated delta rule; its arguments are noted."""
+        if self.step is not None and self.played is None:
+            self.step.delta = args, kwargs
+        return gated_delta_update(*args, **kwargs)
+
     def _part(self, module):
         key = id(module)
 
@@ -140,6 +174,8 @@ class Recorder:
             self.step = None  # what is inside need not be noted as well
             out = run(args[0])
             self.step = step
+            if isinstance(module, nn.Conv1d):
+                step.windows.append(args[0])
             if isinstance(out, mx.array):
                 step.outputs.setdefault(key, []).append((args[0].shape, out))
             return out
