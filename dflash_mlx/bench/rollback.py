@@ -32,8 +32,8 @@ def hybrid(hidden: int, layers: int, heads: int) -> nn.Module:
         hidden: Width of the residual stream.
         layers: Layers, every fourth one of attention.
         heads: Value heads of a recurrent layer, each with a state of 64 x 64. At a
-            width of 1024, 6 give a layer the ratio of state to weights that
-            Qwen3.5-27B has, and 16 that of Qwen3.5-4B.
+            width of 2048, 24 give a layer the ratio of state to weights that
+            Qwen3.5-27B has.
     """
     mx.random.seed(0)
     text = {
@@ -75,9 +75,9 @@ def seconds_per_round(pair: Pair, prompt: list[int], rounds: int) -> list[float]
 def main() -> None:
     """Print a table: rows kept, seconds per round, ratio to all rows kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hidden", type=int, default=1024)
-    parser.add_argument("--layers", type=int, default=16)
-    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--hidden", type=int, default=2048)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
