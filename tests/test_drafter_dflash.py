@@ -7,7 +7,7 @@ import mlx.core as mx
 import pytest
 from golden.make_dflash_v1 import CASES, ROUNDS, SHAPE
 from mlx.utils import tree_flatten
-from tiny import VOCAB, make_drafter, make_model
+from tiny import VOCAB, make_drafter, make_model, reference, run, some_prompt
 
 from dflash_mlx import Pair, load_drafter
 from dflash_mlx.errors import ConfigError, MissingFilesError, OptionError, WeightsError
@@ -224,6 +224,107 @@ def test_a_window_sees_the_last_rows_only():
     full.extend(features, whole)
     keys = whole[1].fetch()[0][..., 680:, :]
     assert mx.allclose(keys, cache[1].fetch()[0], atol=1e-5).item()
+
+
+SLIDING = {
+    "layer_types": ("sliding_attention", "full_attention"),
+    "sliding_window": 13,
+}
+
+
+def test_a_sliding_layer_keeps_its_window_and_no_more():
+    drafter = bound(make_drafter(**SLIDING))
+    assert drafter.window is None  # the other layer sees everything
+    features = mx.random.normal((1, 400, 128), key=mx.random.key(2))
+    cache = drafter.make_cache()
+    for at in range(0, 400, 5):
+        drafter.extend(features[:, at : at + 5], cache)
+    assert cache[0].fetch()[0].shape[2] == 12 and cache[1].fetch()[0].shape[2] == 400
+    assert cache[0].positions().tolist() == list(range(388, 400))
+    whole = drafter.make_cache()
+    drafter.extend(features, whole)
+    anchor = mx.array([5], dtype=mx.uint32)
+    a = drafter.propose(anchor, cache, 8, greedy)
+    assert a.tolist() == drafter.propose(anchor, whole, 8, greedy).tolist()
+    only = make_drafter(layer_types=("sliding_attention",) * 2, sliding_window=13)
+    assert only.window == 12
+    narrow = make_drafter(window=5, **SLIDING)
+    assert narrow.window == 5 and narrow.make_cache()[0].window == 5
+
+
+def test_windows_go_by_position_where_rows_are_missing():
+    """Rows that were skipped leave a gap: what lies behind it is out of the window."""
+    drafter = bound(make_drafter(**SLIDING))
+    features = mx.random.normal((1, 30, 128), key=mx.random.key(3))
+    cache = drafter.make_cache()
+    drafter.extend(features[:, :20], cache)
+    for entry in cache:
+        entry.skip(8)
+    drafter.extend(features[:, 28:], cache)
+    assert cache[1].positions().tolist() == [*range(20), 28, 29]
+    mask = drafter.block_mask(0, cache[0], 4)[0, 0]
+    keys = [*cache[0].positions().tolist(), 30, 31, 32, 33]
+    wanted = [[30 + i - k < 13 and k <= 30 + i for k in keys] for i in range(4)]
+    assert mask.tolist() == wanted
+    for entry in cache:
+        entry.cut(6)
+    assert cache[0].offset == 24 and cache[1].positions().tolist() == list(range(20))
+
+
+def test_whose_word_counts_inside_the_block():
+    def inside(**changes):
+        drafter = make_drafter(**SLIDING | changes)
+        cache = drafter.make_cache()
+        masks = [drafter.block_mask(i, entry, 3) for i, entry in enumerate(cache)]
+        return [mask is None or mask.all().item() for mask in masks]
+
+    assert inside() == [False, True]  # a sliding layer is causal, a full one is not
+    assert inside(is_causal=True) == [False, False]
+    assert inside(is_causal=False) == [True, True]
+
+
+# Qwen3.6-27B's head: four sliding layers and a full one.
+THIRD = SECOND | {
+    "hidden_size": 5120,
+    "intermediate_size": 17408,
+    "num_target_layers": 64,
+    "layer_types": ["sliding_attention"] * 4 + ["full_attention"],
+    "sliding_window": 2048,
+    "use_sliding_window": True,
+    "dflash_config": SECOND["dflash_config"]
+    | {"target_layer_ids": [1, 16, 31, 46, 61]},
+}
+
+
+def test_reads_sliding_layers(tmp_path):
+    config = DFlashConfig.read(write(tmp_path, THIRD))
+    assert config.layer_types.count("sliding_attention") == 4
+    assert (config.sliding_window, config.is_causal) == (2048, None)
+    for change in (
+        {"layer_types": ["sliding_attention"] * 4},
+        {"layer_types": ["linear_attention"] * 5},
+        {"sliding_window": None},
+        {"is_causal": "no"},
+    ):
+        with pytest.raises(ConfigError, match=next(iter(change))):
+            DFlashConfig.read(write(tmp_path, THIRD | change))
+    # A window that no layer uses means nothing.
+    assert DFlashConfig.read(write(tmp_path, FIRST | {"sliding_window": 9}))
+
+
+@pytest.mark.parametrize("causal", (None, True, False))
+def test_sliding_drafters_change_nothing(causal):
+    model = make_model("llama")
+    drafter = make_drafter(is_causal=causal, **SLIDING)
+    prompt = some_prompt(60)
+    pair = Pair.of(model, drafter)
+    assert run(pair, prompt, 60, prefill_step_size=16) == reference(model, prompt, 60)
+
+
+def test_sliding_checkpoints_round_trip(tmp_path):
+    drafter = make_drafter(is_causal=False, **SLIDING)
+    save_drafter(drafter, tmp_path, mx.float32)
+    assert load_drafter(tmp_path).config == drafter.config
 
 
 def test_proposing_leaves_the_context_alone():

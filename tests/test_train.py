@@ -65,7 +65,7 @@ def test_the_training_pass_equals_single_block_drafting(target):
             drafter.extend(features[n : n + 1, :anchor], cache)
             block = batch.blocks[n * 5 + m][None]
             contexts = [entry.fetch() for entry in cache]
-            alone = drafter.hidden(block, contexts, anchor)[0]
+            alone = drafter.hidden(block, contexts, anchor, [None, None])[0]
             assert mx.allclose(alone, together[n * 5 + m], atol=1e-6).item()
 
 

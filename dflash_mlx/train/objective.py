@@ -100,7 +100,8 @@ def block_hidden(drafter: DFlash, features: mx.array, batch: Batch) -> mx.array:
     """
     mask = block_mask(batch.anchors, batch.blocks.shape[1], features.shape[1])
     contexts = drafter.context(features)
-    return drafter.hidden(batch.blocks, contexts, batch.anchors.reshape(-1), mask)
+    masks = [mask] * len(contexts)
+    return drafter.hidden(batch.blocks, contexts, batch.anchors.reshape(-1), masks)
 
 
 def loss(

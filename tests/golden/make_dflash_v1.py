@@ -1,9 +1,14 @@
 """Make dflash_v1.safetensors: what the published DFlash drafter computes.
 
 Needs the package `dflash` 0.1.0 (pip install --no-deps dflash==0.1.0) beside mlx and
-mlx-lm. Random float32 weights, three rounds with its caches carried over, once with
-default rope and once with yarn; weights, inputs and logits are all kept, so the test
-needs neither the package nor the same random numbers.
+mlx-lm. Random float32 weights, four rounds with its caches carried over, in each of
+CASES; weights, inputs and logits are all kept, so the test needs neither the package
+nor the same random numbers.
+
+The published loop masks sliding layers by index, which is right for keys in temporal
+order only; after a round of one row mlx-lm's RotatingKVCache gives them in ring order.
+Here its caches always append in temporal order, which is what the drafter was trained
+with.
 
     python tests/golden/make_dflash_v1.py
 """
@@ -13,6 +18,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import RotatingKVCache
 
 SHAPE = {
     "hidden_size": 32,
@@ -31,7 +37,20 @@ SHAPE = {
     "mask_token_id": 49,
 }
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
-CASES = {"plain": {}, "yarn": {"rope_scaling": YARN}}
+MIXED = ("sliding_attention", "full_attention")
+WINDOW = {"layer_types": MIXED, "sliding_window": 12}
+CASES = {
+    "plain": {},
+    "yarn": {"rope_scaling": YARN},
+    "sliding": WINDOW,
+    "sliding, symmetric": WINDOW | {"is_causal": False},
+    "causal": {"is_causal": True},
+    "scaled": {
+        "input_embedding_scale": 2.0,
+        "output_multiplier": 0.5,
+        "final_logit_softcapping": 3.0,
+    },
+}
 ROUNDS = (40, 3, 1, 6)  # committed rows before each block
 
 
@@ -60,6 +79,9 @@ def main():
         arrays[f"{case}.embed"] = target.embed_tokens.weight
         arrays[f"{case}.head"] = target.lm_head.weight
         cache = draft.make_cache()
+        for entry in cache:
+            if isinstance(entry, RotatingKVCache):
+                entry.update_and_fetch = entry._update_concat
         for i, rows in enumerate(ROUNDS):
             features = mx.random.normal((1, rows, 3 * SHAPE["hidden_size"]))
             anchor = mx.random.randint(0, 48, (1,))

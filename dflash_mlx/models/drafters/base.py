@@ -48,6 +48,8 @@ class Drafter(Protocol):
 class ContextCache:
     """Keys and values of committed rows in temporal order, with absolute positions.
 
+    Rows may be skipped, so that positions have gaps.
+
     Args:
         window: Rows that stay visible; None keeps all. Older rows are dropped a
             buffer's worth at a time, so appending stays cheap.
@@ -59,13 +61,19 @@ class ContextCache:
         self.window = window
         self.offset = 0  # the absolute position of the next row
         self._rows = KVCache()
+        self._runs: list[list[int]] = []  # [first position, rows], in order
 
     def append(self, keys: mx.array, values: mx.array) -> None:
         """Add rows [1, heads, n, head_dim] at positions offset..offset + n - 1."""
         self._rows.update_and_fetch(keys, values)
+        if self._runs and sum(self._runs[-1]) == self.offset:
+            self._runs[-1][1] += keys.shape[2]
+        else:
+            self._runs.append([self.offset, keys.shape[2]])
         self.offset += keys.shape[2]
         if self.window and self._rows.offset > self.window + self.SLACK:
             keys, values = self.fetch()
+            self._drop_front(self._rows.offset - keys.shape[2])
             self._rows = KVCache()
             self._rows.update_and_fetch(keys, values)
 
@@ -74,9 +82,14 @@ class ContextCache:
         self.offset += rows
 
     def cut(self, rows: int) -> None:
-        """Drop the last `rows` rows; where fewer are still held, all of them go."""
-        self._rows.trim(rows)
+        """Go back by `rows` positions; what is held of them goes."""
         self.offset -= rows
+        held = 0
+        for run in self._runs:
+            run[1] = max(0, min(run[1], self.offset - run[0]))
+            held += run[1]
+        self._runs = [run for run in self._runs if run[1]]
+        self._rows.trim(self._rows.offset - held)
 
     def fetch(self) -> tuple[mx.array, mx.array] | None:
         """Visible keys and values [1, heads, m, head_dim], or None when empty."""
@@ -86,6 +99,18 @@ class ContextCache:
         if self.window:
             keys, values = keys[..., -self.window :, :], values[..., -self.window :, :]
         return keys, values
+
+    def positions(self) -> mx.array:
+        """Positions [m] of the rows that `fetch` gives."""
+        runs = [mx.arange(first, first + rows) for first, rows in self._runs]
+        held = mx.concatenate(runs) if runs else mx.zeros((0,), mx.int32)
+        return held[-self.window :] if self.window else held
+
+    def _drop_front(self, rows):
+        for run in self._runs:
+            gone = min(rows, run[1])
+            run[0], run[1], rows = run[0] + gone, run[1] - gone, rows - gone
+        self._runs = [run for run in self._runs if run[1]]
 
     def arrays(self) -> list[mx.array]:
         """The arrays to evaluate so that no graph hangs on this cache."""

@@ -76,7 +76,9 @@ class Config:
         value = found[0]
         if kind is float and type(value) is int:
             value = float(value)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or (
+            isinstance(value, bool) and kind is not bool
+        ):
             raise ConfigError(f"{self.path} gives {field} as {value!r}.")
         return value
 

@@ -9,7 +9,7 @@ sequences at once (training): blocks are batch rows, context is per sequence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,17 @@ from .base import Choose, ContextCache
 from .checkpoint import Config, fill, read_weights
 
 KeysValues = tuple[mx.array, mx.array]
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True)
 class DFlashConfig:
-    """A DFlash v1 head; the names are the checkpoint's."""
+    """A DFlash v1 head; the names are the checkpoint's.
+
+    Without `layer_types` every layer is full. `is_causal` holds for every layer where
+    it is given; without it full layers see their whole block, sliding ones are
+    causal in it.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -45,6 +51,9 @@ class DFlashConfig:
     num_target_layers: int
     rope_theta: float
     rope_scaling: dict[str, Any] | None = None
+    layer_types: tuple[str, ...] = ()
+    sliding_window: int | None = None
+    is_causal: bool | None = None
     input_embedding_scale: float = 1.0
     output_multiplier: float = 1.0
     final_logit_softcapping: float | None = None
@@ -68,6 +77,8 @@ class DFlashConfig:
         numbers = all(type(tap) is int for tap in taps)
         sane(config, "target_layer_ids", taps, bool(taps) and numbers)
         hidden = config.get("hidden_size", int)
+        layers = config.get("num_hidden_layers", int)
+        sane(config, "num_hidden_layers", layers, layers > 0)
         rope = config.get("rope_parameters", dict, None)
         rope = rope or config.get("rope_scaling", dict, None)
         theta = (rope or {}).get("rope_theta")
@@ -76,7 +87,7 @@ class DFlashConfig:
         return cls(
             hidden_size=hidden,
             intermediate_size=config.get("intermediate_size", int),
-            num_hidden_layers=config.get("num_hidden_layers", int),
+            num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=config.get("num_key_value_heads", int, heads),
             head_dim=config.get("head_dim", int, hidden // heads),
@@ -89,6 +100,7 @@ class DFlashConfig:
             num_target_layers=config.get("num_target_layers", int),
             rope_theta=float(theta),
             rope_scaling=rope if scales(rope) else None,
+            **attention_of(config, layers),
             input_embedding_scale=config.get("input_embedding_scale", float, 1.0),
             output_multiplier=config.get("output_multiplier", float, 1.0),
             final_logit_softcapping=config.get("final_logit_softcapping", float, None),
@@ -102,6 +114,8 @@ class DFlashConfig:
             for name in ("block_size", "mask_token_id", "target_layer_ids")
         }
         rope = fields.pop("rope_scaling") or {"rope_type": "default"}
+        if not self.layer_types:
+            del fields["layer_types"]
         return {
             "architectures": ["DFlashDraftModel"],
             "model_type": "qwen3",
@@ -136,18 +150,32 @@ def refuse_others(config: Config) -> None:
             raise ConfigError(
                 f"{config.path} has {field}, a packaging that this version cannot run."
             )
-    changing = ("conv_kernel_size", "selector_rank", "markov_rank", "is_causal")
+    changing = ("conv_kernel_size", "selector_rank", "markov_rank")
     for field in (*changing, "causal", "use_swa", "attention_sink_bias"):
         if config.nested.get(field) or config.root.get(field):
             raise ConfigError(
                 f"{config.path} sets {field}, which this version cannot run."
             )
-    layers = set(config.root.get("layer_types") or []) - {"full_attention"}
-    if layers:
-        raise ConfigError(
-            f"{config.path} has layer_types {sorted(layers)}; this version runs "
-            "full_attention drafters."
-        )
+
+
+def attention_of(config: Config, layers: int) -> dict[str, Any]:
+    """layer_types, sliding_window and is_causal of a config.
+
+    Raises:
+        ConfigError: A layer's type is unknown, there are not as many as layers, or a
+            sliding layer has no window.
+    """
+    kinds = config.get("layer_types", list, [])
+    known = set(kinds) <= {FULL, SLIDING}
+    sane(config, "layer_types", kinds, known and len(kinds) in (0, layers))
+    window = config.get("sliding_window", int, None)
+    if SLIDING in kinds:
+        sane(config, "sliding_window", window, window is not None and window > 1)
+    return {
+        "layer_types": tuple(kinds),
+        "sliding_window": window if SLIDING in kinds else None,
+        "is_causal": config.get("is_causal", bool, None),
+    }
 
 
 class Attention(nn.Module):
@@ -255,7 +283,7 @@ class DFlash(nn.Module):
     def __init__(self, config: DFlashConfig, window: int | None = None):
         super().__init__()
         self.config = config
-        self.window = window
+        self.own_window = window
         dim = config.hidden_size
         self.fc = nn.Linear(len(config.target_layer_ids) * dim, dim, bias=False)
         self.hidden_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
@@ -266,6 +294,22 @@ class DFlash(nn.Module):
     def taps(self) -> tuple[int, ...]:
         """Target layers whose output it reads."""
         return self.config.target_layer_ids
+
+    def layer_window(self, layer: int) -> int | None:
+        """Committed rows that a layer's block can see; None is all.
+
+        A sliding window of W counts the row itself, so slot 0 sees W - 1 before it.
+        """
+        sizes = [self.own_window]
+        if self.config.layer_types and self.config.layer_types[layer] == SLIDING:
+            sizes.append(self.config.sliding_window - 1)
+        return min((size for size in sizes if size is not None), default=None)
+
+    @property
+    def window(self) -> int | None:
+        """Committed rows that some layer can see; None is all."""
+        sizes = [self.layer_window(layer) for layer in range(len(self.layers))]
+        return None if None in sizes else max(sizes)
 
     @property
     def block_size(self) -> int:
@@ -278,7 +322,7 @@ class DFlash(nn.Module):
 
     def make_cache(self) -> list[ContextCache]:
         """One empty context a layer."""
-        return [ContextCache(self.window) for _ in self.layers]
+        return [ContextCache(self.layer_window(i)) for i in range(len(self.layers))]
 
     def context(self, features: mx.array, offset: int = 0) -> list[KeysValues]:
         """Every layer's context keys and values [N, n_kv_heads, n, head_dim].
@@ -291,26 +335,51 @@ class DFlash(nn.Module):
 
     def extend(self, features: mx.array, cache: list[ContextCache]) -> None:
         """Add the features [1, n, len(taps) * H] of n committed tokens."""
-        for entry, (k, v) in zip(
-            cache, self.context(features, cache[0].offset), strict=True
-        ):
-            entry.append(k, v)
+        h = self.hidden_norm(self.fc(features))
+        for layer, entry in zip(self.layers, cache, strict=True):
+            unseen = max(0, h.shape[1] - (entry.window or h.shape[1]))
+            entry.skip(unseen)
+            rows = layer.self_attn.keys_values(h[:, unseen:], entry.offset)
+            entry.append(*rows)
 
     def hidden(
         self,
         ids: mx.array,
         contexts: list[KeysValues | None],
         offset: int | mx.array,
-        mask: mx.array | None = None,
+        masks: Sequence[mx.array | None],
     ) -> mx.array:
         """Normed hidden states [N * M, B, H] of blocks `ids` [N * M, B].
 
-        Slot 0 is the anchor, the others are masks; arguments as in Attention.
+        Slot 0 is the anchor, the others are masked; a context and an attention mask
+        for each layer, as in Attention.
         """
         h = self._embed(ids) * self.config.input_embedding_scale
-        for layer, context in zip(self.layers, contexts, strict=True):
+        for layer, context, mask in zip(self.layers, contexts, masks, strict=True):
             h = layer(h, context, offset, mask)
         return self.norm(h)
+
+    def block_mask(
+        self, layer: int, entry: ContextCache, width: int
+    ) -> mx.array | None:
+        """What each row of one block sees [1, 1, B, m + B]; None is everything.
+
+        Distances are those of positions, whatever rows the context still holds.
+        """
+        sliding = bool(self.config.layer_types)
+        sliding = sliding and self.config.layer_types[layer] == SLIDING
+        causal = self.config.is_causal
+        causal = sliding if causal is None else causal
+        if not (sliding or causal):
+            return None
+        keys = entry.positions()
+        rows = entry.offset + mx.arange(width)[:, None]
+        seen = mx.ones((width, keys.size), mx.bool_)
+        if sliding:
+            seen = rows - keys < self.config.sliding_window
+        block = mx.ones((width, width), mx.bool_)
+        block = mx.tril(block) if causal else block
+        return mx.concatenate([seen, block], axis=1)[None, None]
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Logits [..., V] of normed hidden states [..., H]."""
@@ -326,10 +395,11 @@ class DFlash(nn.Module):
         Each slot's choice is made on its own (section 3.2): the logits are
         marginals over what the other slots might hold.
         """
-        masks = mx.full((width - 1,), self.config.mask_token_id, dtype=anchor.dtype)
-        ids = mx.concatenate([anchor, masks])[None]
+        slots = mx.full((width - 1,), self.config.mask_token_id, dtype=anchor.dtype)
+        ids = mx.concatenate([anchor, slots])[None]
         contexts = [entry.fetch() for entry in cache]
-        hidden = self.hidden(ids, contexts, cache[0].offset)[:, 1:]
+        masks = [self.block_mask(i, entry, width) for i, entry in enumerate(cache)]
+        hidden = self.hidden(ids, contexts, cache[0].offset, masks)[:, 1:]
         return choose(self.logits(hidden), range(1, width))
 
 
