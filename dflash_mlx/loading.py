@@ -27,8 +27,10 @@ from .errors import (
     UnsupportedError,
     WeightsError,
 )
+from .models.drafters import load_folder
+from .models.drafters import read_config as read_draft_config
 from .models.drafters.checkpoint import brief
-from .models.drafters.dflash import DFlash, DFlashConfig, load_dflash
+from .models.drafters.dflash import DFlash, DFlashConfig
 from .pair import Pair, check_fit, check_taps
 from .types import require
 
@@ -76,7 +78,7 @@ def load(
     config = read_config(folder)
     draft_folder, reason = find_drafter(config, model, folder, draft)
     if draft_folder:
-        check_pair(config, DFlashConfig.read(draft_folder))
+        check_pair(config, read_draft_config(draft_folder))
     check_memory(folder, draft_folder)
     target, config = load_target(folder, config, quantize, trust_remote_code)
     if adapter_path:
@@ -111,7 +113,7 @@ def load_drafter(
     Raises:
         DFlashError: It is missing, partial, or of a kind that is not known.
     """
-    drafter = load_dflash(folder_of_drafter(str(folder_or_id), revision), window)
+    drafter = load_folder(folder_of_drafter(str(folder_or_id), revision), window)
     if quantize:
         quantize_linear(drafter, quantize)
     return drafter

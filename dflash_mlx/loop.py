@@ -316,9 +316,9 @@ class Loop:
             history = mx.concatenate([self.history, anchor])
 
         def choose(logits, slots, ids=None):
-            rows = self.chooser.process_draft(logits[0], history)
-            positions = [self.rows + slot for slot in slots]
             candidates = None if ids is None else ids[0]
+            rows = self.chooser.process_draft(logits[0], history, candidates)
+            positions = [self.rows + slot for slot in slots]
             return self.chooser.choose(rows, positions, candidates, draft=True)[None]
 
         drafts = self.drafter.propose(anchor, self.cache.drafter, width, choose)

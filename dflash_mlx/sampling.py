@@ -107,14 +107,27 @@ class Chooser:
             rows.append(row)
         return mx.concatenate(rows)
 
-    def process_draft(self, logits: mx.array, tokens: mx.array | None) -> mx.array:
+    def process_draft(
+        self, logits: mx.array, tokens: mx.array | None, ids: mx.array | None = None
+    ) -> mx.array:
         """Apply our own penalties and bias to draft rows, all with one prefix.
 
         A guess: the tokens between the prefix and a row are not known yet.
+
+        Args:
+            logits: [n, V], or [n, k] over the candidates `ids`.
+            tokens: The prefix.
+            ids: [n, k] candidate token ids, or None for the whole vocabulary.
         """
+        if not self._ours:
+            return logits
+        rows = logits
+        if ids is not None:
+            rows = mx.full((len(ids), self.vocab_size), -mx.inf, logits.dtype)
+            rows = mx.put_along_axis(rows, ids, logits, axis=-1)
         for processor in self._ours:
-            logits = processor(tokens, logits)
-        return logits
+            rows = processor(tokens, rows)
+        return rows if ids is None else mx.take_along_axis(rows, ids, axis=-1)
 
     def choose(
         self,
@@ -163,7 +176,8 @@ class Chooser:
         noise = mx.vmap(lambda k: mx.random.gumbel((size,), key=k))(noise_keys)
         if ids is not None:
             noise = mx.take_along_axis(noise, ids, axis=-1)
-        return self._filter(logprobs, coin_keys) * (1 / self.sampling.temp) + noise
+        filtered = self._filter(logprobs, coin_keys, ids is None)
+        return filtered * (1 / self.sampling.temp) + noise
 
     def _keys(self, positions):
         """Two random keys [n, 2] of each position: for the noise, for XTC's coin."""
@@ -171,15 +185,18 @@ class Chooser:
         pairs = mx.vmap(mx.random.split)(keys)
         return pairs[:, 0], pairs[:, 1]
 
-    def _filter(self, logprobs, coin_keys):
-        """Mask log-probabilities [n, k] as mlx-lm's sampler does, in its order."""
+    def _filter(self, logprobs, coin_keys, whole):
+        """Mask log-probabilities [n, k] as mlx-lm's sampler does, in its order.
+
+        XTC names tokens by id, so over candidates it is left out: they are guesses.
+        """
         s = self.sampling
         if 0 < s.top_p < 1:
             logprobs = apply_top_p(logprobs, s.top_p)
         if s.min_p > 0:
             keep = min(s.min_tokens_to_keep, logprobs.shape[-1])
             logprobs = apply_min_p(logprobs, s.min_p, keep)
-        if s.xtc_probability > 0:
+        if s.xtc_probability > 0 and whole:
             # The coin is ours, by position; mlx-lm's filter then always applies.
             coin = mx.vmap(lambda k: mx.random.uniform(key=k))(coin_keys)
             cut = apply_xtc(logprobs, 1.0, s.xtc_threshold, list(s.xtc_special_tokens))

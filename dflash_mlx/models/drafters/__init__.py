@@ -1,1 +1,40 @@
-"""Drafters: proposers of blocks. `base.Drafter` is the contract."""
+"""Drafters: which class a folder's config asks for, and loading one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .checkpoint import Config, fill, read_weights
+from .dflash import DFlash, DFlashConfig
+from .dflash2 import DFlash2, DFlash2Config
+
+
+def read_config(folder: Path) -> DFlashConfig:
+    """The numbers of the drafter in a folder.
+
+    Raises:
+        DFlashError: config.json is missing, broken, or of a kind that is not known.
+    """
+    config = Config(folder)
+    named = DFlash2Config.ARCHITECTURE in (config.root.get("architectures") or [])
+    # Some copies keep the first architecture's name beside the second's fields.
+    second = named or config.get("selector_rank", int, 0) > 0
+    return (DFlash2Config if second else DFlashConfig).read(folder)
+
+
+def load_folder(folder: Path, window: int | None = None) -> DFlash:
+    """Load a drafter from a folder.
+
+    Args:
+        folder: With config.json and *.safetensors.
+        window: As in DFlash.
+
+    Raises:
+        DFlashError: config or weights are missing, partial or of another kind.
+    """
+    config = read_config(folder)
+    kind = DFlash2 if isinstance(config, DFlash2Config) else DFlash
+    drafter = kind(config, window)
+    fill(drafter, read_weights(folder), folder)
+    drafter.eval()
+    return drafter

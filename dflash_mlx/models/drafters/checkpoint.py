@@ -83,6 +83,12 @@ class Config:
         return value
 
 
+def sane(config: Config, field: str, value: Any, ok: bool) -> None:
+    """Raise ConfigError unless `ok`."""
+    if not ok:
+        raise ConfigError(f"{config.path} gives {field} as {value!r}.")
+
+
 def read_weights(folder: Path) -> dict[str, mx.array]:
     """All tensors of a folder's safetensors files, still lazy.
 

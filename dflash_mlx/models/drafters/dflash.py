@@ -21,7 +21,7 @@ from mlx_lm.models.rope_utils import initialize_rope
 
 from ...errors import ConfigError
 from .base import Choose, ContextCache
-from .checkpoint import Config, fill, read_weights
+from .checkpoint import Config, sane
 
 KeysValues = tuple[mx.array, mx.array]
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -58,6 +58,21 @@ class DFlashConfig:
     output_multiplier: float = 1.0
     final_logit_softcapping: float | None = None
 
+    ARCHITECTURE = "DFlashDraftModel"
+    # Fields that the second generation keeps in dflash_config.
+    NESTED = ("block_size", "mask_token_id", "target_layer_ids")
+    # Fields of other drafters; with them the same weights compute something else.
+    REFUSED = (
+        "conv_kernel_size",
+        "conv_group_size",
+        "selector_rank",
+        "selector_top_k",
+        "markov_rank",
+        "causal",
+        "use_swa",
+        "attention_sink_bias",
+    )
+
     @classmethod
     def read(cls, folder: Path) -> DFlashConfig:
         """Read a z-lab config.json, of the first generation (block_size and
@@ -68,7 +83,12 @@ class DFlashConfig:
                 or the config asks for a drafter that this version cannot run.
         """
         config = Config(folder)
-        refuse_others(config)
+        cls.refuse(config)
+        return cls(**cls.fields_of(config))
+
+    @classmethod
+    def fields_of(cls, config: Config) -> dict[str, Any]:
+        """The fields of a config, checked."""
         heads = config.get("num_attention_heads", int)
         sane(config, "num_attention_heads", heads, heads > 0)
         width = config.get("block_size", int)
@@ -84,7 +104,7 @@ class DFlashConfig:
         theta = (rope or {}).get("rope_theta")
         if theta is None:
             theta = config.get("rope_theta", float)
-        return cls(
+        return dict(
             hidden_size=hidden,
             intermediate_size=config.get("intermediate_size", int),
             num_hidden_layers=layers,
@@ -106,18 +126,37 @@ class DFlashConfig:
             final_logit_softcapping=config.get("final_logit_softcapping", float, None),
         )
 
+    @classmethod
+    def refuse(cls, config: Config) -> None:
+        """Raise ConfigError, by name, for what computes something else."""
+        architectures = config.root.get("architectures") or []
+        if architectures and cls.ARCHITECTURE not in architectures:
+            raise ConfigError(
+                f"{config.path} describes {', '.join(architectures)}, which this "
+                "version cannot run."
+            )
+        for field in ("speculators_model_type", "speculators_config", "projector_type"):
+            if field in config.root or field in config.nested:
+                raise ConfigError(
+                    f"{config.path} has {field}, a packaging that this version cannot "
+                    "run."
+                )
+        for field in cls.REFUSED:
+            if config.nested.get(field) or config.root.get(field):
+                raise ConfigError(
+                    f"{config.path} sets {field}, which this version cannot run in a "
+                    f"{cls.ARCHITECTURE}."
+                )
+
     def to_json(self) -> dict[str, Any]:
         """config.json in z-lab's second generation."""
         fields = asdict(self)
-        nested = {
-            name: fields.pop(name)
-            for name in ("block_size", "mask_token_id", "target_layer_ids")
-        }
+        nested = {name: fields.pop(name) for name in self.NESTED}
         rope = fields.pop("rope_scaling") or {"rope_type": "default"}
         if not self.layer_types:
             del fields["layer_types"]
         return {
-            "architectures": ["DFlashDraftModel"],
+            "architectures": [self.ARCHITECTURE],
             "model_type": "qwen3",
             **{name: value for name, value in fields.items() if value is not None},
             "rope_parameters": rope | {"rope_theta": self.rope_theta},
@@ -125,37 +164,10 @@ class DFlashConfig:
         }
 
 
-def sane(config: Config, field: str, value: Any, ok: bool) -> None:
-    """Raise ConfigError unless `ok`."""
-    if not ok:
-        raise ConfigError(f"{config.path} gives {field} as {value!r}.")
-
-
 def scales(rope: dict[str, Any] | None) -> bool:
     """Whether rope parameters change more than the base."""
     rope = rope or {}
     return (rope.get("rope_type") or rope.get("type") or "default") != "default"
-
-
-def refuse_others(config: Config) -> None:
-    """Refuse by name what looks like DFlash v1 but computes something else."""
-    architectures = config.root.get("architectures") or []
-    if architectures and "DFlashDraftModel" not in architectures:
-        raise ConfigError(
-            f"{config.path} describes {', '.join(architectures)}, which this version "
-            "cannot run; it runs DFlashDraftModel."
-        )
-    for field in ("speculators_model_type", "speculators_config", "projector_type"):
-        if field in config.root or field in config.nested:
-            raise ConfigError(
-                f"{config.path} has {field}, a packaging that this version cannot run."
-            )
-    changing = ("conv_kernel_size", "selector_rank", "markov_rank")
-    for field in (*changing, "causal", "use_swa", "attention_sink_bias"):
-        if config.nested.get(field) or config.root.get(field):
-            raise ConfigError(
-                f"{config.path} sets {field}, which this version cannot run."
-            )
 
 
 def attention_of(config: Config, layers: int) -> dict[str, Any]:
@@ -280,6 +292,8 @@ class DFlash(nn.Module):
         window: See only this many of the last committed rows; None sees all.
     """
 
+    LAYER = Layer
+
     def __init__(self, config: DFlashConfig, window: int | None = None):
         super().__init__()
         self.config = config
@@ -287,7 +301,7 @@ class DFlash(nn.Module):
         dim = config.hidden_size
         self.fc = nn.Linear(len(config.target_layer_ids) * dim, dim, bias=False)
         self.hidden_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
-        self.layers = [Layer(config) for _ in range(config.num_hidden_layers)]
+        self.layers = [self.LAYER(config) for _ in range(config.num_hidden_layers)]
         self.norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
 
     @property
@@ -395,26 +409,15 @@ class DFlash(nn.Module):
         Each slot's choice is made on its own (section 3.2): the logits are
         marginals over what the other slots might hold.
         """
+        logits = self.logits(self.block(anchor, cache, width))
+        return choose(logits, range(1, width))
+
+    def block(
+        self, anchor: mx.array, cache: list[ContextCache], width: int
+    ) -> mx.array:
+        """Normed hidden states [1, width - 1, H] of the slots behind `anchor` [1]."""
         slots = mx.full((width - 1,), self.config.mask_token_id, dtype=anchor.dtype)
         ids = mx.concatenate([anchor, slots])[None]
         contexts = [entry.fetch() for entry in cache]
         masks = [self.block_mask(i, entry, width) for i, entry in enumerate(cache)]
-        hidden = self.hidden(ids, contexts, cache[0].offset, masks)[:, 1:]
-        return choose(self.logits(hidden), range(1, width))
-
-
-def load_dflash(folder: Path, window: int | None = None) -> DFlash:
-    """Load a DFlash v1 checkpoint from a folder.
-
-    Args:
-        folder: With config.json and *.safetensors.
-        window: As in DFlash.
-
-    Raises:
-        DFlashError: config or weights are missing, partial or of another kind.
-    """
-    config = DFlashConfig.read(folder)
-    drafter = DFlash(config, window)
-    fill(drafter, read_weights(folder), folder)
-    drafter.eval()
-    return drafter
+        return self.hidden(ids, contexts, cache[0].offset, masks)[:, 1:]

@@ -1,0 +1,164 @@
+"""The DFlash 2 drafter (https://inco.ai/blog/dflash2/): convolutions, and a selector.
+
+Owns what DFlash 2 adds to DFlash: grouped dynamic causal convolutions round both parts
+of every layer, and a walk over candidates that lets each slot know the one before.
+With its convolutions' first tap 1, projections 0 and successor codebook 0 it is the
+DFlash v1 drafter of the same weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .base import Choose, ContextCache
+from .checkpoint import Config, sane
+from .dflash import DFlash, DFlashConfig, Layer
+
+EXTRAS = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
+
+
+@dataclass(frozen=True)
+class DFlash2Config(DFlashConfig):
+    """A DFlash 2 head; the names are the checkpoint's."""
+
+    conv_kernel_size: int = 2
+    conv_group_size: int = 16
+    selector_rank: int = 256
+    selector_top_k: int = 16
+
+    ARCHITECTURE = "DFlash2DraftModel"
+    NESTED = (*DFlashConfig.NESTED, *EXTRAS)
+    REFUSED = tuple(name for name in DFlashConfig.REFUSED if name not in EXTRAS)
+
+    @classmethod
+    def fields_of(cls, config: Config) -> dict[str, Any]:
+        """DFlash's fields, and the sizes of what is added."""
+        fields = super().fields_of(config)
+        for name in EXTRAS:
+            fields[name] = config.get(name, int)
+            sane(config, name, fields[name], fields[name] > 0)
+        group = fields["conv_group_size"]
+        sane(config, "conv_group_size", group, fields["hidden_size"] % group == 0)
+        top = fields["selector_top_k"]
+        sane(config, "selector_top_k", top, top <= fields["vocab_size"])
+        return fields
+
+
+class BlockConv(nn.Module):
+    """A causal convolution over the rows of a block, before and after a sublayer.
+
+    Its kernels are a learned base plus what the sublayer's input projects to; taps
+    never leave the block.
+    """
+
+    def __init__(self, config: DFlash2Config):
+        super().__init__()
+        taps, dim = config.conv_kernel_size, config.hidden_size
+        self.group = config.conv_group_size
+        self.base_kernel = mx.zeros((2, taps, dim))
+        self.base_kernel[:, 0] = 1
+        outputs = 2 * taps * (dim // self.group)
+        self.kernel_projection = nn.Linear(dim, outputs, bias=False)
+
+    def kernels(self, x: mx.array) -> mx.array:
+        """Kernels [n, B, 2, taps, H / group] from a sublayer's input [n, B, H]."""
+        sides, taps, dim = self.base_kernel.shape
+        shape = (*x.shape[:-1], sides, taps, dim // self.group)
+        return self.kernel_projection(x).reshape(shape)
+
+    def side(self, x: mx.array, kernels: mx.array, side: int) -> mx.array:
+        """Convolve [n, B, H] with the base and dynamic kernels of a side."""
+        n, width, dim = x.shape
+        rows = x.reshape(n, width, dim // self.group, self.group)
+        base = self.base_kernel[side].astype(x.dtype)
+        out = mx.zeros_like(rows)
+        for tap in range(base.shape[0]):
+            shifted = rows
+            if tap:
+                shifted = mx.pad(rows[:, :-tap], [(0, 0), (tap, 0), (0, 0), (0, 0)])
+            # In this order, as the published code rounds.
+            out = out + base[tap].reshape(rows.shape[2:]) * shifted
+            out = out + kernels[:, :, side, tap, :, None] * shifted
+        return out.reshape(x.shape)
+
+
+class ConvLayer(Layer):
+    """A DFlash layer with a convolution before and after attention and MLP."""
+
+    def __init__(self, config: DFlash2Config):
+        super().__init__(config)
+        self.attention_conv = BlockConv(config)
+        self.mlp_conv = BlockConv(config)
+
+    def __call__(self, h, context, offset, mask=None):
+        x = self.input_layernorm(h)
+        conv, kernels = self.attention_conv, self.attention_conv.kernels(x)
+        x = self.self_attn(conv.side(x, kernels, 0), context, offset, mask)
+        h = h + conv.side(x, kernels, 1)
+        x = self.post_attention_layernorm(h)
+        conv, kernels = self.mlp_conv, self.mlp_conv.kernels(x)
+        return h + conv.side(self.mlp(conv.side(x, kernels, 0)), kernels, 1)
+
+
+class Selector(nn.Module):
+    """Scores of a slot's candidates given the token before them."""
+
+    def __init__(self, config: DFlash2Config):
+        super().__init__()
+        self.top_k = config.selector_top_k
+        shape = config.vocab_size, config.selector_rank
+        self.predecessor_codebook = mx.random.normal(shape) * 0.02
+        self.successor_codebook = mx.zeros(shape)
+        self.hidden_projection = nn.Linear(
+            config.hidden_size, config.selector_rank, bias=False
+        )
+
+    def candidates(self, logits: mx.array) -> mx.array:
+        """Ids [..., k] of the best logits [..., V], in no order."""
+        return mx.argpartition(logits, -self.top_k, axis=-1)[..., -self.top_k :]
+
+    def pulls(self, hidden: mx.array, candidates: mx.array) -> mx.array:
+        """What a slot's hidden state makes of its candidates [1, n, k, r]: the score
+        of one is its logit plus the product with the predecessor's code."""
+        rho = self.hidden_projection(hidden).astype(mx.float32)
+        return rho[:, :, None] * self.successor_codebook[candidates].astype(mx.float32)
+
+    def edges(self, before: mx.array, pulls: mx.array) -> mx.array:
+        """Scores [1, 1, k] of a slot's candidates behind the token `before` [1]."""
+        code = self.predecessor_codebook[before].astype(mx.float32)
+        return (pulls @ code[:, None, :, None])[..., 0]
+
+
+class DFlash2(DFlash):
+    """A DFlash 2 drafter (the Drafter protocol); arguments as in DFlash."""
+
+    LAYER = ConvLayer
+
+    def __init__(self, config: DFlash2Config, window: int | None = None):
+        super().__init__(config, window)
+        self.candidate_selector = Selector(config)
+
+    def propose(
+        self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
+    ) -> mx.array:
+        """Walk the block from left to right over each slot's candidates.
+
+        The walk is one graph: no slot is read before the next is chosen.
+        """
+        hidden = self.block(anchor, cache, width)
+        logits = self.logits(hidden)
+        candidates = self.candidate_selector.candidates(logits)
+        scores = mx.take_along_axis(logits, candidates, axis=-1).astype(mx.float32)
+        pulls = self.candidate_selector.pulls(hidden, candidates)
+        path, before = [], anchor
+        for i in range(width - 1):
+            at = slice(i, i + 1)
+            edges = self.candidate_selector.edges(before, pulls[:, at])
+            chosen = choose(scores[:, at] + edges, [i + 1], candidates[:, at])
+            path.append(chosen)
+            before = chosen[0]
+        return mx.concatenate(path, axis=1)
