@@ -24,6 +24,7 @@ from .errors import (
     MissingFilesError,
     NotEnoughMemoryError,
     OptionError,
+    PairError,
     UnsupportedError,
     WeightsError,
 )
@@ -78,7 +79,12 @@ def load(
     config = read_config(folder)
     draft_folder, reason = find_drafter(config, model, folder, draft)
     if draft_folder:
-        check_pair(config, read_draft_config(draft_folder))
+        try:
+            check_pair(config, read_draft_config(draft_folder))
+        except (ConfigError, PairError) as error:
+            if draft:
+                raise
+            draft_folder, reason = None, f"its drafter does not run: {error.message}"
     check_memory(folder, draft_folder)
     target, config = load_target(folder, config, quantize, trust_remote_code)
     if adapter_path:

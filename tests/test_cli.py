@@ -90,7 +90,11 @@ def test_prefill_response_and_system_prompt(text):
         (["generate", "x", "--draft", "none", "--require-dflash"], 1, "required"),
         (["generate", "x", "--plain", "--block-size", "4"], 2, "exclude each other"),
         (["generate", "x", "--require-dflash", "--block-size", "1"], 2, "exclude"),
-        (["generate", "x", "--draft", "qwen3-14b"], 2, "runs no drafter of qwen3-14b"),
+        (
+            ["generate", "x", "--draft", "nanbeige4.2-3b"],
+            2,
+            "runs no drafter of nanbeige4.2-3b",
+        ),
         (["generate", "x", "--logit-bias", '{"9999": 1}'], 2, "vocabulary has 512"),
         (["generate", "x", "--stop", ""], 2, "at least one character"),
         (["generate", "x", "--chat-template-config", "{"], 2, "JSON object"),

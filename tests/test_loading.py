@@ -378,3 +378,17 @@ def test_an_alias_names_its_drafter_too():
     assert registry.resolve_drafter("qwen3-8b") == "z-lab/Qwen3-8B-DFlash-b16"
     assert registry.resolve_drafter("a/b") == "a/b"
     assert load("tiny", "tiny")[0].drafter is not None
+
+
+def test_a_found_drafter_that_does_not_run_leaves_plain_decoding(folder):
+    change(folder / "drafter" / "config.json", attention_sink_bias=True)
+    with pytest.raises(ConfigError, match="attention_sink_bias"):
+        load(str(folder), str(folder / "drafter"))
+    from dflash_mlx import loading
+
+    before, loading.TINY = loading.TINY, folder
+    try:
+        pair, _ = load("tiny")
+    finally:
+        loading.TINY = before
+    assert pair.drafter is None and "attention_sink_bias" in pair.reason

@@ -7,6 +7,7 @@ from pathlib import Path
 from .checkpoint import Config, fill, read_weights
 from .dflash import DFlash, DFlashConfig
 from .dflash2 import DFlash2, DFlash2Config
+from .dspark import DSpark, DSparkConfig
 
 
 def read_config(folder: Path) -> DFlashConfig:
@@ -16,10 +17,13 @@ def read_config(folder: Path) -> DFlashConfig:
         DFlashError: config.json is missing, broken, or of a kind that is not known.
     """
     config = Config(folder)
-    named = DFlash2Config.ARCHITECTURE in (config.root.get("architectures") or [])
+    named = set(config.root.get("architectures") or [])
     # Some copies keep the first architecture's name beside the second's fields.
-    second = named or config.get("selector_rank", int, 0) > 0
-    return (DFlash2Config if second else DFlashConfig).read(folder)
+    if named & set(DFlash2Config.ARCHITECTURES) or config.get("selector_rank", int, 0):
+        return DFlash2Config.read(folder)
+    if named & set(DSparkConfig.ARCHITECTURES):
+        return DSparkConfig.read(folder)
+    return DFlashConfig.read(folder)
 
 
 def load_folder(folder: Path, window: int | None = None) -> DFlash:
@@ -33,8 +37,13 @@ def load_folder(folder: Path, window: int | None = None) -> DFlash:
         DFlashError: config or weights are missing, partial or of another kind.
     """
     config = read_config(folder)
-    kind = DFlash2 if isinstance(config, DFlash2Config) else DFlash
-    drafter = kind(config, window)
-    fill(drafter, read_weights(folder), folder)
+    weights = read_weights(folder)
+    if isinstance(config, DSparkConfig):
+        drafter: DFlash = DSpark(config, window, weights.keys())
+    elif isinstance(config, DFlash2Config):
+        drafter = DFlash2(config, window)
+    else:
+        drafter = DFlash(config, window)
+    fill(drafter, weights, folder)
     drafter.eval()
     return drafter

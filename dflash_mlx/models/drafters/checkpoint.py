@@ -6,7 +6,9 @@ failure names the file and the field or tensor. Knows nothing of model classes.
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,13 @@ class Config:
         self.nested: dict[str, Any] = self.root.get("dflash_config") or {}
         if not isinstance(self.nested, dict):
             raise ConfigError(f"{self.path} gives dflash_config as {self.nested!r}.")
+
+    def without(self, fields: Collection[str]) -> Config:
+        """This config as if `fields` were not in it."""
+        twin = copy.copy(self)
+        twin.root = {k: v for k, v in self.root.items() if k not in fields}
+        twin.nested = {k: v for k, v in self.nested.items() if k not in fields}
+        return twin
 
     def get(self, field: str, kind: type | tuple[type, ...], default: Any = MISSING):
         """The value of `field`, checked to be of `kind`.

@@ -16,14 +16,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.qwen3 import MLP
-from mlx_lm.models.rope_utils import initialize_rope
 
 from ...errors import ConfigError
 from .base import Choose, ContextCache
 from .checkpoint import Config, sane
+from .layers import KeysValues, Layer
 
-KeysValues = tuple[mx.array, mx.array]
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -54,11 +52,12 @@ class DFlashConfig:
     layer_types: tuple[str, ...] = ()
     sliding_window: int | None = None
     is_causal: bool | None = None
+    rope_is_neox_style: bool = True
     input_embedding_scale: float = 1.0
     output_multiplier: float = 1.0
     final_logit_softcapping: float | None = None
 
-    ARCHITECTURE = "DFlashDraftModel"
+    ARCHITECTURES = ("DFlashDraftModel",)
     # Fields that the second generation keeps in dflash_config.
     NESTED = ("block_size", "mask_token_id", "target_layer_ids")
     # Fields of other drafters; with them the same weights compute something else.
@@ -72,6 +71,8 @@ class DFlashConfig:
         "use_swa",
         "attention_sink_bias",
     )
+
+    PACKAGINGS = ("speculators_model_type", "speculators_config", "projector_type")
 
     @classmethod
     def read(cls, folder: Path) -> DFlashConfig:
@@ -120,6 +121,7 @@ class DFlashConfig:
             num_target_layers=config.get("num_target_layers", int),
             rope_theta=float(theta),
             rope_scaling=rope if scales(rope) else None,
+            rope_is_neox_style=config.get("rope_is_neox_style", bool, True),
             **attention_of(config, layers),
             input_embedding_scale=config.get("input_embedding_scale", float, 1.0),
             output_multiplier=config.get("output_multiplier", float, 1.0),
@@ -130,12 +132,12 @@ class DFlashConfig:
     def refuse(cls, config: Config) -> None:
         """Raise ConfigError, by name, for what computes something else."""
         architectures = config.root.get("architectures") or []
-        if architectures and cls.ARCHITECTURE not in architectures:
+        if architectures and not set(cls.ARCHITECTURES) & set(architectures):
             raise ConfigError(
                 f"{config.path} describes {', '.join(architectures)}, which this "
                 "version cannot run."
             )
-        for field in ("speculators_model_type", "speculators_config", "projector_type"):
+        for field in cls.PACKAGINGS:
             if field in config.root or field in config.nested:
                 raise ConfigError(
                     f"{config.path} has {field}, a packaging that this version cannot "
@@ -145,7 +147,7 @@ class DFlashConfig:
             if config.nested.get(field) or config.root.get(field):
                 raise ConfigError(
                     f"{config.path} sets {field}, which this version cannot run in a "
-                    f"{cls.ARCHITECTURE}."
+                    f"{cls.ARCHITECTURES[0]}."
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -156,7 +158,7 @@ class DFlashConfig:
         if not self.layer_types:
             del fields["layer_types"]
         return {
-            "architectures": [self.ARCHITECTURE],
+            "architectures": [self.ARCHITECTURES[0]],
             "model_type": "qwen3",
             **{name: value for name, value in fields.items() if value is not None},
             "rope_parameters": rope | {"rope_theta": self.rope_theta},
@@ -188,100 +190,6 @@ def attention_of(config: Config, layers: int) -> dict[str, Any]:
         "sliding_window": window if SLIDING in kinds else None,
         "is_causal": config.get("is_causal", bool, None),
     }
-
-
-class Attention(nn.Module):
-    """Attention of block rows over context rows and their own block.
-
-    Context rows pass only k_proj, v_proj, k_norm and rope.
-    """
-
-    def __init__(self, config: DFlashConfig):
-        super().__init__()
-        dim, hd = config.hidden_size, config.head_dim
-        self.n_heads = config.num_attention_heads
-        self.n_kv_heads = config.num_key_value_heads
-        self.scale = hd**-0.5
-        self.q_proj = nn.Linear(dim, self.n_heads * hd, bias=False)
-        self.k_proj = nn.Linear(dim, self.n_kv_heads * hd, bias=False)
-        self.v_proj = nn.Linear(dim, self.n_kv_heads * hd, bias=False)
-        self.o_proj = nn.Linear(self.n_heads * hd, dim, bias=False)
-        self.q_norm = nn.RMSNorm(hd, eps=config.rms_norm_eps)
-        self.k_norm = nn.RMSNorm(hd, eps=config.rms_norm_eps)
-        self.rope = initialize_rope(
-            hd,
-            base=config.rope_theta,
-            traditional=False,
-            scaling_config=config.rope_scaling,
-            max_position_embeddings=config.max_position_embeddings,
-        )
-
-    def keys_values(self, x: mx.array, offset: int | mx.array) -> KeysValues:
-        """Rotated keys and values [b, n_kv_heads, n, head_dim] of rows [b, n, H]."""
-        b, n, _ = x.shape
-        keys = self.k_norm(self.k_proj(x).reshape(b, n, self.n_kv_heads, -1))
-        values = self.v_proj(x).reshape(b, n, self.n_kv_heads, -1)
-        keys = self.rope(keys.transpose(0, 2, 1, 3), offset=offset)
-        return keys, values.transpose(0, 2, 1, 3)
-
-    def __call__(
-        self,
-        x: mx.array,
-        context: KeysValues | None,
-        offset: int | mx.array,
-        mask: mx.array | None = None,
-    ) -> mx.array:
-        """Attend.
-
-        Args:
-            x: [N * M, B, H], M blocks of each of N sequences.
-            context: Keys and values [N, n_kv_heads, S, head_dim] that all blocks of
-                a sequence share, or None.
-            offset: Position of slot 0: an int, or [N * M].
-            mask: [N, 1, M * B, S + M * B], True where a row sees a key; None is all.
-        """
-        rows, width, _ = x.shape
-        queries = self.q_norm(self.q_proj(x).reshape(rows, width, self.n_heads, -1))
-        queries = self.rope(queries.transpose(0, 2, 1, 3), offset=offset)
-        keys, values = self.keys_values(x, offset)
-        if context is not None:
-            sequences = context[0].shape[0]
-            queries, keys, values = (
-                side_by_side(a, sequences) for a in (queries, keys, values)
-            )
-            keys = mx.concatenate([context[0], keys], axis=2)
-            values = mx.concatenate([context[1], values], axis=2)
-        out = mx.fast.scaled_dot_product_attention(
-            queries, keys, values, scale=self.scale, mask=mask
-        )
-        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(rows, width, -1))
-
-
-def side_by_side(a: mx.array, sequences: int) -> mx.array:
-    """[N * M, heads, B, hd] -> [N, heads, M * B, hd]: a sequence's blocks in a row."""
-    rows, heads, width, hd = a.shape
-    blocks = rows // sequences
-    if blocks == 1:
-        return a
-    a = a.reshape(sequences, blocks, heads, width, hd).transpose(0, 2, 1, 3, 4)
-    return a.reshape(sequences, heads, blocks * width, hd)
-
-
-class Layer(nn.Module):
-    """A Qwen3 layer whose attention also sees the context."""
-
-    def __init__(self, config: DFlashConfig):
-        super().__init__()
-        self.self_attn = Attention(config)
-        self.mlp = MLP(config.hidden_size, config.intermediate_size)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(
-            config.hidden_size, eps=config.rms_norm_eps
-        )
-
-    def __call__(self, h, context, offset, mask=None):
-        h = h + self.self_attn(self.input_layernorm(h), context, offset, mask)
-        return h + self.mlp(self.post_attention_layernorm(h))
 
 
 class DFlash(nn.Module):
@@ -416,8 +324,14 @@ class DFlash(nn.Module):
         self, anchor: mx.array, cache: list[ContextCache], width: int
     ) -> mx.array:
         """Normed hidden states [1, width - 1, H] of the slots behind `anchor` [1]."""
+        return self.slots(anchor, cache, width)[:, 1:]
+
+    def slots(
+        self, anchor: mx.array, cache: list[ContextCache], width: int
+    ) -> mx.array:
+        """Normed hidden states [1, width, H] of `anchor` [1] and its masked slots."""
         slots = mx.full((width - 1,), self.config.mask_token_id, dtype=anchor.dtype)
         ids = mx.concatenate([anchor, slots])[None]
         contexts = [entry.fetch() for entry in cache]
         masks = [self.block_mask(i, entry, width) for i, entry in enumerate(cache)]
-        return self.hidden(ids, contexts, cache[0].offset, masks)[:, 1:]
+        return self.hidden(ids, contexts, cache[0].offset, masks)

@@ -30,7 +30,7 @@ class DFlash2Config(DFlashConfig):
     selector_rank: int = 256
     selector_top_k: int = 16
 
-    ARCHITECTURE = "DFlash2DraftModel"
+    ARCHITECTURES = ("DFlash2DraftModel",)
     NESTED = (*DFlashConfig.NESTED, *EXTRAS)
     REFUSED = tuple(name for name in DFlashConfig.REFUSED if name not in EXTRAS)
 

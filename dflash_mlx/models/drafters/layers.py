@@ -1,0 +1,114 @@
+"""A draft layer: Qwen3's, with attention that also sees the target's context.
+
+Knows numbers and arrays; nothing of checkpoints, blocks or caches. A forward is the
+same for one block (drafting) and for many blocks of many sequences at once (training):
+blocks are batch rows, context is per sequence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.qwen3 import MLP
+from mlx_lm.models.rope_utils import initialize_rope
+
+if TYPE_CHECKING:
+    from .dflash import DFlashConfig
+
+KeysValues = tuple[mx.array, mx.array]
+
+
+class Attention(nn.Module):
+    """Attention of block rows over context rows and their own block.
+
+    Context rows pass only k_proj, v_proj, k_norm and rope.
+    """
+
+    def __init__(self, config: DFlashConfig):
+        super().__init__()
+        dim, hd = config.hidden_size, config.head_dim
+        self.n_heads = config.num_attention_heads
+        self.n_kv_heads = config.num_key_value_heads
+        self.scale = hd**-0.5
+        self.q_proj = nn.Linear(dim, self.n_heads * hd, bias=False)
+        self.k_proj = nn.Linear(dim, self.n_kv_heads * hd, bias=False)
+        self.v_proj = nn.Linear(dim, self.n_kv_heads * hd, bias=False)
+        self.o_proj = nn.Linear(self.n_heads * hd, dim, bias=False)
+        self.q_norm = nn.RMSNorm(hd, eps=config.rms_norm_eps)
+        self.k_norm = nn.RMSNorm(hd, eps=config.rms_norm_eps)
+        self.rope = initialize_rope(
+            hd,
+            base=config.rope_theta,
+            traditional=not config.rope_is_neox_style,
+            scaling_config=config.rope_scaling,
+            max_position_embeddings=config.max_position_embeddings,
+        )
+
+    def keys_values(self, x: mx.array, offset: int | mx.array) -> KeysValues:
+        """Rotated keys and values [b, n_kv_heads, n, head_dim] of rows [b, n, H]."""
+        b, n, _ = x.shape
+        keys = self.k_norm(self.k_proj(x).reshape(b, n, self.n_kv_heads, -1))
+        values = self.v_proj(x).reshape(b, n, self.n_kv_heads, -1)
+        keys = self.rope(keys.transpose(0, 2, 1, 3), offset=offset)
+        return keys, values.transpose(0, 2, 1, 3)
+
+    def __call__(
+        self,
+        x: mx.array,
+        context: KeysValues | None,
+        offset: int | mx.array,
+        mask: mx.array | None = None,
+    ) -> mx.array:
+        """Attend.
+
+        Args:
+            x: [N * M, B, H], M blocks of each of N sequences.
+            context: Keys and values [N, n_kv_heads, S, head_dim] that all blocks of
+                a sequence share, or None.
+            offset: Position of slot 0: an int, or [N * M].
+            mask: [N, 1, M * B, S + M * B], True where a row sees a key; None is all.
+        """
+        rows, width, _ = x.shape
+        queries = self.q_norm(self.q_proj(x).reshape(rows, width, self.n_heads, -1))
+        queries = self.rope(queries.transpose(0, 2, 1, 3), offset=offset)
+        keys, values = self.keys_values(x, offset)
+        if context is not None:
+            sequences = context[0].shape[0]
+            queries, keys, values = (
+                side_by_side(a, sequences) for a in (queries, keys, values)
+            )
+            keys = mx.concatenate([context[0], keys], axis=2)
+            values = mx.concatenate([context[1], values], axis=2)
+        out = mx.fast.scaled_dot_product_attention(
+            queries, keys, values, scale=self.scale, mask=mask
+        )
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(rows, width, -1))
+
+
+def side_by_side(a: mx.array, sequences: int) -> mx.array:
+    """[N * M, heads, B, hd] -> [N, heads, M * B, hd]: a sequence's blocks in a row."""
+    rows, heads, width, hd = a.shape
+    blocks = rows // sequences
+    if blocks == 1:
+        return a
+    a = a.reshape(sequences, blocks, heads, width, hd).transpose(0, 2, 1, 3, 4)
+    return a.reshape(sequences, heads, blocks * width, hd)
+
+
+class Layer(nn.Module):
+    """A Qwen3 layer whose attention also sees the context."""
+
+    def __init__(self, config: DFlashConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config.hidden_size, config.intermediate_size)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(
+            config.hidden_size, eps=config.rms_norm_eps
+        )
+
+    def __call__(self, h, context, offset, mask=None):
+        h = h + self.self_attn(self.input_layernorm(h), context, offset, mask)
+        return h + self.mlp(self.post_attention_layernorm(h))

@@ -1,0 +1,180 @@
+"""DSpark drafters: against a published implementation, their heads, in the loop."""
+
+import json
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+from tiny import SHAPE as TARGET
+from tiny import make_model, reference, run, some_prompt
+
+sys.path.insert(0, str(Path(__file__).parent / "golden"))
+from make_dspark import CASES, OWN, ROUNDS
+
+from dflash_mlx import Pair, Sampling, load_drafter
+from dflash_mlx.bench.architectures import dressed
+from dflash_mlx.errors import ConfigError, WeightsError
+from dflash_mlx.models.drafters import read_config
+from dflash_mlx.models.drafters.dspark import HEADS, DSpark, DSparkConfig
+from dflash_mlx.train.drafter import save_drafter
+
+GOLDEN = Path(__file__).parent / "golden" / "dspark.safetensors"
+
+
+def greedy(logits, slots, ids=None):
+    return mx.argmax(logits, axis=-1)
+
+
+def write(folder, config, weights=None):
+    (folder / "config.json").write_text(json.dumps(config))
+    if weights:
+        mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    return folder
+
+
+def golden(case, arrays):
+    prefix = f"{case}.weights."
+    return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_a_published_drafter(case, tmp_path):
+    arrays = mx.load(str(GOLDEN))
+    drafter = load_drafter(write(tmp_path, CASES[case], golden(case, arrays)))
+    assert type(drafter) is DSpark and drafter.block_size == 7
+    assert drafter.taps == (1, 3, 5)
+    embed, head = arrays[f"{case}.embed"], arrays[f"{case}.head"]
+    if case == "DeepSpec":  # its own tables are to be used
+        drafter.bind(None, None)
+    else:
+        drafter.bind(lambda ids: embed[ids], lambda h: h @ head.T)
+    cache = drafter.make_cache()
+    for i in range(len(ROUNDS)):
+        drafter.extend(arrays[f"{case}.{i}.features"], cache)
+        anchor, wanted = arrays[f"{case}.{i}.anchor"], arrays[f"{case}.{i}.logits"]
+        hidden = drafter.slots(anchor, cache, 6)
+        error = mx.abs(drafter.logits(hidden) - wanted).max()
+        assert error < 1e-4 * mx.abs(wanted).max()
+        path = drafter.propose(anchor, cache, 7, greedy)
+        assert path.tolist() == arrays[f"{case}.{i}.path"].tolist()
+        before = mx.concatenate([anchor[None], path[:, :-1]], axis=1)
+        trust = drafter.confidence(hidden, before)
+        assert mx.abs(trust - arrays[f"{case}.{i}.confidence"]).max() < 1e-4
+        # Fewer drafts come from the same block.
+        short = drafter.propose(anchor, cache, 4, greedy)
+        assert short.tolist() == path[:, :3].tolist()
+
+
+def make_dspark(own=False, **changes) -> DSpark:
+    """A random DSpark drafter for the tiny targets."""
+    fields = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "vocab_size": TARGET["vocab_size"],
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 4096,
+        "block_size": 7,
+        "mask_token_id": TARGET["vocab_size"] - 1,
+        "target_layer_ids": (0, 2),
+        "num_target_layers": TARGET["num_hidden_layers"],
+        "rope_theta": 10000.0,
+        "markov_rank": 12,
+    }
+    mx.random.seed(97)
+    config = DSparkConfig(**fields | changes)
+    return dressed(DSpark(config, names=OWN if own else None), "float32")
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_walk_follows_the_heads_formula(kind):
+    """Slot by slot with numbers read in between, as the paper's section has it."""
+    drafter = make_dspark(markov_head_type=kind)
+    Pair.of(make_model("llama"), drafter)
+    cache = drafter.make_cache()
+    drafter.extend(mx.random.normal((1, 9, 128), key=mx.random.key(1)), cache)
+    anchor = mx.array([5])
+    hidden = drafter.slots(anchor, cache, 7)
+    logits, head = drafter.logits(hidden), drafter.markov_head
+    before, state, path = 5, mx.zeros((12,)), []
+    for t in range(7):
+        e, h = head.markov_w1.weight[before], hidden[0, t]
+        if kind == "gated":
+            gate = head.gate_proj.weight @ mx.concatenate([h, e]) + head.gate_proj.bias
+            e = mx.sigmoid(gate) * e
+        if kind == "rnn":
+            joined = mx.concatenate([state, e, h])
+            joint = head.joint_proj.weight @ joined + head.joint_proj.bias
+            g, c, o = joint[:12], joint[12:24], joint[24:]
+            state = mx.sigmoid(g) * state + (1 - mx.sigmoid(g)) * mx.tanh(c)
+            e = mx.tanh(o)
+        before = mx.argmax(logits[0, t] + head.markov_w2.weight @ e).item()
+        path.append(before)
+    assert drafter.propose(anchor, cache, 8, greedy).tolist() == [path]
+    assert path != mx.argmax(logits[0], axis=-1).tolist()
+
+
+@pytest.mark.parametrize("kind", (*HEADS, None))
+@pytest.mark.parametrize("temp", (0.0, 1.0))
+def test_it_changes_nothing(kind, temp):
+    model, prompt = make_model("qwen3"), some_prompt(30)
+    options = {"sampling": Sampling(temp=temp, seed=3, repetition_penalty=1.1)}
+    plain = run(Pair.of(model), prompt, 40, **options)
+    changes = {"markov_head_type": kind} if kind else {"markov_rank": 0}
+    for own in (False, True):
+        pair = Pair.of(model, make_dspark(own, **changes))
+        for width in (None, 3, 12):
+            assert run(pair, prompt, 40, block_size=width, **options) == plain
+    if not temp:
+        greedy_text = run(Pair.of(model, make_dspark()), prompt, 40)
+        assert greedy_text == reference(model, prompt, 40)
+
+
+def test_checkpoints_round_trip(tmp_path):
+    for own in (False, True):
+        drafter = make_dspark(own, markov_head_type="gated")
+        save_drafter(drafter, tmp_path, mx.float32)
+        again = load_drafter(tmp_path)
+        assert again.config == drafter.config
+        ours = dict(tree_flatten(drafter.parameters()))
+        theirs = dict(tree_flatten(again.parameters()))
+        assert ours.keys() == theirs.keys()
+        assert all(mx.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"architectures": ["Gemma4DSparkModel"]}, "Gemma4DSparkModel"),
+        ({"architectures": ["Qwen35DSparkModel"]}, "Qwen35DSparkModel"),
+        ({"dflash_query_causal": True}, "dflash_query_causal"),
+        ({"attention_sink_bias": True}, "attention_sink_bias"),
+        ({"log_snr_conditioning": True}, "log_snr_conditioning"),
+        ({"enable_qwen35_gated_q_proj": True}, "gated_q_proj"),
+        ({"draft_vocab_size": 30}, "draft_vocab_size"),
+        ({"sample_from_anchor": False}, "sample_from_anchor"),
+        ({"markov_head_type": "lstm"}, "markov_head_type"),
+        ({"speculators_config": {}}, "speculators_config"),
+        ({"block_size": None}, "block_size"),
+    ],
+)
+def test_what_would_be_misread_is_refused_by_name(tmp_path, change, word):
+    config = {k: v for k, v in (CASES["DeepSpec"] | change).items() if v is not None}
+    with pytest.raises(ConfigError, match=word):
+        read_config(write(tmp_path, config))
+
+
+def test_the_full_vocabulary_may_be_spelt_out(tmp_path):
+    read_config(write(tmp_path, CASES["DeepSpec"] | {"draft_vocab_size": 50}))
+
+
+def test_a_missing_head_is_named(tmp_path):
+    weights = golden("SpecForge", mx.load(str(GOLDEN)))
+    del weights["markov_head.markov_w2.weight"]
+    with pytest.raises(WeightsError, match="markov_w2"):
+        load_drafter(write(tmp_path, CASES["SpecForge"], weights))
