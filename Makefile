@@ -13,7 +13,7 @@ demo: .venv/ready
 	$(BIN)/python -m dflash_mlx.bench.demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: .venv/ready
 	$(BIN)/python -m pytest -m 'not slow'
