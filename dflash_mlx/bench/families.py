@@ -295,8 +295,10 @@ def as_markdown(families: list[Family]) -> str:
     def names(chosen):
         return ", ".join(f.name for f in chosen)
 
-    rest = [f for f in families if f.verdict != DRAFTS]
-    reasons = "; ".join(f"{f.name} ({f.reason.rstrip('.')})" for f in rest)
+    def reasons(verdict):
+        chosen = [f for f in families if f.verdict == verdict]
+        return "; ".join(f"{f.name} ({f.reason.rstrip('.')})" for f in chosen)
+
     close = [f for f in families if f.verdict == DRAFTS and not f.exact]
     worst = max(f.difference for f in close)
     return "\n".join(
@@ -307,7 +309,8 @@ def as_markdown(families: list[Family]) -> str:
             f"{names(f for f in families if f.exact)} |",
             f"| draft; logits differ by {worst:.0e} at most (float32) | "
             f"{names(close)} |",
-            f"| decode plainly, with the reason | {reasons} |",
+            f"| decode plainly, with the reason | {reasons(PLAIN)} |",
+            f"| did not run where this was examined | {reasons(UNKNOWN)} |",
         ]
     )
 
