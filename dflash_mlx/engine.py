@@ -351,7 +351,8 @@ def check_text(config: dict[str, Any], ids: Sequence[int]) -> None:
     """
     for kind in ("image", "video", "audio"):
         for name in (f"{kind}_token_id", f"{kind}_token_index"):
-            if config.get(name) in ids:
+            token = config.get(name)
+            if token is not None and token in ids:
                 raise refused(kind)
 
 

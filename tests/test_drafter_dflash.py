@@ -7,7 +7,15 @@ import mlx.core as mx
 import pytest
 from golden.make_dflash_v1 import CASES, ROUNDS, SHAPE
 from mlx.utils import tree_flatten
-from tiny import VOCAB, make_drafter, make_model, reference, run, some_prompt
+from tiny import (
+    VOCAB,
+    golden_weights,
+    make_drafter,
+    make_model,
+    reference,
+    run,
+    some_prompt,
+)
 
 from dflash_mlx import Pair, load_drafter
 from dflash_mlx.errors import ConfigError, MissingFilesError, OptionError, WeightsError
@@ -25,9 +33,7 @@ def greedy(logits, slots, ids=None):
 def test_equals_the_published_drafter(case):
     arrays = mx.load(str(GOLDEN))
     drafter = DFlash(DFlashConfig(**SHAPE | CASES[case]))
-    prefix = f"{case}.weights."
-    weights = [(k[len(prefix) :], v) for k, v in arrays.items() if k.startswith(prefix)]
-    drafter.load_weights(weights)
+    drafter.load_weights(list(golden_weights(arrays, case).items()))
     embed, head = arrays[f"{case}.embed"], arrays[f"{case}.head"]
     drafter.bind(lambda ids: embed[ids], lambda h: h @ head.T)
     cache = drafter.make_cache()

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from tiny import make_drafter, make_model, reference, run, some_prompt
+from tiny import golden_weights, make_drafter, make_model, reference, run, some_prompt
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from make_dflash2 import CASES, EXTRAS
@@ -34,9 +34,7 @@ def greedy(logits, slots, ids=None):
 def test_equals_the_published_drafter(case):
     arrays = mx.load(str(GOLDEN))
     drafter = DFlash2(DFlash2Config(**SHAPE | EXTRAS | CASES[case]))
-    prefix = f"{case}.weights."
-    weights = [(k[len(prefix) :], v) for k, v in arrays.items() if k.startswith(prefix)]
-    drafter.load_weights(weights)
+    drafter.load_weights(list(golden_weights(arrays, case).items()))
     embed, head = arrays[f"{case}.embed"], arrays[f"{case}.head"]
     drafter.bind(lambda ids: embed[ids], lambda h: h @ head.T)
     cache = drafter.make_cache()

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 from tiny import SHAPE as TARGET
-from tiny import make_model, reference, run, some_prompt
+from tiny import golden_weights, make_model, reference, run, some_prompt
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from make_dspark import CASES, OWN, ROUNDS
@@ -34,15 +34,10 @@ def write(folder, config, weights=None):
     return folder
 
 
-def golden(case, arrays):
-    prefix = f"{case}.weights."
-    return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_equals_a_published_drafter(case, tmp_path):
     arrays = mx.load(str(GOLDEN))
-    drafter = load_drafter(write(tmp_path, CASES[case], golden(case, arrays)))
+    drafter = load_drafter(write(tmp_path, CASES[case], golden_weights(arrays, case)))
     assert type(drafter) is DSpark and drafter.block_size == 7
     assert drafter.taps == (1, 3, 5)
     embed, head = arrays[f"{case}.embed"], arrays[f"{case}.head"]
@@ -174,7 +169,7 @@ def test_the_full_vocabulary_may_be_spelt_out(tmp_path):
 
 
 def test_a_missing_head_is_named(tmp_path):
-    weights = golden("SpecForge", mx.load(str(GOLDEN)))
+    weights = golden_weights(mx.load(str(GOLDEN)), "SpecForge")
     del weights["markov_head.markov_w2.weight"]
     with pytest.raises(WeightsError, match="markov_w2"):
         load_drafter(write(tmp_path, CASES["SpecForge"], weights))

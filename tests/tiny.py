@@ -92,3 +92,9 @@ def run(pair, prompt, tokens, **options) -> list[int]:
 def some_prompt(length: int, seed: int = 5) -> list[int]:
     """Random ids, none of them the mask."""
     return mx.random.randint(0, VOCAB - 1, (length,), key=mx.random.key(seed)).tolist()
+
+
+def golden_weights(arrays: dict[str, mx.array], case: str) -> dict[str, mx.array]:
+    """The drafter's weights of a case, from the arrays that a golden script kept."""
+    prefix = f"{case}.weights."
+    return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}

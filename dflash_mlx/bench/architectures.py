@@ -138,6 +138,15 @@ KDA = {
     "short_conv_kernel_size": 4,
 }
 
+LONGCAT = {
+    "zero_expert_type": "identity",
+    "ffn_hidden_size": 96,
+    "zero_expert_num": 2,
+    "num_layers": LAYERS,
+    "mla_scale_q_lora": True,
+    "mla_scale_kv_lora": True,
+}
+
 # What an architecture needs beside, or instead of, the common values.
 SPECIAL: dict[str, dict[str, Any]] = {
     "afm7": {
@@ -271,24 +280,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "no_rope_layers": [1, 1, 1, 0],
         "use_qk_norm": True,
     },
-    "longcat_flash": {
-        "attention_method": "MLA",
-        "zero_expert_type": "identity",
-        "ffn_hidden_size": 96,
-        "zero_expert_num": 2,
-        "num_layers": LAYERS,
-        "mla_scale_q_lora": True,
-        "mla_scale_kv_lora": True,
-    },
-    "longcat_flash_ngram": {
-        "zero_expert_type": "identity",
-        "ffn_hidden_size": 96,
-        "zero_expert_num": 2,
-        "num_layers": LAYERS,
-        "mla_scale_q_lora": True,
-        "mla_scale_kv_lora": True,
-        "ngram_vocab_size_ratio": 8,
-    },
+    "longcat_flash": LONGCAT | {"attention_method": "MLA"},
+    "longcat_flash_ngram": LONGCAT | {"ngram_vocab_size_ratio": 8},
     "mamba2": {"num_heads": 4, "head_dim": 16, "time_step_limit": (0.001, 100.0)},
     "mellum": {"layer_types": SLIDING, "rope_parameters": ROPES},
     "mimo_v2_flash": {

@@ -1,9 +1,10 @@
 """A stock mlx-lm model as a verifier: logits and tapped features from one pass.
 
-Owns the way features are taken. Knows nothing of drafters, samplers or the loop,
-and changes nothing in the model: features come from a view of it, a shallow copy
-that shares every weight and whose tapped layers note their output as it passes.
-So the arithmetic is mlx-lm's own, in whatever version is installed.
+Owns the passes over a model, the verdict whether it can be drafted for, and the way a
+block's rows are taken back. Knows nothing of drafters, samplers or the loop, and
+changes nothing in the model: features and recurrent states come from views of it,
+shallow copies that share every weight and watch what passes. So the arithmetic is
+mlx-lm's own, in whatever version is installed.
 """
 
 from __future__ import annotations
