@@ -20,6 +20,16 @@ def test_the_readme_shows_the_table():
     assert with_section(page, as_markdown(found)) == page
 
 
+def test_the_section_is_replaced_and_nothing_else():
+    marks = "<!-- families -->{}<!-- end of families -->"
+    for inside in ("\n", "\nold\n"):
+        page = "before " + marks.format(inside) + " after"
+        wanted = "before " + marks.format("\nnew\n") + " after"
+        assert with_section(page, "new") == wanted
+    with pytest.raises(ValueError):
+        with_section("a page without the marks", "new")
+
+
 @pytest.mark.slow
 def test_the_table_is_what_an_examination_finds():
     """Make it anew with `python -m dflash_mlx.bench.families` after an update."""

@@ -317,9 +317,10 @@ def as_markdown(families: list[Family]) -> str:
 
 def with_section(page: str, text: str) -> str:
     """A page with its section of families replaced."""
-    start, end = "<!-- families -->\n", "\n<!-- end of families -->"
-    before, _, tail = page.partition(start)
-    return before + start + text + end + tail.partition(end)[2]
+    start, end = "<!-- families -->", "<!-- end of families -->"
+    before, rest = page.split(start)
+    after = rest.split(end)[1]  # a page without the marks is not written over
+    return f"{before}{start}\n{text}\n{end}{after}"
 
 
 def main() -> None:
