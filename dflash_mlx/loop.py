@@ -120,19 +120,23 @@ def decode(
             # single row is sent off first: plain decoding, pipelined as mlx-lm's.
             ahead = None
             if flight.width <= 1 and widest == 1 and left > 1:
-                ahead = loop.send(flight.choices, 1)
+                ahead = loop.send(flight.choices)
             tokens, accepted = flight.read()
             tokens, ended = cut(tokens[:left], stop_ids, scan)
             loop.commit(flight, tokens)
             left -= len(tokens)
             width, logits = flight.width, flight.logits[: len(tokens)]
             flight = ahead  # what the round needed is let go before it is told
+            ended = ended or left == 0
+            block = None
+            if flight is None and not ended:
+                # Drafted while the caller uses the round; caches do not change by it.
+                block = loop.draft(mx.array(tokens[-1:]), min(widest, left))
             accepted = min(accepted, len(tokens))
             yield Round(tokens, max(width - 1, 0), accepted, width, logits)
-            if ended or left == 0:
+            if ended:
                 return
-            if flight is None:
-                flight = loop.send(mx.array(tokens[-1:]), min(widest, left))
+            flight = flight or loop.send(block)
     finally:
         loop.close()
 
@@ -295,10 +299,10 @@ class Loop:
         yield
         self.quiet = True
 
-    def send(self, anchor: mx.array, width: int) -> Flight:
-        """Draft width - 1 tokens behind `anchor` [1] and verify them in one pass.
+    def draft(self, anchor: mx.array, width: int) -> mx.array:
+        """Start drafting width - 1 tokens behind `anchor` [1]; the block [width].
 
-        Nothing is read here.
+        It may come out narrower. Nothing is read here.
         """
         if self.kv.bits and self.rows < self.kv.start:
             # Rows of one pass must all see the cache in one form, as single rows do.
@@ -306,8 +310,13 @@ class Loop:
         block = anchor.astype(mx.uint32)
         if width > 1:
             block = mx.concatenate([block, self._propose(block, width)])
+            mx.async_eval(block)
+        return block
+
+    def send(self, block: mx.array) -> Flight:
+        """Verify `block` [n], its anchor first, in one pass; nothing is read here."""
         with self._change():
-            return self._fly(block, width)
+            return self._fly(block.astype(mx.uint32), len(block))
 
     def _propose(self, anchor, width):
         self._flush()
@@ -322,10 +331,7 @@ class Loop:
             return self.chooser.choose(rows, positions, candidates, draft=True)[None]
 
         drafts = self.drafter.propose(anchor, self.cache.drafter, width, choose)
-        drafts = drafts[0].astype(mx.uint32)
-        # Drafting starts while the verify pass is still being put together.
-        mx.async_eval(drafts)
-        return drafts
+        return drafts[0].astype(mx.uint32)
 
     def _fly(self, block, width):
         """Verify `block` [n]: one forward, a choice after each row, a comparison."""
