@@ -31,7 +31,8 @@ from .errors import (
 from .models.drafters import load_folder
 from .models.drafters import read_config as read_draft_config
 from .models.drafters.checkpoint import brief
-from .models.drafters.dflash import DFlash, DFlashConfig
+from .models.drafters.config import DFlashConfig
+from .models.drafters.dflash import DFlash
 from .pair import Pair, check_fit, check_taps
 from .types import require
 
@@ -211,8 +212,8 @@ def check_pair(config: dict[str, Any], drafter: DFlashConfig) -> None:
     target = registry.numbers_of(config)
     check_fit(
         {
-            "hidden_size": drafter.hidden_size,
-            "num_layers": drafter.num_target_layers,
+            "hidden_size": drafter.target_hidden_size or drafter.hidden_size,
+            "num_layers": drafter.num_target_layers or target["num_layers"],
             "vocab_size": drafter.vocab_size,
             "mask_token_id": drafter.mask_token_id,
         },

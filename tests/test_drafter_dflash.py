@@ -19,7 +19,9 @@ from tiny import (
 
 from dflash_mlx import Pair, load_drafter
 from dflash_mlx.errors import ConfigError, MissingFilesError, OptionError, WeightsError
-from dflash_mlx.models.drafters.dflash import DFlash, DFlashConfig
+from dflash_mlx.models.drafters import read_config
+from dflash_mlx.models.drafters.config import DFlashConfig
+from dflash_mlx.models.drafters.dflash import DFlash
 from dflash_mlx.train.drafter import save_drafter
 
 GOLDEN = Path(__file__).parent / "golden" / "dflash_v1.safetensors"
@@ -41,7 +43,7 @@ def test_equals_the_published_drafter(case):
         drafter.extend(arrays[f"{case}.{i}.features"], cache)
         seen = []
 
-        def choose(logits, slots, seen=seen):
+        def choose(logits, slots, ids=None, seen=seen):
             seen.append(logits)
             return mx.argmax(logits, axis=-1)
 
@@ -93,10 +95,10 @@ def write(folder: Path, config: dict) -> Path:
 
 
 def test_reads_both_generations_of_configs(tmp_path):
-    first = DFlashConfig.read(write(tmp_path, FIRST))
+    first = read_config(write(tmp_path, FIRST))
     assert (first.block_size, first.rope_theta) == (16, 1e6)
     assert first.target_layer_ids == (1, 9, 17, 25, 33)
-    second = DFlashConfig.read(write(tmp_path, SECOND))
+    second = read_config(write(tmp_path, SECOND))
     assert (second.block_size, second.rope_theta) == (16, 1e7)
     assert (second.mask_token_id, second.num_target_layers) == (248070, 32)
 
@@ -108,14 +110,14 @@ def test_reads_both_generations_of_configs(tmp_path):
 def test_a_missing_field_is_named_with_its_file(tmp_path, field):
     config = {k: v for k, v in FIRST.items() if k != field}
     with pytest.raises(ConfigError, match=rf"config\.json has no {field}"):
-        DFlashConfig.read(write(tmp_path, config))
+        read_config(write(tmp_path, config))
 
 
 @pytest.mark.parametrize("field", ["mask_token_id", "target_layer_ids"])
 def test_a_missing_nested_field_is_named(tmp_path, field):
     nested = {k: v for k, v in FIRST["dflash_config"].items() if k != field}
     with pytest.raises(ConfigError, match=f"has no {field}"):
-        DFlashConfig.read(write(tmp_path, FIRST | {"dflash_config": nested}))
+        read_config(write(tmp_path, FIRST | {"dflash_config": nested}))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,8 @@ def test_a_missing_nested_field_is_named(tmp_path, field):
         {"architectures": ["DFlash2DraftModel"]},
         {"layer_types": ["sliding_attention"] * 5},
         {"dflash_config": FIRST["dflash_config"] | {"selector_rank": 256}},
-        {"dflash_config": FIRST["dflash_config"] | {"projector_type": "dspark"}},
+        {"dflash_config": FIRST["dflash_config"] | {"projector_type": "mlp"}},
+        {"dflash_config": FIRST["dflash_config"] | {"something_new": 1}},
         {"dflash_config": FIRST["dflash_config"] | {"block_size": 8}},
         {"markov_rank": 256},
         {"speculators_config": {}},
@@ -133,7 +136,7 @@ def test_a_missing_nested_field_is_named(tmp_path, field):
 )
 def test_what_would_compute_something_else_is_refused(tmp_path, change):
     with pytest.raises(ConfigError):
-        DFlashConfig.read(write(tmp_path, FIRST | change))
+        read_config(write(tmp_path, FIRST | change))
 
 
 def test_a_checkpoint_round_trips(tmp_path):
@@ -303,7 +306,7 @@ THIRD = SECOND | {
 
 
 def test_reads_sliding_layers(tmp_path):
-    config = DFlashConfig.read(write(tmp_path, THIRD))
+    config = read_config(write(tmp_path, THIRD))
     assert config.layer_types.count("sliding_attention") == 4
     assert (config.sliding_window, config.is_causal) == (2048, None)
     for change in (
@@ -313,9 +316,9 @@ def test_reads_sliding_layers(tmp_path):
         {"is_causal": "no"},
     ):
         with pytest.raises(ConfigError, match=next(iter(change))):
-            DFlashConfig.read(write(tmp_path, THIRD | change))
+            read_config(write(tmp_path, THIRD | change))
     # A window that no layer uses means nothing.
-    assert DFlashConfig.read(write(tmp_path, FIRST | {"sliding_window": 9}))
+    assert read_config(write(tmp_path, FIRST | {"sliding_window": 9}))
 
 
 @pytest.mark.parametrize("causal", (None, True, False))

@@ -17,7 +17,8 @@ from dflash_mlx import Pair, Sampling, load_drafter
 from dflash_mlx.bench.architectures import dressed
 from dflash_mlx.errors import ConfigError, WeightsError
 from dflash_mlx.models.drafters import read_config
-from dflash_mlx.models.drafters.dflash2 import DFlash2, DFlash2Config
+from dflash_mlx.models.drafters.config import DFlash2Config
+from dflash_mlx.models.drafters.dflash2 import DFlash2
 from dflash_mlx.train.drafter import save_drafter
 
 GOLDEN = Path(__file__).parent / "golden" / "dflash2.safetensors"

@@ -27,7 +27,7 @@ from dflash_mlx.errors import (
     WeightsError,
 )
 from dflash_mlx.loading import TINY, check_pair, find_drafter
-from dflash_mlx.models.drafters.dflash import DFlashConfig
+from dflash_mlx.models.drafters.config import DFlashConfig
 from dflash_mlx.train.drafter import save_drafter
 
 
@@ -381,8 +381,8 @@ def test_an_alias_names_its_drafter_too():
 
 
 def test_a_found_drafter_that_does_not_run_leaves_plain_decoding(folder):
-    change(folder / "drafter" / "config.json", attention_sink_bias=True)
-    with pytest.raises(ConfigError, match="attention_sink_bias"):
+    change(folder / "drafter" / "config.json", dspark_bonus_anchor=True)
+    with pytest.raises(ConfigError, match="dspark_bonus_anchor"):
         load(str(folder), str(folder / "drafter"))
     from dflash_mlx import loading
 
@@ -391,4 +391,4 @@ def test_a_found_drafter_that_does_not_run_leaves_plain_decoding(folder):
         pair, _ = load("tiny")
     finally:
         loading.TINY = before
-    assert pair.drafter is None and "attention_sink_bias" in pair.reason
+    assert pair.drafter is None and "dspark_bonus_anchor" in pair.reason

@@ -10,7 +10,8 @@ from mlx_lm.generate import generate_step
 
 from dflash_mlx.bench.architectures import dressed
 from dflash_mlx.bench.scripted import Script
-from dflash_mlx.models.drafters.dflash import DFlash, DFlashConfig
+from dflash_mlx.models.drafters.config import DFlashConfig
+from dflash_mlx.models.drafters.dflash import DFlash
 
 __all__ = ["Script", "dressed"]
 

@@ -13,7 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..models.drafters.dflash import DFlash, DFlashConfig
+from ..models.drafters.config import DFlashConfig
+from ..models.drafters.dflash import DFlash
 from .answers import Example
 from .settings import TrainOptions
 

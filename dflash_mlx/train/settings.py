@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptionError
-from ..models.drafters.dflash import DFlashConfig
+from ..models.drafters.config import DFlashConfig
 from ..pair import Pair, check_taps
 from ..types import require
 

@@ -1,9 +1,10 @@
 """Make dspark.safetensors: what a published DSpark drafter computes.
 
 Needs the packages `mlx-dspark` 0.20.3 and `mlx-vlm` 0.7.10 beside mlx and mlx-lm. As
-make_dflash_v1.py: random float32 weights, four rounds with carried contexts, logits of
-every slot, and the path that the vanilla Markov head walks greedily. mlx-dspark has no
-gated or rnn head; those are tested against their formulas.
+make_dflash_v1.py: random float32 weights, four rounds with carried contexts (past the
+full window where there is one), logits of every slot that predicts, and the path that
+the vanilla Markov head walks greedily. mlx-dspark has no gated or rnn head; those are
+tested against their formulas.
 
     python tests/golden/make_dspark.py
 """
@@ -64,8 +65,92 @@ CASES = {
         "rope_is_neox_style": False,
         "dflash_config": PLACES,
     },
+    # A causal block, a window, sinks, the anchor's slot kept for the anchor.
+    "NVIDIA": SHAPE
+    | PLACES
+    | {
+        "architectures": ["Qwen3DSparkModel"],
+        "rope_parameters": PLAIN,
+        "dflash_query_causal": True,
+        "attention_sink_bias": True,
+        "sample_from_anchor": False,
+        "sliding_window": 12,
+        "has_embed_tokens": True,
+        "has_lm_head": False,
+    },
+    "Gemma 4": SHAPE
+    | PLACES
+    | {
+        "architectures": ["Gemma4DSparkModel"],
+        "model_type": "gemma4_text",
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "final_logit_softcapping": 30.0,
+        "layer_types": ["full_attention"] * 2,
+        "rope_parameters": {
+            "full_attention": {
+                "rope_theta": 10000.0,
+                "rope_type": "proportional",
+                "partial_rotary_factor": 0.25,
+            }
+        },
+    },
+    # Gates from q_proj, a quarter of each head rotated, norms as offsets from 1.
+    "Qwen3.5": SHAPE
+    | PLACES
+    | {
+        "architectures": ["Qwen35DSparkModel"],
+        "model_type": "qwen3_5",
+        "enable_qwen35_gated_q_proj": True,
+        "rope_parameters": PLAIN | {"partial_rotary_factor": 0.25},
+    },
+    "Bonsai": SHAPE
+    | PLACES
+    | {
+        "architectures": ["Qwen3DSparkModel"],
+        "rope_parameters": PLAIN,
+        "log_snr_conditioning": True,
+        "min_log_snr": -9.0,
+        "max_log_snr": 9.0,
+    },
+    # A reduced vocabulary of 20 tokens, taps counted from the embeddings.
+    "speculators": {
+        "speculators_model_type": "dspark",
+        "speculators_config": {
+            "algorithm": "dspark",
+            "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": 5}],
+        },
+        "transformer_layer_config": SHAPE
+        | {"rope_parameters": PLAIN, "layer_types": ["full_attention"] * 2},
+        "draft_vocab_size": 20,
+        "block_size": 6,
+        "mask_token_id": 49,
+        "aux_hidden_state_layer_ids": [2, 4, 6],
+        "markov_rank": 12,
+    },
 }
 OWN = ("embed_tokens.weight", "lm_head.weight")
+# Which tables a case brings: embedding, head.
+TABLES = {
+    "SpecForge": (False, False),
+    "LiquidAI": (False, False),
+    "NVIDIA": (True, False),
+}
+TOKENS = [*range(3, 43, 2)]  # the reduced vocabulary
+
+
+def published(case: str, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Weights as the checkpoint of a case has them."""
+    if case == "Qwen3.5":
+        norms = {k: v - 1 for k, v in weights.items() if k.endswith("norm.weight")}
+        return weights | norms
+    if case == "speculators":
+        ids = mx.array(TOKENS)
+        marks = mx.zeros((50,), mx.bool_)
+        marks[ids] = True
+        return weights | {"d2t": ids - mx.arange(20), "t2d": marks}
+    return weights
 
 
 def main():
@@ -78,21 +163,28 @@ def main():
         file = Path(tempfile.mkdtemp()) / "config.json"
         file.write_text(json.dumps(config))
         read = DSparkConfig.from_json(file)
-        read.has_own_embed = read.has_own_lm_head = case == "DeepSpec"
+        read.has_own_embed, read.has_own_lm_head = TABLES.get(case, (True, True))
         draft = DSparkDrafter(read)
         draft.update(
             tree_map(lambda a: a + 0.1 * mx.random.normal(a.shape), draft.parameters())
         )
-        embed, head = mx.random.normal((50, 32)), mx.random.normal((50, 32))
-        if case == "DeepSpec":
-            draft.embed_tokens.weight, draft.lm_head.weight = embed, head
+        embed = mx.random.normal((50, 32))
+        head = mx.random.normal((read.out_vocab_size, 32))
+        if read.has_own_embed:
+            draft.embed_tokens.weight = embed
         else:
             draft.bind_embed(lambda ids, embed=embed: embed[ids])
+        if read.has_own_lm_head:
+            draft.lm_head.weight = head
+        else:
             draft.bind_lm_head(lambda h, head=head: h @ head.T)
-        for name, array in tree_flatten(draft.parameters()):
+        weights = published(case, dict(tree_flatten(draft.parameters())))
+        if "d2t" in weights:
+            draft.set_draft_vocab_map(weights["d2t"])
+        for name, array in weights.items():
             arrays[f"{case}.weights.{name}"] = array
         arrays[f"{case}.embed"], arrays[f"{case}.head"] = embed, head
-        caches, at = draft.make_ctx_cache(), 0
+        caches, at, start = draft.make_ctx_cache(), 0, read.logits_start
         for i, rows in enumerate(ROUNDS):
             features = mx.random.normal((1, rows, 96))
             draft.update_context(features, at, caches)
@@ -100,7 +192,8 @@ def main():
             anchor = mx.random.randint(0, 48, (1,))
             block = mx.concatenate([anchor, mx.full((5,), 49, dtype=anchor.dtype)])
             hidden = draft.backbone(draft.embed(block[None]), at, caches)
-            logits = draft.compute_logits(draft.head_slice(hidden, 6))
+            hidden = draft.head_slice(hidden, 6)
+            logits = draft.compute_logits(hidden)
             path = draft.sample_block(logits[0], anchor.item())
             before = mx.concatenate([anchor, path[:-1]])[None]
             trust = mx.sigmoid(draft.confidence_logits(hidden, before))
@@ -108,7 +201,7 @@ def main():
             arrays[f"{case}.{i}.anchor"] = anchor
             arrays[f"{case}.{i}.logits"] = logits
             arrays[f"{case}.{i}.path"] = path[None]
-            arrays[f"{case}.{i}.confidence"] = trust.reshape(1, 6)
+            arrays[f"{case}.{i}.confidence"] = trust.reshape(1, 6 - start)
             mx.eval(logits, path, trust)
     mx.save_safetensors(str(Path(__file__).with_name("dspark.safetensors")), arrays)
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .checkpoint import Config, fill, read_weights
-from .dflash import DFlash, DFlashConfig
-from .dflash2 import DFlash2, DFlash2Config
-from .dspark import DSpark, DSparkConfig
+from . import packagings
+from .checkpoint import fill, pack, packed_bits, read_weights
+from .config import DFlash2Config, DFlashConfig, DSparkConfig
+from .dflash import DFlash
+from .dflash2 import DFlash2
+from .dspark import DSpark
+
+CLASSES = {DFlashConfig: DFlash, DFlash2Config: DFlash2, DSparkConfig: DSpark}
 
 
 def read_config(folder: Path) -> DFlashConfig:
@@ -16,34 +20,33 @@ def read_config(folder: Path) -> DFlashConfig:
     Raises:
         DFlashError: config.json is missing, broken, or of a kind that is not known.
     """
-    config = Config(folder)
-    named = set(config.root.get("architectures") or [])
-    # Some copies keep the first architecture's name beside the second's fields.
-    if named & set(DFlash2Config.ARCHITECTURES) or config.get("selector_rank", int, 0):
-        return DFlash2Config.read(folder)
-    if named & set(DSparkConfig.ARCHITECTURES):
-        return DSparkConfig.read(folder)
-    return DFlashConfig.read(folder)
+    return packagings.read(folder).config
 
 
-def load_folder(folder: Path, window: int | None = None) -> DFlash:
+def load_folder(
+    folder: Path, window: int | None = None, config: DFlashConfig | None = None
+) -> DFlash:
     """Load a drafter from a folder.
 
     Args:
         folder: With config.json and *.safetensors.
         window: As in DFlash.
+        config: Read it under these numbers, not those of its config.json.
 
     Raises:
         DFlashError: config or weights are missing, partial or of another kind.
     """
-    config = read_config(folder)
-    weights = read_weights(folder)
-    if isinstance(config, DSparkConfig):
-        drafter: DFlash = DSpark(config, window, weights.keys())
-    elif isinstance(config, DFlash2Config):
-        drafter = DFlash2(config, window)
-    else:
-        drafter = DFlash(config, window)
+    found = packagings.read(folder)
+    weights = found.tensors(read_weights(folder))
+    config = packagings.with_tensors(config or found.config, weights.keys())
+    drafter = make(config, window)
+    if bits := packed_bits(folder):
+        pack(drafter, bits, weights)
     fill(drafter, weights, folder)
     drafter.eval()
     return drafter
+
+
+def make(config: DFlashConfig, window: int | None = None) -> DFlash:
+    """An untrained drafter of a config."""
+    return CLASSES[type(config)](config, window)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ MISSING = object()
 class Config:
     """config.json of a drafter, with one lookup for fields that wander.
 
-    A field may stand in `dflash_config` or at the root; in both with different
-    values it is an error.
+    A field may stand in `dflash_config`, `dspark_config`, at the root or in
+    `transformer_layer_config`; in two of them with different values it is an error.
 
     Args:
         folder: The checkpoint's folder.
@@ -35,6 +34,8 @@ class Config:
         MissingFilesError: No folder or no config.json.
         ConfigError: config.json is not JSON.
     """
+
+    PLACES = ("dflash_config", "dspark_config", "", "transformer_layer_config")
 
     def __init__(self, folder: Path):
         self.path = folder / "config.json"
@@ -49,16 +50,36 @@ class Config:
             raise ConfigError(f"{self.path} is not valid JSON: {error}.") from None
         if not isinstance(self.root, dict):
             raise ConfigError(f"{self.path} is no JSON object.")
-        self.nested: dict[str, Any] = self.root.get("dflash_config") or {}
-        if not isinstance(self.nested, dict):
-            raise ConfigError(f"{self.path} gives dflash_config as {self.nested!r}.")
+        for place in self.PLACES:
+            if not isinstance(self.root.get(place) or {}, dict):
+                raise ConfigError(f"{self.path} gives {place} as {self.root[place]!r}.")
+        self._settled: dict[str, Any] = {}
 
-    def without(self, fields: Collection[str]) -> Config:
-        """This config as if `fields` were not in it."""
+    @property
+    def architectures(self) -> list[str]:
+        """The names under `architectures`."""
+        return self.root.get("architectures") or []
+
+    def settle(self, fields: dict[str, Any]) -> Config:
+        """This config with `fields` so, whatever the file says; None is absent."""
         twin = copy.copy(self)
-        twin.root = {k: v for k, v in self.root.items() if k not in fields}
-        twin.nested = {k: v for k, v in self.nested.items() if k not in fields}
+        twin._settled = self._settled | fields
         return twin
+
+    def found(self, field: str) -> dict[str, Any]:
+        """Where the file gives `field`, and as what; nulls are not given."""
+        places = {
+            p: self.root if not p else self.root.get(p) or {} for p in self.PLACES
+        }
+        return {
+            place: values[field]
+            for place, values in places.items()
+            if values.get(field) is not None
+        }
+
+    def has(self, field: str) -> bool:
+        """Whether the file gives `field` anywhere."""
+        return bool(self.found(field))
 
     def get(self, field: str, kind: type | tuple[type, ...], default: Any = MISSING):
         """The value of `field`, checked to be of `kind`.
@@ -68,34 +89,42 @@ class Config:
             kind: int, float, str, list, dict or several; int passes for float.
             default: What absence or null means; without it absence is an error.
         """
-        found = [s[field] for s in (self.nested, self.root) if s.get(field) is not None]
-        if len(found) == 2 and found[0] != found[1]:
-            raise ConfigError(
-                f"{self.path} gives {field} as {found[0]!r} in dflash_config and as "
-                f"{found[1]!r} at the root.",
-                "Remove the wrong one.",
-            )
-        if not found:
+        value = self._value(field)
+        if value is None:
             if default is MISSING:
                 raise ConfigError(
                     f"{self.path} has no {field}.",
-                    "Is this a DFlash drafter's folder?",
+                    f"Is this a drafter's folder, and whole? Add {field} as published.",
                 )
             return default
-        value = found[0]
         if kind is float and type(value) is int:
             value = float(value)
-        if not isinstance(value, kind) or (
-            isinstance(value, bool) and kind is not bool
-        ):
-            raise ConfigError(f"{self.path} gives {field} as {value!r}.")
+        wrong = isinstance(value, bool) and kind is not bool
+        self.check(field, isinstance(value, kind) and not wrong)
         return value
 
+    def check(self, field: str, ok: bool) -> None:
+        """Raise ConfigError with the value of `field` unless `ok`."""
+        if not ok:
+            raise ConfigError(
+                f"{self.path} gives {field} as {self._value(field)!r}.",
+                "Correct it there.",
+            )
 
-def sane(config: Config, field: str, value: Any, ok: bool) -> None:
-    """Raise ConfigError unless `ok`."""
-    if not ok:
-        raise ConfigError(f"{config.path} gives {field} as {value!r}.")
+    def _value(self, field):
+        if field in self._settled:
+            return self._settled[field]
+        found = self.found(field)
+        values = list(found.values())
+        if any(value != values[0] for value in values):
+            told = " and ".join(
+                f"{value!r} {f'in {place}' if place else 'at the root'}"
+                for place, value in found.items()
+            )
+            raise ConfigError(
+                f"{self.path} gives {field} as {told}.", "Remove the wrong one."
+            )
+        return values[0] if values else None
 
 
 def read_weights(folder: Path) -> dict[str, mx.array]:
@@ -117,6 +146,30 @@ def read_weights(folder: Path) -> dict[str, mx.array]:
                 f"{file} cannot be read: {error}.", "Download it again."
             ) from None
     return weights
+
+
+def packed_bits(folder: Path) -> int | None:
+    """Bits of packed layers, as config.json's `quantization` tells; None is none.
+
+    Raises:
+        ConfigError: They are of a wrong kind.
+    """
+    config = Config(folder)
+    found = config.get("quantization", dict, {})
+    config.check("quantization", not found or type(found.get("bits")) is int)
+    return found.get("bits")
+
+
+def pack(model: nn.Module, bits: int, weights: dict[str, mx.array]) -> None:
+    """Quantize the layers of `model`, still empty, whose tensors are packed."""
+
+    def packed(path: str, module: nn.Module) -> bool | dict[str, int]:
+        scales = weights.get(f"{path}.scales")
+        if scales is None:
+            return False
+        return {"bits": bits, "group_size": module.weight.shape[1] // scales.shape[1]}
+
+    nn.quantize(model, class_predicate=packed)
 
 
 def fill(model: nn.Module, weights: dict[str, mx.array], folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The DFlash v1 drafter (arXiv 2602.06036, section 3): a block in one pass.
 
-Owns the architecture and z-lab's checkpoint format. Attribute names are the
-checkpoint's. Of the target it knows an embedding, a head and features.
+Owns the architecture. Attribute names are the checkpoint's. Of the target it knows an
+embedding, a head and features.
 
 A forward is the same code for one block (drafting) and for many blocks of many
 sequences at once (training): blocks are batch rows, context is per sequence.
@@ -10,186 +10,13 @@ sequences at once (training): blocks are batch rows, context is per sequence.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...errors import ConfigError
 from .base import Choose, ContextCache
-from .checkpoint import Config, sane
-from .layers import KeysValues, Layer
-
-FULL, SLIDING = "full_attention", "sliding_attention"
-
-
-@dataclass(frozen=True)
-class DFlashConfig:
-    """A DFlash v1 head; the names are the checkpoint's.
-
-    Without `layer_types` every layer is full. `is_causal` holds for every layer where
-    it is given; without it full layers see their whole block, sliding ones are
-    causal in it.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    rms_norm_eps: float
-    max_position_embeddings: int
-    block_size: int
-    mask_token_id: int
-    target_layer_ids: tuple[int, ...]
-    num_target_layers: int
-    rope_theta: float
-    rope_scaling: dict[str, Any] | None = None
-    layer_types: tuple[str, ...] = ()
-    sliding_window: int | None = None
-    is_causal: bool | None = None
-    rope_is_neox_style: bool = True
-    input_embedding_scale: float = 1.0
-    output_multiplier: float = 1.0
-    final_logit_softcapping: float | None = None
-
-    ARCHITECTURES = ("DFlashDraftModel",)
-    # Fields that the second generation keeps in dflash_config.
-    NESTED = ("block_size", "mask_token_id", "target_layer_ids")
-    # Fields of other drafters; with them the same weights compute something else.
-    REFUSED = (
-        "conv_kernel_size",
-        "conv_group_size",
-        "selector_rank",
-        "selector_top_k",
-        "markov_rank",
-        "causal",
-        "use_swa",
-        "attention_sink_bias",
-    )
-
-    PACKAGINGS = ("speculators_model_type", "speculators_config", "projector_type")
-
-    @classmethod
-    def read(cls, folder: Path) -> DFlashConfig:
-        """Read a z-lab config.json, of the first generation (block_size and
-        rope_theta at the root) or the second (nested, rope_parameters).
-
-        Raises:
-            ConfigError: A needed field is absent, contradictory or of a wrong kind,
-                or the config asks for a drafter that this version cannot run.
-        """
-        config = Config(folder)
-        cls.refuse(config)
-        return cls(**cls.fields_of(config))
-
-    @classmethod
-    def fields_of(cls, config: Config) -> dict[str, Any]:
-        """The fields of a config, checked."""
-        heads = config.get("num_attention_heads", int)
-        sane(config, "num_attention_heads", heads, heads > 0)
-        width = config.get("block_size", int)
-        sane(config, "block_size", width, width > 1)
-        taps = config.get("target_layer_ids", list)
-        numbers = all(type(tap) is int for tap in taps)
-        sane(config, "target_layer_ids", taps, bool(taps) and numbers)
-        hidden = config.get("hidden_size", int)
-        layers = config.get("num_hidden_layers", int)
-        sane(config, "num_hidden_layers", layers, layers > 0)
-        rope = config.get("rope_parameters", dict, None)
-        rope = rope or config.get("rope_scaling", dict, None)
-        theta = (rope or {}).get("rope_theta")
-        if theta is None:
-            theta = config.get("rope_theta", float)
-        return dict(
-            hidden_size=hidden,
-            intermediate_size=config.get("intermediate_size", int),
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=config.get("num_key_value_heads", int, heads),
-            head_dim=config.get("head_dim", int, hidden // heads),
-            vocab_size=config.get("vocab_size", int),
-            rms_norm_eps=config.get("rms_norm_eps", float),
-            max_position_embeddings=config.get("max_position_embeddings", int, 40960),
-            block_size=width,
-            mask_token_id=config.get("mask_token_id", int),
-            target_layer_ids=tuple(taps),
-            num_target_layers=config.get("num_target_layers", int),
-            rope_theta=float(theta),
-            rope_scaling=rope if scales(rope) else None,
-            rope_is_neox_style=config.get("rope_is_neox_style", bool, True),
-            **attention_of(config, layers),
-            input_embedding_scale=config.get("input_embedding_scale", float, 1.0),
-            output_multiplier=config.get("output_multiplier", float, 1.0),
-            final_logit_softcapping=config.get("final_logit_softcapping", float, None),
-        )
-
-    @classmethod
-    def refuse(cls, config: Config) -> None:
-        """Raise ConfigError, by name, for what computes something else."""
-        architectures = config.root.get("architectures") or []
-        if architectures and not set(cls.ARCHITECTURES) & set(architectures):
-            raise ConfigError(
-                f"{config.path} describes {', '.join(architectures)}, which this "
-                "version cannot run."
-            )
-        for field in cls.PACKAGINGS:
-            if field in config.root or field in config.nested:
-                raise ConfigError(
-                    f"{config.path} has {field}, a packaging that this version cannot "
-                    "run."
-                )
-        for field in cls.REFUSED:
-            if config.nested.get(field) or config.root.get(field):
-                raise ConfigError(
-                    f"{config.path} sets {field}, which this version cannot run in a "
-                    f"{cls.ARCHITECTURES[0]}."
-                )
-
-    def to_json(self) -> dict[str, Any]:
-        """config.json in z-lab's second generation."""
-        fields = asdict(self)
-        nested = {name: fields.pop(name) for name in self.NESTED}
-        rope = fields.pop("rope_scaling") or {"rope_type": "default"}
-        if not self.layer_types:
-            del fields["layer_types"]
-        return {
-            "architectures": [self.ARCHITECTURES[0]],
-            "model_type": "qwen3",
-            **{name: value for name, value in fields.items() if value is not None},
-            "rope_parameters": rope | {"rope_theta": self.rope_theta},
-            "dflash_config": nested,
-        }
-
-
-def scales(rope: dict[str, Any] | None) -> bool:
-    """Whether rope parameters change more than the base."""
-    rope = rope or {}
-    return (rope.get("rope_type") or rope.get("type") or "default") != "default"
-
-
-def attention_of(config: Config, layers: int) -> dict[str, Any]:
-    """layer_types, sliding_window and is_causal of a config.
-
-    Raises:
-        ConfigError: A layer's type is unknown, there are not as many as layers, or a
-            sliding layer has no window.
-    """
-    kinds = config.get("layer_types", list, [])
-    known = set(kinds) <= {FULL, SLIDING}
-    sane(config, "layer_types", kinds, known and len(kinds) in (0, layers))
-    window = config.get("sliding_window", int, None)
-    if SLIDING in kinds:
-        sane(config, "sliding_window", window, window is not None and window > 1)
-    return {
-        "layer_types": tuple(kinds),
-        "sliding_window": window if SLIDING in kinds else None,
-        "is_causal": config.get("is_causal", bool, None),
-    }
+from .config import GEMMA, SLIDING, DFlashConfig
+from .layers import GemmaLayer, KeysValues, Layer
 
 
 class DFlash(nn.Module):
@@ -206,11 +33,23 @@ class DFlash(nn.Module):
         super().__init__()
         self.config = config
         self.own_window = window
-        dim = config.hidden_size
-        self.fc = nn.Linear(len(config.target_layer_ids) * dim, dim, bias=False)
-        self.hidden_norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
-        self.layers = [self.LAYER(config) for _ in range(config.num_hidden_layers)]
-        self.norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
+        dim, taps = config.hidden_size, len(config.target_layer_ids)
+        tapped, eps = config.target_hidden_size or dim, config.rms_norm_eps
+        if config.norm_taps:
+            self.aux_hidden_norms = [nn.RMSNorm(tapped, eps=eps) for _ in range(taps)]
+        self.fc = nn.Linear(taps * tapped, dim, bias=False)
+        self.hidden_norm = nn.RMSNorm(dim, eps=eps)
+        make = GemmaLayer if config.model_type == GEMMA else self.LAYER
+        self.layers = [make(config) for _ in range(config.num_hidden_layers)]
+        self.norm = nn.RMSNorm(dim, eps=eps)
+        rows = config.draft_vocab_size or config.vocab_size
+        if config.has_embed_tokens:
+            self.embed_tokens = nn.Embedding(config.vocab_size, dim)
+        if config.has_lm_head:
+            self.lm_head = nn.Linear(dim, rows, bias=False)
+        if config.draft_vocab_size:
+            # Target ids of the reduced vocabulary, as offsets from the draft ids.
+            self.d2t = mx.zeros((rows,), mx.int32)
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -220,11 +59,13 @@ class DFlash(nn.Module):
     def layer_window(self, layer: int) -> int | None:
         """Committed rows that a layer's block can see; None is all.
 
-        A sliding window of W counts the row itself, so slot 0 sees W - 1 before it.
+        A sliding window of W counts the row itself, so slot 0 sees W - 1 before it;
+        one from the anchor does not.
         """
         sizes = [self.own_window]
         if self.config.layer_types and self.config.layer_types[layer] == SLIDING:
-            sizes.append(self.config.sliding_window - 1)
+            from_anchor = self.config.window_from_anchor
+            sizes.append(self.config.sliding_window - (0 if from_anchor else 1))
         return min((size for size in sizes if size is not None), default=None)
 
     @property
@@ -235,12 +76,13 @@ class DFlash(nn.Module):
 
     @property
     def block_size(self) -> int:
-        """Rows it was trained for."""
-        return self.config.block_size
+        """Rows to verify: the anchor, and what a block of trained size drafts."""
+        return self.config.block_size + 1 - self.config.drafts_from
 
     def bind(self, embed: Callable, head: Callable) -> None:
-        """Borrow the target's embedding and head."""
-        self._embed, self._head = embed, head
+        """Borrow the target's embedding and head, or use its own."""
+        self._embed = self.embed_tokens if "embed_tokens" in self else embed
+        self._head = self.lm_head if "lm_head" in self else head
 
     def make_cache(self) -> list[ContextCache]:
         """One empty context a layer."""
@@ -252,12 +94,21 @@ class DFlash(nn.Module):
         Args:
             features: [N, n, len(taps) * H] of rows at positions from `offset` on.
         """
-        h = self.hidden_norm(self.fc(features))
+        h = self.fuse(features)
         return [layer.self_attn.keys_values(h, offset) for layer in self.layers]
+
+    def fuse(self, features: mx.array) -> mx.array:
+        """Features [N, n, len(taps) * H] to the context's rows [N, n, H]."""
+        if self.config.norm_taps:
+            norms = self.aux_hidden_norms
+            parts = mx.split(features, len(norms), axis=-1)
+            parts = [norm(part) for norm, part in zip(norms, parts, strict=True)]
+            features = mx.concatenate(parts, axis=-1)
+        return self.hidden_norm(self.fc(features))
 
     def extend(self, features: mx.array, cache: list[ContextCache]) -> None:
         """Add the features [1, n, len(taps) * H] of n committed tokens."""
-        h = self.hidden_norm(self.fc(features))
+        h = self.fuse(features)
         for layer, entry in zip(self.layers, cache, strict=True):
             unseen = max(0, h.shape[1] - (entry.window or h.shape[1]))
             entry.skip(unseen)
@@ -276,10 +127,14 @@ class DFlash(nn.Module):
         Slot 0 is the anchor, the others are masked; a context and an attention mask
         for each layer, as in Attention.
         """
-        h = self._embed(ids) * self.config.input_embedding_scale
+        h = self.embedded(ids)
         for layer, context, mask in zip(self.layers, contexts, masks, strict=True):
             h = layer(h, context, offset, mask)
         return self.norm(h)
+
+    def embedded(self, ids: mx.array) -> mx.array:
+        """What the first layer gets for block rows: ids [N, B] to [N, B, H]."""
+        return self._embed(ids) * self.config.input_embedding_scale
 
     def block_mask(
         self, layer: int, entry: ContextCache, width: int
@@ -298,7 +153,10 @@ class DFlash(nn.Module):
         rows = entry.offset + mx.arange(width)[:, None]
         seen = mx.ones((width, keys.size), mx.bool_)
         if sliding:
-            seen = rows - keys < self.config.sliding_window
+            window = self.config.sliding_window
+            if self.config.window_from_anchor:
+                rows, window = mx.full(rows.shape, entry.offset), window + 1
+            seen = rows - keys < window
         block = mx.ones((width, width), mx.bool_)
         block = mx.tril(block) if causal else block
         return mx.concatenate([seen, block], axis=1)[None, None]
@@ -318,13 +176,34 @@ class DFlash(nn.Module):
         marginals over what the other slots might hold.
         """
         logits = self.logits(self.block(anchor, cache, width))
-        return choose(logits, range(1, width))
+        return self.choose(choose, logits, range(1, width))
+
+    def choose(
+        self, choose: Choose, logits: mx.array, slots, ids: mx.array | None = None
+    ) -> mx.array:
+        """The caller's choice of target ids, whatever vocabulary logits are over.
+
+        Args:
+            choose, logits, slots: As in base.Choose.
+            ids: [1, n, k] candidates in draft ids; None is the whole vocabulary.
+        """
+        if "d2t" in self:
+            if ids is None:
+                ids = mx.broadcast_to(mx.arange(self.d2t.size), logits.shape)
+            ids = ids + self.d2t[ids]
+        return choose(logits, slots, ids)
 
     def block(
         self, anchor: mx.array, cache: list[ContextCache], width: int
     ) -> mx.array:
-        """Normed hidden states [1, width - 1, H] of the slots behind `anchor` [1]."""
-        return self.slots(anchor, cache, width)[:, 1:]
+        """Normed hidden states [1, width - 1, H] of the slots that draft."""
+        first = self.config.drafts_from
+        rows = max(width - 1 + first, self.least_rows())
+        return self.slots(anchor, cache, rows)[:, first : first + width - 1]
+
+    def least_rows(self) -> int:
+        """Rows that a block has at least, however few drafts are wanted."""
+        return 1
 
     def slots(
         self, anchor: mx.array, cache: list[ContextCache], width: int

@@ -8,44 +8,13 @@ DFlash v1 drafter of the same weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import mlx.core as mx
 import mlx.nn as nn
 
 from .base import Choose, ContextCache
-from .checkpoint import Config, sane
-from .dflash import DFlash, DFlashConfig, Layer
-
-EXTRAS = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
-
-
-@dataclass(frozen=True)
-class DFlash2Config(DFlashConfig):
-    """A DFlash 2 head; the names are the checkpoint's."""
-
-    conv_kernel_size: int = 2
-    conv_group_size: int = 16
-    selector_rank: int = 256
-    selector_top_k: int = 16
-
-    ARCHITECTURES = ("DFlash2DraftModel",)
-    NESTED = (*DFlashConfig.NESTED, *EXTRAS)
-    REFUSED = tuple(name for name in DFlashConfig.REFUSED if name not in EXTRAS)
-
-    @classmethod
-    def fields_of(cls, config: Config) -> dict[str, Any]:
-        """DFlash's fields, and the sizes of what is added."""
-        fields = super().fields_of(config)
-        for name in EXTRAS:
-            fields[name] = config.get(name, int)
-            sane(config, name, fields[name], fields[name] > 0)
-        group = fields["conv_group_size"]
-        sane(config, "conv_group_size", group, fields["hidden_size"] % group == 0)
-        top = fields["selector_top_k"]
-        sane(config, "selector_top_k", top, top <= fields["vocab_size"])
-        return fields
+from .config import DFlash2Config
+from .dflash import DFlash
+from .layers import Layer
 
 
 class BlockConv(nn.Module):
@@ -110,9 +79,10 @@ class Selector(nn.Module):
     def __init__(self, config: DFlash2Config):
         super().__init__()
         self.top_k = config.selector_top_k
-        shape = config.vocab_size, config.selector_rank
+        rank, reduced = config.selector_rank, config.draft_vocab_size
+        shape = config.vocab_size, rank
         self.predecessor_codebook = mx.random.normal(shape) * 0.02
-        self.successor_codebook = mx.zeros(shape)
+        self.successor_codebook = mx.zeros((reduced or config.vocab_size, rank))
         self.hidden_projection = nn.Linear(
             config.hidden_size, config.selector_rank, bias=False
         )
@@ -158,7 +128,8 @@ class DFlash2(DFlash):
         for i in range(width - 1):
             at = slice(i, i + 1)
             edges = self.candidate_selector.edges(before, pulls[:, at])
-            chosen = choose(scores[:, at] + edges, [i + 1], candidates[:, at])
+            scored = scores[:, at] + edges
+            chosen = self.choose(choose, scored, [i + 1], candidates[:, at])
             path.append(chosen)
             before = chosen[0]
         return mx.concatenate(path, axis=1)

@@ -1,112 +1,34 @@
 """DSpark drafters (arXiv 2607.05147): DFlash's backbone, and a Markov head.
 
-Owns what DSpark adds: slot 0 predicts too, so B rows give B drafts, and each slot's
-logits are corrected by the token chosen before it. Reads the packagings of DeepSpec
-(all fields at the root), SpecForge (`projector_type`) and LiquidAI; others are refused
-by name.
+Owns what DSpark adds: each slot's logits are corrected by the token chosen before it,
+and a head says how far the drafts can be trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
-
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...errors import ConfigError
 from .base import Choose, ContextCache
-from .checkpoint import Config, sane
-from .dflash import DFlash, DFlashConfig
+from .config import DSparkConfig
+from .dflash import DFlash
 
-HEADS = ("vanilla", "gated", "rnn")
-
-
-@dataclass(frozen=True)
-class DSparkConfig(DFlashConfig):
-    """A DSpark head; the names are the checkpoint's. `block_size` counts the rows of a
-    block, each of which gives a draft."""
-
-    markov_rank: int = 256
-    markov_head_type: str = "vanilla"
-    enable_confidence_head: bool = True
-    confidence_head_with_markov: bool = True
-
-    ARCHITECTURES = ("DSparkDraftModel", "Qwen3DSparkModel", "Lfm2DSparkDraftModel")
-    REFUSED = (
-        "conv_kernel_size",
-        "selector_rank",
-        "causal",
-        "use_swa",
-        "attention_sink_bias",
-        "dflash_query_causal",
-        "enable_qwen35_gated_q_proj",
-        "log_snr_conditioning",
-    )
-    PACKAGINGS = ("speculators_model_type", "speculators_config")
-
-    @classmethod
-    def fields_of(cls, config: Config) -> dict[str, Any]:
-        """DFlash's fields, and the heads.
-
-        DeepSpec copies the target's config, so what its configs say of layer types,
-        windows and rope scaling is not about the drafter, and is not read.
-        """
-        flat = "Qwen3DSparkModel" in (config.root.get("architectures") or [])
-        if flat:
-            copied = ("layer_types", "sliding_window", "rope_scaling", "is_causal")
-            config = config.without(copied)
-        fields = super().fields_of(config)
-        if flat:
-            fields["rope_scaling"] = None
-        reduced = config.get("draft_vocab_size", int, fields["vocab_size"])
-        sane(config, "draft_vocab_size", reduced, reduced == fields["vocab_size"])
-        if config.get("sample_from_anchor", bool, True) is False:
-            raise ConfigError(
-                f"{config.path} sets sample_from_anchor to false, which this version "
-                "cannot run in a DSpark head."
-            )
-        kind = config.get("markov_head_type", str, "vanilla")
-        sane(config, "markov_head_type", kind, kind in HEADS)
-        return fields | {
-            "markov_rank": config.get("markov_rank", int, 256),
-            "markov_head_type": kind,
-            "enable_confidence_head": config.get("enable_confidence_head", bool, True),
-            "confidence_head_with_markov": config.get(
-                "confidence_head_with_markov", bool, True
-            ),
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """config.json in SpecForge's form."""
-        written = super().to_json()
-        written["dflash_config"]["projector_type"] = "dspark"
-        return written
+FREQUENCIES = 64  # of the log-SNR embedding, fixed by its training
 
 
 class MarkovHead(nn.Module):
-    """What the token before a slot adds to its logits.
+    """What the token before a slot (a target id) adds to its logits (of draft ids)."""
 
-    Args:
-        config: The head's kind and sizes.
-        names: Tensors of the checkpoint; biases are there or not.
-    """
-
-    def __init__(self, config: DSparkConfig, names: Collection[str] | None):
+    def __init__(self, config: DSparkConfig):
         super().__init__()
         rank, hidden = config.markov_rank, config.hidden_size
+        rows, bias = config.draft_vocab_size or config.vocab_size, config.markov_bias
         self.kind = config.markov_head_type
         self.markov_w1 = nn.Embedding(config.vocab_size, rank)
-        self.markov_w2 = nn.Linear(rank, config.vocab_size, bias=False)
-
-        def biased(name):
-            return names is None or f"markov_head.{name}.bias" in names
-
+        self.markov_w2 = nn.Linear(rank, rows, bias=False)
         if self.kind == "gated":
-            self.gate_proj = nn.Linear(hidden + rank, rank, bias=biased("gate_proj"))
+            self.gate_proj = nn.Linear(hidden + rank, rank, bias=bias)
         if self.kind == "rnn":
-            bias = biased("joint_proj")
             self.joint_proj = nn.Linear(2 * rank + hidden, 3 * rank, bias=bias)
 
     def __call__(
@@ -148,63 +70,69 @@ class ConfidenceHead(nn.Module):
         return mx.sigmoid(self.proj(features))[..., 0]
 
 
+class NoiseEmbedding(nn.Module):
+    """Tells a slot how noisy its token is: sinusoids of a log-SNR through an MLP."""
+
+    def __init__(self, config: DSparkConfig):
+        super().__init__()
+        dim = config.hidden_size
+        self.fc1 = nn.Linear(2 * FREQUENCIES, dim)
+        self.fc2 = nn.Linear(dim, dim)
+
+    def __call__(self, width: int) -> mx.array:
+        """What is added to the rows of a block [width, H]: the anchor is clean, at the
+        end of the scale (1000), the masked slots are at its beginning (0)."""
+        at = mx.array([[1000.0], [0.0]])
+        powers = mx.arange(FREQUENCIES) / FREQUENCIES
+        angles = at * mx.power(10000.0, -powers)
+        features = mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
+        clean, masked = self.fc2(nn.silu(self.fc1(features)))
+        rows = mx.broadcast_to(masked, (width - 1, masked.size))
+        return mx.concatenate([clean[None], rows])
+
+
 class DSpark(DFlash):
-    """A DSpark drafter (the Drafter protocol).
+    """A DSpark drafter (the Drafter protocol); arguments as in DFlash."""
 
-    Args:
-        config: Its numbers.
-        window: As in DFlash.
-        names: Tensors of the checkpoint. Tables that it has are used in place of the
-            target's; None is a head with no tables of its own.
-    """
-
-    def __init__(
-        self,
-        config: DSparkConfig,
-        window: int | None = None,
-        names: Collection[str] | None = None,
-    ):
+    def __init__(self, config: DSparkConfig, window: int | None = None):
         super().__init__(config, window)
-        shape = config.vocab_size, config.hidden_size
-        if names and "embed_tokens.weight" in names:
-            self.embed_tokens = nn.Embedding(*shape)
-        if names and "lm_head.weight" in names:
-            self.lm_head = nn.Linear(*reversed(shape), bias=False)
         if config.markov_rank:
-            self.markov_head = MarkovHead(config, names)
+            self.markov_head = MarkovHead(config)
         if config.enable_confidence_head:
             self.confidence_head = ConfidenceHead(config)
+        if config.log_snr_conditioning:
+            self.log_snr_embed = NoiseEmbedding(config)
 
-    @property
-    def block_size(self) -> int:
-        """Rows to verify: the anchor and a draft from each row of the block."""
-        return self.config.block_size + 1
+    def embedded(self, ids: mx.array) -> mx.array:
+        """As DFlash's, and the noise of each slot."""
+        h = super().embedded(ids)
+        if "log_snr_embed" in self:
+            h = h + self.log_snr_embed(ids.shape[1]).astype(h.dtype)
+        return h
 
-    def bind(self, embed, head) -> None:
-        """Borrow the target's embedding and head, or use its own."""
-        own_embed = self.embed_tokens if "embed_tokens" in self else embed
-        own_head = self.lm_head if "lm_head" in self else head
-        super().bind(own_embed, own_head)
+    def least_rows(self) -> int:
+        """The trained rows, unless no row sees a later one."""
+        return 1 if self.config.is_causal else self.config.block_size
 
     def propose(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> mx.array:
-        """Draft width - 1 tokens, the first from the anchor's own slot.
-
-        The block keeps its trained rows, since each sees all of them.
-        """
-        rows = max(self.config.block_size, width - 1)
-        hidden = self.slots(anchor, cache, rows)[:, : width - 1]
-        logits = self.logits(hidden)
+        """Draft width - 1 tokens, each slot knowing the token before it."""
         if "markov_head" not in self:
-            return choose(logits, range(1, width))
-        path, before = [], anchor
+            return super().propose(anchor, cache, width, choose)
+        first = self.config.drafts_from
+        rows = max(width - 1 + first, self.least_rows())
+        hidden = self.slots(anchor, cache, rows)
         state = mx.zeros((1, self.config.markov_rank), hidden.dtype)
+        if first:  # a recurrent head passes the anchor's slot too
+            _, state = self.markov_head(anchor, hidden[:, 0], state)
+        hidden = hidden[:, first : first + width - 1]
+        logits, path, before = self.logits(hidden), [], anchor
         for i in range(width - 1):
             bias, state = self.markov_head(before, hidden[:, i], state)
-            chosen = choose(logits[:, i : i + 1] + bias[:, None], [i + 1])
-            path.append(chosen)
-            before = chosen[0]
+            scored = logits[:, i : i + 1] + bias[:, None]
+            path.append(self.choose(choose, scored, [i + 1]))
+            before = path[-1][0]
         return mx.concatenate(path, axis=1)
 
     def confidence(self, hidden: mx.array, before: mx.array) -> mx.array:

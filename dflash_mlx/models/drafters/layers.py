@@ -1,4 +1,4 @@
-"""A draft layer: Qwen3's, with attention that also sees the target's context.
+"""Draft layers: Qwen3's or Gemma 4's, with attention that also sees the context.
 
 Knows numbers and arrays; nothing of checkpoints, blocks or caches. A forward is the
 same for one block (drafting) and for many blocks of many sequences at once (training):
@@ -15,7 +15,7 @@ from mlx_lm.models.qwen3 import MLP
 from mlx_lm.models.rope_utils import initialize_rope
 
 if TYPE_CHECKING:
-    from .dflash import DFlashConfig
+    from .config import DFlashConfig
 
 KeysValues = tuple[mx.array, mx.array]
 
@@ -23,7 +23,8 @@ KeysValues = tuple[mx.array, mx.array]
 class Attention(nn.Module):
     """Attention of block rows over context rows and their own block.
 
-    Context rows pass only k_proj, v_proj, k_norm and rope.
+    Context rows pass only k_proj, v_proj, k_norm and rope. Heads may have a learned
+    sink (an always-present key without a value), and gates on their output.
     """
 
     def __init__(self, config: DFlashConfig):
@@ -32,14 +33,21 @@ class Attention(nn.Module):
         self.n_heads = config.num_attention_heads
         self.n_kv_heads = config.num_key_value_heads
         self.scale = hd**-0.5
-        self.q_proj = nn.Linear(dim, self.n_heads * hd, bias=False)
+        self.gate = config.attention_gate
+        rows = self.n_heads * hd * (2 if self.gate == "per-element" else 1)
+        self.q_proj = nn.Linear(dim, rows, bias=False)
         self.k_proj = nn.Linear(dim, self.n_kv_heads * hd, bias=False)
         self.v_proj = nn.Linear(dim, self.n_kv_heads * hd, bias=False)
         self.o_proj = nn.Linear(self.n_heads * hd, dim, bias=False)
         self.q_norm = nn.RMSNorm(hd, eps=config.rms_norm_eps)
         self.k_norm = nn.RMSNorm(hd, eps=config.rms_norm_eps)
+        if self.gate == "per-head":
+            self.g_proj = nn.Linear(dim, self.n_heads, bias=False)
+        self.attention_sink_bias = None
+        if config.attention_sink_bias:
+            self.attention_sink_bias = mx.zeros((self.n_heads,))
         self.rope = initialize_rope(
-            hd,
+            int(hd * config.partial_rotary_factor),
             base=config.rope_theta,
             traditional=not config.rope_is_neox_style,
             scaling_config=config.rope_scaling,
@@ -71,8 +79,8 @@ class Attention(nn.Module):
             mask: [N, 1, M * B, S + M * B], True where a row sees a key; None is all.
         """
         rows, width, _ = x.shape
-        queries = self.q_norm(self.q_proj(x).reshape(rows, width, self.n_heads, -1))
-        queries = self.rope(queries.transpose(0, 2, 1, 3), offset=offset)
+        queries, gate = self.queries(x)
+        queries = self.rope(queries, offset=offset)
         keys, values = self.keys_values(x, offset)
         if context is not None:
             sequences = context[0].shape[0]
@@ -82,9 +90,30 @@ class Attention(nn.Module):
             keys = mx.concatenate([context[0], keys], axis=2)
             values = mx.concatenate([context[1], values], axis=2)
         out = mx.fast.scaled_dot_product_attention(
-            queries, keys, values, scale=self.scale, mask=mask
+            queries,
+            keys,
+            values,
+            scale=self.scale,
+            mask=mask,
+            sinks=self.attention_sink_bias,
         )
-        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(rows, width, -1))
+        out = out.transpose(0, 2, 1, 3).reshape(rows, width, self.n_heads, -1)
+        if gate is not None:
+            out = out * gate
+        return self.o_proj(out.reshape(rows, width, -1))
+
+    def queries(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
+        """Normed queries [b, n_heads, n, head_dim] of rows [b, n, H], and what their
+        heads' outputs are multiplied by: [b, n, n_heads, head_dim or 1], or None."""
+        b, n, _ = x.shape
+        queries, gate = self.q_proj(x).reshape(b, n, self.n_heads, -1), None
+        if self.gate == "per-element":
+            queries, gate = mx.split(queries, 2, axis=-1)
+            gate = mx.sigmoid(gate)
+        elif self.gate == "per-head":
+            gate = nn.softplus(self.g_proj(x).astype(mx.float32))
+            gate = gate.astype(x.dtype)[..., None]
+        return self.q_norm(queries).transpose(0, 2, 1, 3), gate
 
 
 def side_by_side(a: mx.array, sequences: int) -> mx.array:
@@ -112,3 +141,54 @@ class Layer(nn.Module):
     def __call__(self, h, context, offset, mask=None):
         h = h + self.self_attn(self.input_layernorm(h), context, offset, mask)
         return h + self.mlp(self.post_attention_layernorm(h))
+
+
+class GemmaAttention(Attention):
+    """Attention of Gemma 4's full layers: scores unscaled, values normed, and made by
+    the keys' projection where the checkpoint has no other."""
+
+    def __init__(self, config: DFlashConfig):
+        super().__init__(config)
+        self.scale = 1.0
+        self.eps = config.rms_norm_eps
+        if config.attention_k_eq_v:
+            del self.v_proj
+
+    def keys_values(self, x: mx.array, offset: int | mx.array) -> KeysValues:
+        """As Attention's."""
+        b, n, _ = x.shape
+        projected = self.k_proj(x).reshape(b, n, self.n_kv_heads, -1)
+        values = projected
+        if "v_proj" in self:
+            values = self.v_proj(x).reshape(b, n, self.n_kv_heads, -1)
+        keys = self.rope(self.k_norm(projected).transpose(0, 2, 1, 3), offset=offset)
+        values = mx.fast.rms_norm(values, None, self.eps)
+        return keys, values.transpose(0, 2, 1, 3)
+
+
+class GemmaMLP(MLP):
+    """Gemma's MLP: GELU in place of SiLU."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.down_proj(nn.gelu_approx(self.gate_proj(x)) * self.up_proj(x))
+
+
+class GemmaLayer(nn.Module):
+    """A full layer of Gemma 4: norms on both sides of attention and MLP, a scalar."""
+
+    def __init__(self, config: DFlashConfig):
+        super().__init__()
+        dim, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = GemmaAttention(config)
+        self.mlp = GemmaMLP(dim, config.intermediate_size)
+        self.input_layernorm = nn.RMSNorm(dim, eps=eps)
+        self.post_attention_layernorm = nn.RMSNorm(dim, eps=eps)
+        self.pre_feedforward_layernorm = nn.RMSNorm(dim, eps=eps)
+        self.post_feedforward_layernorm = nn.RMSNorm(dim, eps=eps)
+        self.layer_scalar = mx.ones((1,))
+
+    def __call__(self, h, context, offset, mask=None):
+        x = self.self_attn(self.input_layernorm(h), context, offset, mask)
+        h = h + self.post_attention_layernorm(x)
+        x = self.mlp(self.pre_feedforward_layernorm(h))
+        return (h + self.post_feedforward_layernorm(x)) * self.layer_scalar

@@ -1,0 +1,596 @@
+"""The packagings of published drafters, each read under its own conventions.
+
+Owns how a folder's config.json and tensor names are recognised, and what each
+packaging means by them; the result is a config of config.py and tensors under our
+names. A convention that no field states is noted, so that it can be looked at and
+probed. Knows nothing of how a drafter computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ...errors import ConfigError, WeightsError
+from .checkpoint import Config
+from .config import (
+    KINDS,
+    QWEN,
+    SLIDING,
+    DFlash2Config,
+    DFlashConfig,
+    DSparkConfig,
+)
+
+Weights = dict[str, mx.array]
+Settled = tuple[dict[str, Any], list[str]]
+
+SPECULATORS_KEYS = ("speculators_model_type", "speculators_config")
+# Fields of some drafter that change what is computed: refused where not understood.
+MEANINGFUL = set().union(*(kind.names() for kind in KINDS)) | {
+    "causal",
+    "use_swa",
+    "swa_window_size",
+    "dflash_query_causal",
+    "projector_type",
+    "sliding_window_non_causal",
+    "aux_hidden_state_layer_ids",
+    "eagle_aux_hidden_state_layer_ids",
+    "enable_qwen35_gated_q_proj",
+    "gating",
+    "dspark_bonus_anchor",
+    "selector_vocab_size",
+    "attention_bias",
+    "quantization_config",
+    "hidden_act",
+    *SPECULATORS_KEYS,
+}
+# Hints for other programs' run time, and fields that mean nothing here.
+HARMLESS = {
+    "runtime_block_size",
+    "draft_window_size",
+    "block_size_policy",
+    "dflash_initial_block_size",
+    "num_anchors",
+    "loss_decay_gamma",
+}
+# What a copy of the target's config says of the target, not of the drafter.
+COPIED = (
+    "layer_types",
+    "sliding_window",
+    "rope_scaling",
+    "is_causal",
+    "partial_rotary_factor",
+    "attention_k_eq_v",
+    "model_type",
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A folder's config as it was understood.
+
+    Args:
+        packaging: Its name.
+        config: The numbers.
+        notes: Conventions that were followed.
+        tensors: The file's tensors under our names.
+    """
+
+    packaging: str
+    config: DFlashConfig
+    notes: tuple[str, ...]
+    tensors: Callable[[Weights], Weights]
+
+
+@dataclass(frozen=True)
+class Packaging:
+    """One way in which drafters are published.
+
+    Args:
+        name: As in messages.
+        kind: The config's class.
+        matches: Whether a config is of it.
+        settle: Fields as we mean them where the packaging means something else, and
+            notes.
+        tensors: Renames and reshapes the file's tensors.
+        own: Meaningful fields that `settle` takes care of.
+        tells_depth: Its configs always have num_target_layers.
+    """
+
+    name: str
+    kind: type[DFlashConfig]
+    matches: Callable[[Config], bool]
+    settle: Callable[[Config], Settled] = lambda config: ({}, [])
+    tensors: Callable[[Weights], Weights] = lambda weights: weights
+    own: Collection[str] = ()
+    tells_depth: bool = True
+
+    def read(self, config: Config) -> Reading:
+        """Understand a config of this packaging.
+
+        Raises:
+            ConfigError: With file and field.
+        """
+        known = self.kind.names() | {"rope_parameters", "rope_scaling"} | set(self.own)
+        refuse(config, known, self.name)
+        if self.tells_depth:
+            config.get("num_target_layers", int)
+        fields, notes = self.settle(config)
+        settled = config.settle(fields)
+        numbers = self.kind.of(settled)
+        return Reading(self.name, numbers, (*notes, *told(numbers)), self.tensors)
+
+
+def read(folder: Path) -> Reading:
+    """Recognise and understand the drafter in a folder.
+
+    Raises:
+        ConfigError: No packaging that is known, or a field that is wrong in it.
+        MissingFilesError: There is no config.json.
+    """
+    config = Config(folder)
+    for packaging in PACKAGINGS:
+        if packaging.matches(config):
+            return packaging.read(config)
+    names = ", ".join(config.architectures) or config.root.get("model_type")
+    raise ConfigError(
+        f"{config.path} describes {names}, which this version cannot run.",
+        "Choose another drafter: see `dflash-mlx models`.",
+    )
+
+
+def with_tensors(config: DFlashConfig, names: Collection[str]) -> DFlashConfig:
+    """The config as the tensors have it: tables, heads and biases that are there.
+
+    Args:
+        config: As read.
+        names: The tensors' names, ours.
+    """
+    found: dict[str, Any] = {
+        "has_embed_tokens": "embed_tokens.weight" in names,
+        # A reduced vocabulary has no head but its own.
+        "has_lm_head": "lm_head.weight" in names or bool(config.draft_vocab_size),
+    }
+    if isinstance(config, DSparkConfig):
+        found["enable_confidence_head"] = "confidence_head.proj.weight" in names
+        found["markov_bias"] = any(
+            f"markov_head.{name}_proj.bias" in names for name in ("gate", "joint")
+        )
+    return replace(config, **found)
+
+
+def refuse(config: Config, known: Collection[str], packaging: str) -> None:
+    """Raise ConfigError, by name, for fields that would be passed over in silence."""
+    method = (config.root.get("quantization_config") or {}).get("quant_method")
+    if method and "quantization_config" not in known:
+        raise ConfigError(
+            f"{config.path} describes tensors quantized by {method}.",
+            "Use the drafter's 16-bit repository, and --draft-quantize.",
+        )
+    if config.root.get("hidden_act") == "silu":
+        known = {*known, "hidden_act"}
+    # Here the drafter alone is described: what is not known is not harmless.
+    for place in ("dflash_config", "dspark_config"):
+        for field, value in (config.root.get(place) or {}).items():
+            if field not in known and field not in HARMLESS and value:
+                raise unknown(config, field, packaging)
+    for field in MEANINGFUL - set(known):
+        found = config.found(field)
+        if any(found.values()) or (found and field in SPECULATORS_KEYS):
+            raise unknown(config, field, packaging)
+
+
+def unknown(config: Config, field: str, packaging: str) -> ConfigError:
+    """The error for a field that a packaging does not have."""
+    return ConfigError(
+        f"{config.path} sets {field}, which this version does not know in a checkpoint "
+        f"of {packaging}.",
+        "Choose another drafter, or remove the field if it means nothing.",
+    )
+
+
+def told(config: DFlashConfig) -> list[str]:
+    """What a reading comes to, in words."""
+    slot = "predicts too" if config.sample_from_anchor else "is discarded"
+    drafts = config.block_size - config.drafts_from
+    notes = [
+        f"the anchor's slot {slot}: {drafts} drafts from {config.block_size} rows",
+        f"taps are outputs of 0-based layers {list(config.target_layer_ids)}",
+    ]
+    sliding = sum(kind == SLIDING for kind in config.layer_types)
+    if sliding:
+        causal = "symmetric" if config.is_causal is False else "causal"
+        notes.append(
+            f"{sliding} of {config.num_hidden_layers} layers slide over "
+            f"{config.sliding_window} rows, {causal} in the block"
+        )
+    elif config.is_causal:
+        notes.append("every layer is causal in the block")
+    if config.draft_vocab_size:
+        notes.append(
+            f"drafts come from {config.draft_vocab_size} of {config.vocab_size} tokens"
+        )
+    return notes
+
+
+def named(*architectures: str) -> Callable[[Config], bool]:
+    """Whether a config has one of these architectures."""
+    return lambda config: bool(set(architectures) & set(config.architectures))
+
+
+def stripped(weights: Weights) -> Weights:
+    """Names without a leading "model."."""
+    return {name.removeprefix("model."): array for name, array in weights.items()}
+
+
+# z-lab
+
+
+def _plain(config):
+    """z-lab's: no architecture is DFlash v1 too; older copies leave it out."""
+    return not config.architectures or named("DFlashDraftModel")(config)
+
+
+def _second(config):
+    # Some copies keep the first architecture's name beside the second's fields.
+    fields = any(config.found("selector_rank").values())
+    return named("DFlash2DraftModel")(config) or (_plain(config) and fields)
+
+
+# NVIDIA
+
+
+def _lineage(config) -> Settled:
+    """DFlash heads trained by NVIDIA: a causal block, one window for all layers."""
+    fields: dict[str, Any] = {"layer_types": None, "sliding_window": None}
+    causal = [config.get(n, bool, False) for n in ("causal", "dflash_query_causal")]
+    fields["is_causal"] = any(causal) or None
+    window = None
+    given = config.has("sliding_window")
+    given &= config.get("use_sliding_window", bool, True)
+    if config.get("use_swa", bool, given):
+        own = config.get("sliding_window", int, None)
+        window = config.get("swa_window_size", int, own)
+        config.check("swa_window_size", window is not None and window > 1)
+    if window:
+        layers = config.get("num_hidden_layers", int)
+        fields |= {"layer_types": [SLIDING] * layers, "sliding_window": window}
+        fields["is_causal"] = any(causal)
+    return fields | _taps(config, "eagle_aux_hidden_state_layer_ids", 1), []
+
+
+def _taps(config: Config, field: str, shift: int) -> dict[str, Any]:
+    """target_layer_ids where a packaging counts them from the embeddings.
+
+    Raises:
+        ConfigError: Both are given and do not agree, or neither is.
+    """
+    theirs = config.get(field, list, None)
+    if theirs is None:
+        return {}
+    config.check(field, bool(theirs) and all(type(i) is int for i in theirs))
+    ours = [tap - shift for tap in theirs]
+    given = config.get("target_layer_ids", list, ours)
+    # Some copies repeat target_layer_ids there, unshifted.
+    if given not in (ours, theirs):
+        raise ConfigError(
+            f"{config.path} gives target_layer_ids as {given}, but {field} as {theirs},"
+            f" which means {ours}.",
+            "Remove the wrong one.",
+        )
+    return {"target_layer_ids": given}
+
+
+NVIDIA = {
+    "causal",
+    "use_swa",
+    "swa_window_size",
+    "dflash_query_causal",
+    "eagle_aux_hidden_state_layer_ids",
+}
+
+
+def _nvidia(config):
+    return any(config.has(field) for field in NVIDIA)
+
+
+def _nvidia_dspark(config) -> Settled:
+    fields, notes = _lineage(config)
+    # Without the key the anchor's slot is kept for the anchor, as in DFlash.
+    fields["sample_from_anchor"] = config.get("sample_from_anchor", bool, False)
+    return fields, notes
+
+
+# DSpark
+
+
+def _copied(config) -> Settled:
+    """DeepSpec writes a copy of the target's config: its rope scaling, windows and
+    layer types are not the drafter's."""
+    rope = config.get("rope_parameters", dict, {})
+    theta = rope.get("rope_theta") or config.get("rope_theta", float)
+    fields = dict.fromkeys(COPIED) | {
+        "rope_parameters": {"rope_theta": theta},
+        "rope_theta": theta,
+    }
+    passed = [name for name in COPIED if config.has(name) and name != "model_type"]
+    notes = [f"{', '.join(passed)}: the target's, not read"] if passed else []
+    return fields, notes
+
+
+def _qwen35(config) -> Settled:
+    """Qwen3.5's own attention: gates from q_proj, rotation of a part of the head."""
+    fields, notes = _copied(config)
+    rope = config.get("rope_parameters", dict, {})
+    share = rope.get("partial_rotary_factor") or config.get(
+        "partial_rotary_factor", float, 1.0
+    )
+    fields["partial_rotary_factor"] = float(share)
+    if config.get("enable_qwen35_gated_q_proj", bool, True):
+        fields["attention_gate"] = "per-element"
+    notes.append("norm weights are offsets from 1")
+    return fields, notes
+
+
+def _offset_norms(weights: Weights) -> Weights:
+    return {
+        name: array + 1 if name.endswith("norm.weight") else array
+        for name, array in weights.items()
+    }
+
+
+def _gemma(config) -> Settled:
+    """Gemma 4's full layers: their own head size, heads and rope."""
+    rope = config.get("rope_parameters", dict, {}).get("full_attention") or {}
+    hidden = config.get("hidden_size", int)
+    shared = config.get("attention_k_eq_v", bool, True)
+    heads = config.get("num_key_value_heads", int)
+    if shared:
+        heads = config.get("num_global_key_value_heads", int, heads)
+    head_dim = config.get("head_dim", int)
+    return {
+        **dict.fromkeys(COPIED),
+        "model_type": "gemma4_text",
+        "attention_k_eq_v": shared,
+        "num_key_value_heads": heads,
+        "head_dim": config.get("global_head_dim", int, head_dim),
+        "input_embedding_scale": hidden**0.5,
+        "rope_parameters": {
+            "rope_theta": rope.get("rope_theta", 1_000_000.0),
+            "rope_type": rope.get("rope_type", "proportional"),
+            "partial_rotary_factor": rope.get("partial_rotary_factor", 0.25),
+        },
+        "final_logit_softcapping": config.get("final_logit_softcapping", float, 30.0),
+    }, ["layers are Gemma 4's full ones"]
+
+
+# speculators
+
+SPECULATORS = {"dflash": DFlashConfig, "dflash2": DFlash2Config, "dspark": DSparkConfig}
+
+
+def _algorithm(config):
+    told = config.root.get("speculators_config") or {}
+    return config.root.get("speculators_model_type") or told.get("algorithm")
+
+
+def _is_speculators(kind):
+    return lambda config: _algorithm(config) == kind
+
+
+def _speculators(kind: str) -> Callable[[Config], Settled]:
+    """speculators: taps counted from the embeddings, windows fixed at the anchor,
+    sliding layers causal in the block unless it says otherwise."""
+
+    def settle(config):
+        if not config.has("aux_hidden_state_layer_ids"):
+            config.get("aux_hidden_state_layer_ids", list)
+        symmetric = config.get("sliding_window_non_causal", bool, kind == "dflash2")
+        rope = config.get("rope_parameters", dict, None) or {}
+        from_anchor, why = _slot(config, kind)
+        fields = {
+            **_taps(config, "aux_hidden_state_layer_ids", 1),
+            "window_from_anchor": True,
+            "is_causal": False if symmetric else None,
+            "sample_from_anchor": from_anchor,
+            "block_size": config.get("block_size", int, 8),
+            "model_type": QWEN,
+            "partial_rotary_factor": None,
+            "attention_k_eq_v": None,
+        }
+        if nested := rope.get("sliding_attention"):
+            fields["rope_parameters"] = nested
+        if kind == "dflash2":
+            sizes = {"conv_kernel_size": 2, "conv_group_size": 16}
+            sizes |= {"selector_rank": 256, "selector_top_k": 16}
+            fields |= {k: config.get(k, int, v) for k, v in sizes.items()}
+        return fields, [
+            "aux_hidden_state_layer_ids count the embeddings as 0: shifted by -1",
+            why,
+        ]
+
+    return settle
+
+
+def _slot(config: Config, kind: str) -> tuple[bool, str]:
+    """Whether the anchor's slot predicts, and what says so.
+
+    Older DSpark heads omit the key and keep the anchor's slot, though the class's
+    default is that it predicts; how many tokens they propose tells.
+    """
+    methods = (config.root.get("speculators_config") or {}).get("proposal_methods")
+    tokens = (methods or [{}])[0].get("speculative_tokens")
+    key = config.get("sample_from_anchor", bool, None)
+    if kind == "dspark" and type(tokens) is int:
+        spare = config.get("block_size", int, 8) - tokens
+        if spare in (0, 1):
+            if key not in (None, spare == 0):
+                raise ConfigError(
+                    f"{config.path} gives sample_from_anchor as {key}, but "
+                    f"speculative_tokens as {tokens} of a block of {tokens + spare}.",
+                    "Remove the wrong one.",
+                )
+            return spare == 0, f"speculative_tokens {tokens} tell the anchor's slot"
+    if key is not None:
+        return key, "sample_from_anchor tells the anchor's slot"
+    return False, "no field tells of the anchor's slot"
+
+
+def _reduced(weights: Weights) -> Weights:
+    """Checks `d2t`, offsets from draft ids to target ids, and drops `t2d`.
+
+    Raises:
+        WeightsError: They do not tell of the same tokens.
+    """
+    weights = stripped(weights)
+    mask, offsets = weights.pop("t2d", None), weights.get("d2t")
+    if offsets is None:
+        return weights
+    ids = mx.arange(offsets.size) + offsets.astype(mx.int32)
+    if mask is not None:
+        marked = mx.zeros((mask.size,), mx.bool_)
+        marked[mx.minimum(ids, mask.size - 1)] = True
+        if not mx.array_equal(marked, mask.astype(mx.bool_)).item():
+            raise WeightsError(
+                "d2t and t2d do not name the same tokens.", "Download it again."
+            )
+        if mask.size == offsets.size:  # the whole vocabulary, spelt out
+            del weights["d2t"]
+    return weights
+
+
+SPECULATORS_OWN = {
+    *SPECULATORS_KEYS,
+    "aux_hidden_state_layer_ids",
+    "sliding_window_non_causal",
+    "use_sliding_window",
+}
+
+# Others
+
+
+def _laguna(config) -> Settled:
+    """poolside's: gates per head, a norm for each tapped output."""
+    config.check("gating", config.root.get("gating") == "per-head")
+    causal = config.get("causal", bool)
+    return {
+        **_taps(config, "eagle_aux_hidden_state_layer_ids", 1),
+        "attention_gate": "per-head",
+        "norm_taps": True,
+        "is_causal": causal,
+        "model_type": QWEN,
+    }, []
+
+
+def _unfused(weights: Weights) -> Weights:
+    """qkv_proj [(nh + 2 nkv) hd, H] as three; o_proj tells nh hd."""
+    found: Weights = {}
+    for name, array in stripped(weights).items():
+        if not name.endswith("qkv_proj.weight"):
+            found[name] = array
+            continue
+        prefix = name.removesuffix("qkv_proj.weight")
+        queries = weights[f"{prefix}o_proj.weight"].shape[1]
+        keys = (array.shape[0] - queries) // 2
+        for part, rows in zip(
+            "qkv", mx.split(array, [queries, queries + keys]), strict=True
+        ):
+            found[f"{prefix}{part}_proj.weight"] = rows
+    return found
+
+
+def _muse_names(weights: Weights) -> Weights:
+    names = {
+        "encoder.fc.weight": "fc.weight",
+        "encoder.output_norm_enc.weight": "hidden_norm.weight",
+    }
+    return {names.get(name, name): a for name, a in stripped(weights).items()}
+
+
+def _projector(config):
+    return any(v == "dspark" for v in config.found("projector_type").values())
+
+
+PACKAGINGS = (
+    *(
+        Packaging(
+            f"speculators {kind}",
+            numbers,
+            _is_speculators(kind),
+            _speculators(kind),
+            _reduced,
+            SPECULATORS_OWN,
+            tells_depth=False,
+        )
+        for kind, numbers in SPECULATORS.items()
+    ),
+    Packaging(
+        "Laguna",
+        DFlashConfig,
+        lambda config: config.root.get("model_type") == "laguna",
+        _laguna,
+        _unfused,
+        {"gating", "causal", "eagle_aux_hidden_state_layer_ids"},
+    ),
+    Packaging(
+        "the Muse assistant",
+        DFlashConfig,
+        lambda config: config.root.get("model_type") == "muse_glimmer_assistant",
+        lambda config: ({"model_type": QWEN}, []),
+        _muse_names,
+    ),
+    Packaging(
+        "NVIDIA DSpark",
+        DSparkConfig,
+        lambda config: named("Qwen3DSparkModel")(config) and _nvidia(config),
+        _nvidia_dspark,
+        stripped,
+        NVIDIA,
+        tells_depth=False,
+    ),
+    Packaging("Gemma 4 DSpark", DSparkConfig, named("Gemma4DSparkModel"), _gemma),
+    Packaging(
+        "Qwen3.5 DSpark",
+        DSparkConfig,
+        named("Qwen35DSparkModel"),
+        _qwen35,
+        _offset_norms,
+        {"enable_qwen35_gated_q_proj", "quantization_config"},
+        tells_depth=False,
+    ),
+    Packaging(
+        "DeepSpec",
+        DSparkConfig,
+        named("Qwen3DSparkModel"),
+        _copied,
+        own={"quantization_config"},
+        tells_depth=False,
+    ),
+    Packaging(
+        "LiquidAI DSpark",
+        DSparkConfig,
+        named("Lfm2DSparkDraftModel"),
+        lambda config: ({"model_type": QWEN}, []),
+    ),
+    Packaging(
+        "SpecForge DSpark",
+        DSparkConfig,
+        lambda config: named("DSparkDraftModel")(config) or _projector(config),
+        own={"projector_type"},
+    ),
+    Packaging("z-lab DFlash 2", DFlash2Config, _second),
+    Packaging(
+        "NVIDIA DFlash",
+        DFlashConfig,
+        lambda config: _plain(config) and _nvidia(config),
+        _lineage,
+        stripped,
+        NVIDIA,
+    ),
+    Packaging("z-lab DFlash", DFlashConfig, _plain),
+)

@@ -1,0 +1,77 @@
+"""Make laguna.safetensors: what the published Laguna drafter computes.
+
+Needs the package `mlx-vlm` 0.7.10 beside mlx and mlx-lm. As make_dflash_v1.py: random
+float32 weights under the checkpoint's names, four rounds with carried contexts, logits
+of every masked slot. Its window is held by index, the same for every row of a block;
+here it is wider than the text, so that what is compared is what it computes.
+
+    python tests/golden/make_laguna.py
+"""
+
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_map
+
+ROUNDS = (40, 3, 1, 6)
+CONFIG = {
+    "architectures": ["LagunaDFlashModel"],
+    "model_type": "laguna",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 50,
+    "draft_vocab_size": 50,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+    "layer_types": ["sliding_attention"] * 3,
+    "sliding_window": 128,
+    "gating": "per-head",
+    "eagle_aux_hidden_state_layer_ids": [2, 4, 6],
+    "dflash_config": {
+        "block_size": 6,
+        "mask_token_id": 49,
+        "target_layer_ids": [1, 3, 5],
+        "num_target_layers": 8,
+        "causal": True,
+    },
+}
+
+
+def main():
+    from mlx_vlm.speculative.drafters.laguna_dflash import (
+        LagunaDFlashDraftModel,
+        ModelConfig,
+    )
+
+    mx.random.seed(0)
+    draft = LagunaDFlashDraftModel(ModelConfig.from_dict(CONFIG))
+    draft.update(
+        tree_map(lambda a: a + 0.1 * mx.random.normal(a.shape), draft.parameters())
+    )
+    arrays = {f"weights.{name}": a for name, a in tree_flatten(draft.parameters())}
+    embed, head = mx.random.normal((50, 32)), mx.random.normal((50, 32))
+    arrays |= {"embed": embed, "head": head}
+    draft.embed_tokens = lambda ids: embed[ids]
+    draft.lm_head = lambda h: h @ head.T
+    cache = draft.make_cache()
+    for i, rows in enumerate(ROUNDS):
+        features = mx.random.normal((1, rows, 96))
+        anchor = mx.random.randint(0, 48, (1,))
+        block = mx.concatenate([anchor, mx.full((5,), 49, dtype=anchor.dtype)])
+        logits = draft(block[None], features, cache)[:, 1:]
+        arrays |= {
+            f"{i}.features": features,
+            f"{i}.anchor": anchor,
+            f"{i}.logits": logits,
+        }
+        mx.eval(logits, [entry.state for entry in cache])
+    mx.save_safetensors(str(Path(__file__).with_name("laguna.safetensors")), arrays)
+
+
+if __name__ == "__main__":
+    main()
