@@ -89,7 +89,11 @@ def make_dspark(own=False, **changes) -> DSpark:
     }
     mx.random.seed(97)
     fields |= {"has_embed_tokens": own, "has_lm_head": own}
-    return dressed(DSpark(DSparkConfig(**fields | changes)), "float32")
+    drafter = dressed(DSpark(DSparkConfig(**fields | changes)), "float32")
+    if drafter.config.markov_rank:  # untrained it is 0
+        shape = drafter.markov_head.markov_w2.weight.shape
+        drafter.markov_head.markov_w2.weight = mx.random.normal(shape) * 0.3
+    return drafter
 
 
 @pytest.mark.parametrize("kind", MARKOV)

@@ -94,8 +94,8 @@ def test_later_slots_weigh_less_as_the_paper_says():
     batch = make_batch(examples(1), config, options, Random(3))
     ratio = batch.weights[0, 1] / batch.weights[0, 0]
     assert abs(ratio.item() - 2.718281828 ** (-1 / 4)) < 1e-6
-    assert TrainOptions(block_size=16).decay() == 7
-    assert TrainOptions(gamma=2.5).decay() == 2.5
+    assert TrainOptions().decay(16) == 7
+    assert TrainOptions(gamma=2.5).decay(8) == 2.5
 
 
 def test_the_loss_in_pieces_is_the_loss(target, monkeypatch):

@@ -1,4 +1,4 @@
-"""A training run of a DFlash v1 drafter for a loaded target.
+"""A training run of a drafter for a loaded target.
 
 Owns the run: batches in order, updates, checkpoints, evaluation, the written folder.
 The target writes the text (answers.py) and its features are taken as training goes;
@@ -19,11 +19,14 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import DataError, OptionError
+from ..loading import load_drafter
 from ..loop import decode
+from ..models.drafters import make
 from ..models.drafters.dflash import DFlash
+from ..models.drafters.dspark import DSpark
 from ..pair import Pair
 from .answers import Example
-from .objective import loss, make_batch
+from .objective import Batch, loss, make_batch, teacher_rows
 from .optim import make_optimizer, make_step
 from .settings import TrainOptions, new_config
 
@@ -76,7 +79,7 @@ class Run:
             )
         self.held_out = examples[-options.held_out :]
         mx.random.seed(options.seed)
-        self.drafter = DFlash(new_config(pair, tokenizer, options))
+        self.drafter = start(pair, tokenizer, options)
         self.pair = Pair.of(pair.model, self.drafter, pair.target.config)
         warmup = round(options.steps * options.warmup)
         self.optimizer = make_optimizer(options.lr, options.steps, warmup)
@@ -96,7 +99,7 @@ class Run:
         while self.step < self.options.steps:
             start = time.perf_counter()
             batch = self._batch(self.step)
-            value, kept = self.update(self._features(batch), batch)
+            value, kept = self.update(*self._lesson(batch))
             seconds = time.perf_counter() - start
             self.step += 1
             report = Report(
@@ -138,9 +141,23 @@ class Run:
         anchors = Random(f"{self.options.seed} {step} anchors")
         return make_batch(rows, self.drafter.config, self.options, anchors)
 
-    def _features(self, batch):
-        features = self.pair.target.forward(batch.ids, None, self.drafter.taps)[1]
-        return mx.stop_gradient(features.astype(mx.float32))
+    def _lesson(self, batch: Batch) -> tuple[mx.array, Batch, mx.array | None]:
+        """What the loss takes: features, the batch, and the target's logits where the
+        drafter's kind learns from them."""
+        forward, taps = self.pair.target.forward, self.drafter.taps
+        if not isinstance(self.drafter, DSpark):
+            features = forward(batch.ids, None, taps)[1]
+            return mx.stop_gradient(features.astype(mx.float32)), batch, None
+        # One sequence at a time: logits of all would not fit.
+        features, teacher = [], []
+        for row, anchors in zip(batch.ids, batch.anchors, strict=True):
+            logits, found = forward(row[None], None, taps)
+            rows = teacher_rows(logits, anchors, batch.labels.shape[1])
+            mx.eval(rows, found)
+            teacher.append(rows)
+            features.append(found.astype(mx.float32))
+        features = mx.concatenate(features)
+        return mx.stop_gradient(features), batch, mx.concatenate(teacher)
 
     def _save(self):
         """Write drafter and checkpoint, each whole or not at all."""
@@ -182,6 +199,26 @@ class Run:
         self.step = int(metadata["step"])
         record = json.loads((self.out / "training.json").read_text())["record"]
         self.record = [row for row in record if row["step"] <= self.step]
+
+
+def start(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlash:
+    """The drafter that a run begins with.
+
+    With a source, its body; what a kind adds changes nothing yet, so the first drafts
+    are the source's.
+
+    Raises:
+        DFlashError: The source cannot be had, or does not go with the settings.
+    """
+    if options.warm_start is None:
+        return make(new_config(pair, tokenizer, options))
+    source = load_drafter(options.warm_start)
+    drafter = make(new_config(pair, tokenizer, options, source.config))
+    drafter.load_weights(
+        [(k, v.astype(mx.float32)) for k, v in tree_flatten(source.parameters())],
+        strict=type(source) is type(drafter),
+    )
+    return drafter
 
 
 def check_enough(conversations: int, options: TrainOptions) -> None:

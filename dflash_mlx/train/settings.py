@@ -11,9 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import OptionError
-from ..models.drafters.config import DFlashConfig
+from ..models.drafters.config import (
+    MARKOV,
+    DFlash2Config,
+    DFlashConfig,
+    DSparkConfig,
+)
 from ..pair import Pair, check_taps
 from ..types import require
+
+KINDS = {"dflash": DFlashConfig, "dflash2": DFlash2Config, "dspark": DSparkConfig}
 
 
 @dataclass(frozen=True)
@@ -21,11 +28,18 @@ class TrainOptions:
     """A training run; the defaults are the paper's where it gives them.
 
     Args:
-        block_size: Rows of a block, the anchor included.
-        layers: Draft layers.
-        taps: Target layers to read; None spreads five (or `layers`) over the depth.
+        kind: "dflash", "dflash2" or "dspark".
+        warm_start: A drafter's folder or Hub id to start from; its body is kept, and
+            what the kind adds begins as nothing. None starts from random weights.
+        block_size: Rows of a block, the anchor included; None is 16, or that of
+            `warm_start`.
+        layers: Draft layers; None is 5, or as many as `warm_start` has.
+        taps: Target layers to read; None spreads five (or `layers`) over the depth, or
+            is what `warm_start` reads.
         mask_token_id: The id of a masked slot; None takes the tokenizer's mask token
-            or the first id that the tokenizer does not use.
+            or the first id that the tokenizer does not use, or that of `warm_start`.
+        rank: Of DFlash 2's selector or DSpark's Markov head.
+        markov_head: "vanilla", "gated" or "rnn".
         steps: Updates.
         batch: Sequences per update.
         anchors: Blocks per sequence and update, drawn anew each time.
@@ -37,10 +51,14 @@ class TrainOptions:
         seed: Of initial weights, order and anchors.
     """
 
-    block_size: int = 16
-    layers: int = 5
+    kind: str = "dflash"
+    warm_start: str | None = None
+    block_size: int | None = None
+    layers: int | None = None
     taps: tuple[int, ...] | None = None
     mask_token_id: int | None = None
+    rank: int = 256
+    markov_head: str = "vanilla"
     steps: int = 1000
     batch: int = 8
     anchors: int = 64
@@ -55,10 +73,17 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self):
-        require(self.block_size >= 2, "block_size", "2 or more", self.block_size)
-        for name in ("layers", "steps", "batch", "anchors", "eval_every", "save_every"):
+        width, layers = self.block_size, self.layers
+        require(width is None or width >= 2, "block_size", "2 or more", width)
+        require(layers is None or layers >= 1, "layers", "1 or more", layers)
+        for name in ("rank", "steps", "batch", "anchors", "eval_every", "save_every"):
             value = getattr(self, name)
             require(value >= 1, name, "1 or more", value)
+        kinds = ", ".join(KINDS)
+        require(self.kind in KINDS, "kind", f"one of {kinds}", self.kind)
+        heads = ", ".join(MARKOV)
+        head = self.markov_head
+        require(head in MARKOV, "markov_head", f"one of {heads}", head)
         for name in ("lr", "clip"):
             require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         require(0 <= self.warmup < 1, "warmup", "in [0, 1)", self.warmup)
@@ -67,11 +92,11 @@ class TrainOptions:
         require(longest >= 2, "max_length", "2 or more", longest)
         require(self.held_out >= 1, "held_out", "1 or more", self.held_out)
 
-    def decay(self) -> float:
+    def decay(self, block_size: int) -> float:
         """gamma, by default the paper's 4, 5 and 7 for blocks of 8, 10 and 16."""
         if self.gamma is not None:
             return self.gamma
-        return float(np.interp(self.block_size, [8, 10, 16], [4, 5, 7]))
+        return float(np.interp(block_size, [8, 10, 16], [4, 5, 7]))
 
 
 def default_taps(target_layers: int, taps: int) -> tuple[int, ...]:
@@ -82,13 +107,52 @@ def default_taps(target_layers: int, taps: int) -> tuple[int, ...]:
     return tuple(sorted({round(1 + i * step) for i in range(taps)}))
 
 
-def new_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashConfig:
-    """The config of an untrained drafter for a target.
+def new_config(
+    pair: Pair,
+    tokenizer: Any,
+    options: TrainOptions,
+    source: DFlashConfig | None = None,
+) -> DFlashConfig:
+    """The config of the drafter to be trained.
+
+    Args:
+        pair: Its target.
+        tokenizer: For the default mask token.
+        options: Settings.
+        source: The config of the drafter that it starts from.
 
     Raises:
-        OptionError: No id is free for the mask token.
+        OptionError: No id is free for the mask token, or a setting contradicts the
+            source.
         PairError: A tap is out of range.
     """
+    body = vars(fresh_config(pair, tokenizer, options) if source is None else source)
+    wanted = {
+        "block_size": options.block_size,
+        "num_hidden_layers": options.layers,
+        "target_layer_ids": options.taps,
+        "mask_token_id": options.mask_token_id,
+    }
+    for name, value in wanted.items():
+        if value not in (None, body[name]):
+            raise OptionError(
+                f"{name} {value} contradicts the drafter to start from, which has "
+                f"{body[name]}.",
+                "Leave it out.",
+            )
+    kind = KINDS[options.kind]
+    body = {name: body[name] for name in DFlashConfig.names()}
+    if kind is DFlash2Config:
+        top = min(16, body["draft_vocab_size"] or body["vocab_size"])
+        return kind(**body, selector_rank=options.rank, selector_top_k=top)
+    if kind is DSparkConfig:
+        head = {"markov_rank": options.rank, "markov_head_type": options.markov_head}
+        return kind(**body, **head)
+    return kind(**body)
+
+
+def fresh_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashConfig:
+    """A body for a target, from nothing but its numbers."""
     target = pair.target
     config = target.config.get("text_config") or target.config
     mask = options.mask_token_id
@@ -102,20 +166,21 @@ def new_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashConfi
             "Name an id that text never has with --mask-token-id.",
         )
     require(0 <= mask < target.vocab_size, "mask_token_id", "in the vocabulary", mask)
-    taps = options.taps or default_taps(target.num_layers, max(5, options.layers))
+    layers = options.layers or 5
+    taps = options.taps or default_taps(target.num_layers, max(5, layers))
     check_taps(taps, target.num_layers)
     heads = config.get("num_attention_heads") or max(1, target.hidden_size // 128)
     return DFlashConfig(
         hidden_size=target.hidden_size,
         intermediate_size=config.get("intermediate_size") or 3 * target.hidden_size,
-        num_hidden_layers=options.layers,
+        num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or target.hidden_size // heads,
         vocab_size=target.vocab_size,
         rms_norm_eps=config.get("rms_norm_eps", 1e-6),
         max_position_embeddings=config.get("max_position_embeddings", 40960),
-        block_size=options.block_size,
+        block_size=options.block_size or 16,
         mask_token_id=mask,
         target_layer_ids=taps,
         num_target_layers=target.num_layers,

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -168,6 +170,7 @@ def fit(model: Model, out: Path, steps: int, peak: float, seed: int) -> None:
     (out / "config.json").write_text(json.dumps(TARGET, indent=2) + "\n")
 
 
+CONVERSATIONS = 4096
 DRAFTER = TrainOptions(
     block_size=8,
     layers=2,
@@ -185,32 +188,52 @@ DRAFTER = TrainOptions(
 )
 
 
-def make_drafter(out: Path, conversations: int = 4096) -> None:
-    """Let the target answer, and train its drafter beside `out`; copy it there.
+# Another 600 updates from the finished DFlash head, whatever the kind.
+HEAD = replace(DRAFTER, steps=600, lr=1e-3, rank=64)
+
+
+def make_drafter(out: Path) -> None:
+    """Train the target's drafter beside `out`; copy it there."""
+    run = train_drafter(out, out.with_name(f"{out.name}-drafter"), DRAFTER)
+    save_drafter(run.drafter, out / "drafter")
+
+
+def make_head(kind: str) -> Callable[[Path], None]:
+    """A stage that trains a drafter of `kind` beside `out`, from the DFlash head."""
+
+    def stage(out: Path) -> None:
+        options = replace(HEAD, kind=kind, warm_start=str(out / "drafter"))
+        train_drafter(out, out.with_name(f"{out.name}-{kind}"), options)
+
+    return stage
+
+
+def train_drafter(out: Path, work: Path, options: TrainOptions) -> Run:
+    """Let the target answer, if it has not yet, and train a drafter in `work`.
 
     The last conversations are held-out questions, one turn each. Arithmetic is
     float32: half precision is slow on a CPU, and the weights are rounded when saved.
     """
-    work = out.with_name(f"{out.name}-drafter")
     rng = Random(SEED + 2)
-    chats = [conversation(rng, rng.choice([1, 1, 2])) for _ in range(conversations)]
+    chats = [conversation(rng, rng.choice([1, 1, 2])) for _ in range(CONVERSATIONS)]
     chats += [conversation(rng, 1, held_out=True) for _ in range(DRAFTER.held_out)]
     questions = [[m for m in chat if m["role"] == "user"] for chat in chats]
     model, config = load_model(out)
     model.set_dtype(mx.float32)
     tokenizer = load_tokenizer(out, eos_token_ids=config["eos_token_id"])
     pair = Pair.of(model, None, config)
-    work.mkdir(parents=True, exist_ok=True)
+    answers = out.with_name(f"{out.name}-drafter") / "answers.jsonl"
+    answers.parent.mkdir(parents=True, exist_ok=True)
     examples = write_answers(
         pair,
         tokenizer,
         questions,
-        work / "answers.jsonl",
+        answers,
         progress=lambda done, all: print(f"answers {done}/{all}", flush=True),
     )
-    run = Run(pair, tokenizer, examples, DRAFTER, work)
+    run = Run(pair, tokenizer, examples, options, work)
     run.go(lambda report: report.step % 20 == 0 and print(report, flush=True))
-    save_drafter(run.drafter, out / "drafter")
+    return run
 
 
 STAGES = {
@@ -218,6 +241,9 @@ STAGES = {
     "target": make_target,
     "refine": refine_target,
     "drafter": make_drafter,
+    "head-dflash": make_head("dflash"),
+    "head-dflash2": make_head("dflash2"),
+    "head-dspark": make_head("dspark"),
 }
 
 

@@ -92,15 +92,15 @@ class Selector(nn.Module):
         return mx.argpartition(logits, -self.top_k, axis=-1)[..., -self.top_k :]
 
     def pulls(self, hidden: mx.array, candidates: mx.array) -> mx.array:
-        """What a slot's hidden state makes of its candidates [1, n, k, r]: the score
+        """What a slot's hidden state makes of its candidates [N, n, k, r]: the score
         of one is its logit plus the product with the predecessor's code."""
         rho = self.hidden_projection(hidden).astype(mx.float32)
         return rho[:, :, None] * self.successor_codebook[candidates].astype(mx.float32)
 
     def edges(self, before: mx.array, pulls: mx.array) -> mx.array:
-        """Scores [1, 1, k] of a slot's candidates behind the token `before` [1]."""
+        """Scores [N, n, k] of candidates behind the tokens `before` [N, n]."""
         code = self.predecessor_codebook[before].astype(mx.float32)
-        return (pulls @ code[:, None, :, None])[..., 0]
+        return (pulls @ code[..., None])[..., 0]
 
 
 class DFlash2(DFlash):
@@ -127,7 +127,7 @@ class DFlash2(DFlash):
         path, before = [], anchor
         for i in range(width - 1):
             at = slice(i, i + 1)
-            edges = self.candidate_selector.edges(before, pulls[:, at])
+            edges = self.candidate_selector.edges(before[None], pulls[:, at])
             scored = scores[:, at] + edges
             chosen = self.choose(choose, scored, [i + 1], candidates[:, at])
             path.append(chosen)

@@ -26,6 +26,8 @@ class MarkovHead(nn.Module):
         self.kind = config.markov_head_type
         self.markov_w1 = nn.Embedding(config.vocab_size, rank)
         self.markov_w2 = nn.Linear(rank, rows, bias=False)
+        # Untrained it changes nothing.
+        self.markov_w2.weight = mx.zeros((rows, rank))
         if self.kind == "gated":
             self.gate_proj = nn.Linear(hidden + rank, rank, bias=bias)
         if self.kind == "rnn":
@@ -37,12 +39,12 @@ class MarkovHead(nn.Module):
         """Correct a slot.
 
         Args:
-            before: [1] the token before it.
-            hidden: [1, H] its normed hidden state.
-            state: [1, r] of the walk; zeros at its start.
+            before: [N] the token before it.
+            hidden: [N, H] its normed hidden state.
+            state: [N, r] of the walk; zeros at its start.
 
         Returns:
-            The bias [1, V] and the next state.
+            The bias [N, V] and the next state.
         """
         code = self.markov_w1(before)
         if self.kind == "gated":
@@ -123,9 +125,7 @@ class DSpark(DFlash):
         first = self.config.drafts_from
         rows = max(width - 1 + first, self.least_rows())
         hidden = self.slots(anchor, cache, rows)
-        state = mx.zeros((1, self.config.markov_rank), hidden.dtype)
-        if first:  # a recurrent head passes the anchor's slot too
-            _, state = self.markov_head(anchor, hidden[:, 0], state)
+        state = self.start(anchor, hidden)
         hidden = hidden[:, first : first + width - 1]
         logits, path, before = self.logits(hidden), [], anchor
         for i in range(width - 1):
@@ -135,12 +135,26 @@ class DSpark(DFlash):
             before = path[-1][0]
         return mx.concatenate(path, axis=1)
 
-    def confidence(self, hidden: mx.array, before: mx.array) -> mx.array:
-        """Predicted acceptance [1, n] of drafts.
+    def start(self, anchors: mx.array, hidden: mx.array) -> mx.array:
+        """The Markov head's state [N, r] before the first slot that predicts.
+
+        A recurrent head passes an anchor's slot that predicts nothing, too.
 
         Args:
-            hidden: [1, n, H] normed hidden states of the slots.
-            before: [1, n] the token before each slot.
+            anchors: [N].
+            hidden: [N, B, H] of whole blocks.
+        """
+        state = mx.zeros((len(hidden), self.config.markov_rank), hidden.dtype)
+        if self.config.drafts_from:
+            _, state = self.markov_head(anchors, hidden[:, 0], state)
+        return state
+
+    def confidence(self, hidden: mx.array, before: mx.array) -> mx.array:
+        """Predicted acceptance [N, n] of drafts.
+
+        Args:
+            hidden: [N, n, H] normed hidden states of the slots.
+            before: [N, n] the token before each slot.
         """
         features = hidden
         if self.config.confidence_head_with_markov and self.config.markov_rank:
