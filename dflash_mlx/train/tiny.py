@@ -188,8 +188,9 @@ DRAFTER = TrainOptions(
 )
 
 
-# Another 600 updates from the finished DFlash head, whatever the kind.
-HEAD = replace(DRAFTER, steps=600, lr=1e-3, rank=64)
+# From the finished DFlash head, as many updates of each kind as take the same time.
+HEAD = replace(DRAFTER, lr=1e-3, rank=64)
+HEAD_STEPS = {"dflash": 730, "dflash2": 600, "dspark": 600}
 
 
 def make_drafter(out: Path) -> None:
@@ -202,7 +203,8 @@ def make_head(kind: str) -> Callable[[Path], None]:
     """A stage that trains a drafter of `kind` beside `out`, from the DFlash head."""
 
     def stage(out: Path) -> None:
-        options = replace(HEAD, kind=kind, warm_start=str(out / "drafter"))
+        source, steps = str(out / "drafter"), HEAD_STEPS[kind]
+        options = replace(HEAD, kind=kind, warm_start=source, steps=steps)
         train_drafter(out, out.with_name(f"{out.name}-{kind}"), options)
 
     return stage

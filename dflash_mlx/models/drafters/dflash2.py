@@ -32,6 +32,8 @@ class BlockConv(nn.Module):
         self.base_kernel[:, 0] = 1
         outputs = 2 * taps * (dim // self.group)
         self.kernel_projection = nn.Linear(dim, outputs, bias=False)
+        # Untrained it changes nothing.
+        self.kernel_projection.weight = mx.zeros((outputs, dim))
 
     def kernels(self, x: mx.array) -> mx.array:
         """Kernels [n, B, 2, taps, H / group] from a sublayer's input [n, B, H]."""
