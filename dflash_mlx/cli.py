@@ -279,6 +279,98 @@ def verify(
     )
 
 
+PROBE = "Probe"
+Prompts = Annotated[
+    list[str] | None, o.option("--prompt -p", "What is asked; repeatable.", PROBE)
+]
+Target = Annotated[
+    str | None, o.option("--model", "A target to measure with: alias, Hub id, folder.")
+]
+READING = "Reading"
+DRAFTER_HELP = "Drafter: folder, Hub id, or the alias of its target."
+
+
+@command
+def inspect(
+    drafter: Annotated[str, typer.Argument(help=DRAFTER_HELP)],
+    model: Target = None,
+    quantize: o.Quantize = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    prompt: Prompts = None,
+    max_tokens: o.MaxTokens = 64,
+    json: o.Json = False,
+):
+    """Tell what a drafter's checkpoint is, and how each field was read.
+
+    With --model, drafts under every plausible reading and tells which is right.
+
+    dflash-mlx inspect z-lab/Qwen3-8B-DFlash-b16 --model qwen3-8b
+    """
+    from .terminal.inspect import run
+
+    run(
+        drafter,
+        model=model,
+        quantize=quantize,
+        trust_remote_code=trust_remote_code,
+        prompts=prompt,
+        max_tokens=max_tokens,
+        as_json=json,
+    )
+
+
+@command
+def convert(
+    drafter: Annotated[str, typer.Argument(help=DRAFTER_HELP)],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    bits: Annotated[
+        int | None, o.option("--bits", "Quantize linear layers: 4 or 8.")
+    ] = None,
+    dtype: Annotated[
+        str | None, o.option("--dtype", "bfloat16, float16 or float32.")
+    ] = None,
+    tap_shift: Annotated[
+        int, o.option("--tap-shift", "Added to the layers that it reads.", READING)
+    ] = 0,
+    sample_from_anchor: Annotated[
+        bool | None,
+        o.option(
+            "--sample-from-anchor/--no-sample-from-anchor",
+            "The anchor's slot predicts.",
+            READING,
+        ),
+    ] = None,
+    causal: Annotated[
+        bool | None,
+        o.option("--causal/--no-causal", "No row sees a later one.", READING),
+    ] = None,
+    model: Target = None,
+    quantize: o.Quantize = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    prompt: Prompts = None,
+    max_tokens: o.MaxTokens = 64,
+):
+    """Write a drafter of any packaging in our own format, quantized if wanted.
+
+    With --model, measures tokens per round before and after.
+
+    dflash-mlx convert z-lab/Qwen3-8B-DFlash-b16 --bits 4 --out drafter-4bit
+    """
+    from .convert import Changes
+    from .terminal.convert import run
+
+    run(
+        drafter,
+        out,
+        Changes(bits, dtype, tap_shift, sample_from_anchor, causal),
+        model=model,
+        quantize=quantize,
+        trust_remote_code=trust_remote_code,
+        prompts=prompt,
+        max_tokens=max_tokens,
+    )
+
+
 TRAINING = "Training"
 
 
@@ -289,8 +381,25 @@ def train(
     model: o.Model = "tiny",
     quantize: o.Quantize = None,
     trust_remote_code: o.TrustRemoteCode = False,
-    block_size: Annotated[int, o.option("--block-size", "Rows.", TRAINING)] = 16,
-    layers: Annotated[int, o.option("--layers", "Draft layers.", TRAINING)] = 5,
+    kind: Annotated[
+        str, o.option("--kind", "dflash, dflash2 or dspark.", TRAINING)
+    ] = "dflash",
+    warm_start: Annotated[
+        str | None,
+        o.option("--warm-start", "A drafter to start from: its body stays.", TRAINING),
+    ] = None,
+    block_size: Annotated[
+        int | None, o.option("--block-size", "Rows; 16.", TRAINING)
+    ] = None,
+    layers: Annotated[
+        int | None, o.option("--layers", "Draft layers; 5.", TRAINING)
+    ] = None,
+    rank: Annotated[
+        int, o.option("--rank", "Of the selector or Markov head.", TRAINING)
+    ] = 256,
+    markov_head: Annotated[
+        str, o.option("--markov-head", "vanilla, gated or rnn.", TRAINING)
+    ] = "vanilla",
     taps: Annotated[
         str | None, o.option("--taps", "Target layers to read: 1,9,17.", TRAINING)
     ] = None,
@@ -329,6 +438,10 @@ def train(
             f"--taps must be numbers like 1,9,17, but is {taps!r}."
         ) from None
     settings = TrainOptions(
+        kind=kind,
+        warm_start=warm_start,
+        rank=rank,
+        markov_head=markov_head,
         block_size=block_size,
         layers=layers,
         taps=layers_read,

@@ -19,10 +19,9 @@ from tiny import (
 
 from dflash_mlx import Pair, load_drafter
 from dflash_mlx.errors import ConfigError, MissingFilesError, OptionError, WeightsError
-from dflash_mlx.models.drafters import read_config
+from dflash_mlx.models.drafters import read_config, save_folder
 from dflash_mlx.models.drafters.config import DFlashConfig
 from dflash_mlx.models.drafters.dflash import DFlash
-from dflash_mlx.train.drafter import save_drafter
 
 GOLDEN = Path(__file__).parent / "golden" / "dflash_v1.safetensors"
 
@@ -141,7 +140,7 @@ def test_what_would_compute_something_else_is_refused(tmp_path, change):
 
 def test_a_checkpoint_round_trips(tmp_path):
     drafter = make_drafter()
-    save_drafter(drafter, tmp_path, mx.float32)
+    save_folder(drafter, tmp_path, mx.float32)
     again = load_drafter(tmp_path)
     assert again.config.to_json() == drafter.config.to_json()
     for (name, a), (_, b) in zip(
@@ -154,7 +153,7 @@ def test_a_checkpoint_round_trips(tmp_path):
 
 def test_broken_checkpoints(tmp_path):
     drafter = make_drafter()
-    save_drafter(drafter, tmp_path)
+    save_folder(drafter, tmp_path)
     file = tmp_path / "model.safetensors"
     weights = mx.load(str(file))
 
@@ -189,7 +188,7 @@ def test_broken_checkpoints(tmp_path):
 @pytest.mark.parametrize("bits", (4, 8))
 def test_quantization_at_load(tmp_path, bits):
     drafter = make_drafter()
-    save_drafter(drafter, tmp_path)
+    save_folder(drafter, tmp_path)
     packed = load_drafter(tmp_path, quantize=bits)
     assert packed.fc.bits == packed.layers[0].mlp.down_proj.bits == bits
     full = load_drafter(tmp_path)
@@ -332,7 +331,7 @@ def test_sliding_drafters_change_nothing(causal):
 
 def test_sliding_checkpoints_round_trip(tmp_path):
     drafter = make_drafter(is_causal=False, **SLIDING)
-    save_drafter(drafter, tmp_path, mx.float32)
+    save_folder(drafter, tmp_path, mx.float32)
     assert load_drafter(tmp_path).config == drafter.config
 
 

@@ -16,10 +16,9 @@ from make_dflash_v1 import ROUNDS, SHAPE
 from dflash_mlx import Pair, Sampling, load_drafter
 from dflash_mlx.bench.architectures import dressed
 from dflash_mlx.errors import ConfigError, WeightsError
-from dflash_mlx.models.drafters import read_config
+from dflash_mlx.models.drafters import read_config, save_folder
 from dflash_mlx.models.drafters.config import DFlash2Config
 from dflash_mlx.models.drafters.dflash2 import DFlash2
-from dflash_mlx.train.drafter import save_drafter
 
 GOLDEN = Path(__file__).parent / "golden" / "dflash2.safetensors"
 
@@ -164,7 +163,7 @@ def test_bad_configs_are_refused_by_name(tmp_path, change, word):
 
 def test_checkpoints_round_trip(tmp_path):
     drafter = second()
-    save_drafter(drafter, tmp_path, mx.float32)
+    save_folder(drafter, tmp_path, mx.float32)
     weights = mx.load(str(tmp_path / "model.safetensors"))
     assert "candidate_selector.successor_codebook" in weights
     again = load_drafter(tmp_path)

@@ -16,10 +16,9 @@ from make_dspark import CASES, ROUNDS, TABLES
 from dflash_mlx import Pair, Sampling, load_drafter
 from dflash_mlx.bench.architectures import dressed
 from dflash_mlx.errors import ConfigError, WeightsError
-from dflash_mlx.models.drafters import read_config
+from dflash_mlx.models.drafters import read_config, save_folder
 from dflash_mlx.models.drafters.config import MARKOV, DSparkConfig
 from dflash_mlx.models.drafters.dspark import DSpark
-from dflash_mlx.train.drafter import save_drafter
 
 GOLDEN = Path(__file__).parent / "golden" / "dspark.safetensors"
 
@@ -143,7 +142,7 @@ def test_it_changes_nothing(kind, temp):
 def test_checkpoints_round_trip(tmp_path):
     for own in (False, True):
         drafter = make_dspark(own, markov_head_type="gated")
-        save_drafter(drafter, tmp_path, mx.float32)
+        save_folder(drafter, tmp_path, mx.float32)
         again = load_drafter(tmp_path)
         assert again.config == drafter.config
         ours = dict(tree_flatten(drafter.parameters()))

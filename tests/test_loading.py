@@ -27,8 +27,8 @@ from dflash_mlx.errors import (
     WeightsError,
 )
 from dflash_mlx.loading import TINY, check_pair, find_drafter
+from dflash_mlx.models.drafters import save_folder
 from dflash_mlx.models.drafters.config import DFlashConfig
-from dflash_mlx.train.drafter import save_drafter
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_pairs_that_do_not_fit(changes, words):
 
 
 def test_the_pair_is_checked_before_weights_are_read(folder, tmp_path):
-    save_drafter(make_drafter(), tmp_path / "draft")
+    save_folder(make_drafter(), tmp_path / "draft")
     (folder / "model.safetensors").write_bytes(b"unreadable")
     with pytest.raises(PairError, match="hidden_size 64 against 192"):
         load(str(folder), str(tmp_path / "draft"))

@@ -9,8 +9,8 @@ from .. import rollback
 from ..errors import OptionError
 from ..loading import load
 from ..train.answers import read_questions, write_answers
-from ..train.drafter import Report, Run, check_enough
-from ..train.settings import TrainOptions, new_config
+from ..train.drafter import Report, Run, check_enough, start
+from ..train.settings import TrainOptions
 from .ask import note
 
 
@@ -41,7 +41,7 @@ def run(
     )
     # What can fail is tried before the target writes for hours.
     check_enough(len(questions), settings)
-    new_config(pair, tokenizer, settings)
+    start(pair, tokenizer, settings)
     rollback.check(pair.target.make_cache())
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -60,11 +60,11 @@ def run(
     job = Run(pair, tokenizer, examples, settings, out)
     if job.step:
         note(f"Going on from step {job.step}.")
-    start, first = time.perf_counter(), job.step
+    began, first = time.perf_counter(), job.step
 
     def progress(report: Report):
         done = report.step - first
-        left = (time.perf_counter() - start) / done * (report.steps - report.step)
+        left = (time.perf_counter() - began) / done * (report.steps - report.step)
         if report.held_out or report.step % 10 == 0:
             note(line(report, left))
 

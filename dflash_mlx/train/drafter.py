@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..errors import DataError, OptionError
 from ..loading import load_drafter
 from ..loop import decode
-from ..models.drafters import make
+from ..models.drafters import make, save_folder
 from ..models.drafters.dflash import DFlash
 from ..models.drafters.dspark import DSpark
 from ..pair import Pair
@@ -161,7 +161,7 @@ class Run:
 
     def _save(self):
         """Write drafter and checkpoint, each whole or not at all."""
-        save_drafter(self.drafter, self.out)
+        save_folder(self.drafter, self.out)
         state = dict(tree_flatten(self.optimizer.state))
         folder = self.out / "checkpoint"
         folder.mkdir(exist_ok=True)
@@ -229,17 +229,6 @@ def check_enough(conversations: int, options: TrainOptions) -> None:
             f"{options.held_out} are held out.",
             "Give more data or a smaller --held-out.",
         )
-
-
-def save_drafter(drafter: DFlash, folder: Path, dtype: mx.Dtype = mx.bfloat16) -> None:
-    """Write config.json and model.safetensors in z-lab's format."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.astype(dtype) for k, v in tree_flatten(drafter.parameters())}
-    temporary = folder / "new.safetensors"
-    mx.save_safetensors(str(temporary), weights, {"format": "mlx"})
-    temporary.replace(folder / "model.safetensors")
-    text = json.dumps(drafter.config.to_json(), indent=2)
-    (folder / "config.json").write_text(text + "\n")
 
 
 def tokens_per_round(pair: Pair, examples: list[Example]) -> float:

@@ -24,9 +24,10 @@ from mlx_lm.models.qwen3 import Model, ModelArgs
 from mlx_lm.utils import load_model, load_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ..models.drafters import save_folder
 from ..pair import Pair
 from .answers import write_answers
-from .drafter import Run, save_drafter
+from .drafter import Run
 from .exercises import conversation, draw
 from .optim import make_optimizer, make_step
 from .settings import TrainOptions
@@ -196,7 +197,7 @@ HEAD_STEPS = {"dflash": 730, "dflash2": 600, "dspark": 600}
 def make_drafter(out: Path) -> None:
     """Train the target's drafter beside `out`; copy it there."""
     run = train_drafter(out, out.with_name(f"{out.name}-drafter"), DRAFTER)
-    save_drafter(run.drafter, out / "drafter")
+    save_folder(run.drafter, out / "drafter")
 
 
 def make_head(kind: str) -> Callable[[Path], None]:

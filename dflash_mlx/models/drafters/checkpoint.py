@@ -178,6 +178,21 @@ def fill(model: nn.Module, weights: dict[str, mx.array], folder: Path) -> None:
     Raises:
         WeightsError: With the names and shapes that differ, or a truncated file.
     """
+    compare(model, weights, folder)
+    model.load_weights(list(weights.items()))
+    try:
+        mx.eval(model.parameters())
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{folder} has a truncated file: {error}.", "Download it again."
+        ) from None
+
+
+def compare(model: nn.Module, weights: dict[str, mx.array], folder: Path) -> None:
+    """Raise WeightsError, with names and shapes, unless the tensors are the model's.
+
+    Nothing is read but the files' headers.
+    """
     wanted = dict(tree_flatten(model.parameters()))
     missing = sorted(wanted.keys() - weights.keys())
     extra = sorted(weights.keys() - wanted.keys())
@@ -191,13 +206,6 @@ def fill(model: nn.Module, weights: dict[str, mx.array], folder: Path) -> None:
                 f"{folder} has {name} as {list(weights[name].shape)}, but its config "
                 f"asks for {list(array.shape)}."
             )
-    model.load_weights(list(weights.items()))
-    try:
-        mx.eval(model.parameters())
-    except RuntimeError as error:
-        raise WeightsError(
-            f"{folder} has a truncated file: {error}.", "Download it again."
-        ) from None
 
 
 def brief(names: list[str], most: int = 6) -> str:

@@ -1,0 +1,50 @@
+"""`convert`: write a drafter in our own format, and say what that costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..bench.probe import PROMPTS, measure
+from ..convert import Changes, convert
+from ..loading import folder_of_drafter, load
+from ..pair import Pair
+from .ask import note
+
+
+def run(
+    name: str,
+    out: Path,
+    changes: Changes,
+    *,
+    model: str | None,
+    quantize: int | None,
+    trust_remote_code: bool,
+    prompts: list[str] | None,
+    max_tokens: int,
+) -> None:
+    """Convert the drafter `name` into folder `out`.
+
+    Args:
+        name: Folder, Hub id, or the alias of its target.
+        out: The new folder.
+        changes: What is done to it.
+        model: A target to measure tokens per round with, before and after.
+        quantize, trust_remote_code: Of that target.
+        prompts, max_tokens: Of the measurement.
+    """
+    folder = folder_of_drafter(name)
+    judge = None
+    if model is not None:
+        target, tokenizer = load(
+            model, "none", quantize=quantize, trust_remote_code=trust_remote_code
+        )
+
+        def judge(drafter):
+            pair = Pair.of(target.model, drafter, target.target.config)
+            stats = measure(pair, tokenizer, prompts or PROMPTS, max_tokens)
+            kept = " ".join(f"{share:.2f}" for share in stats.acceptance)
+            note(f"{stats.tokens_per_round:.2f} tokens per round, kept {kept}")
+
+    convert(folder, out, changes, name, judge)
+    written = sum(file.stat().st_size for file in out.iterdir())
+    note(f"Wrote {out}, {written / 1e6:.1f} MB. Use it with --draft {out}.")
