@@ -54,7 +54,15 @@ def second(**changes) -> DFlash2:
     first = make_drafter().config
     mx.random.seed(98)
     fields = vars(first) | EXTRAS | changes
-    return dressed(DFlash2(DFlash2Config(**fields)), "float32")
+    drafter = dressed(DFlash2(DFlash2Config(**fields)), "float32")
+    # Untrained its additions change nothing.
+    selector = drafter.candidate_selector
+    selector.successor_codebook = mx.random.normal(selector.successor_codebook.shape)
+    for layer in drafter.layers:
+        for conv in (layer.attention_conv, layer.mlp_conv):
+            shape = conv.kernel_projection.weight.shape
+            conv.kernel_projection.weight = mx.random.normal(shape) * 0.05
+    return drafter
 
 
 def test_without_its_additions_it_is_dflash():

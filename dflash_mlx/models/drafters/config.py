@@ -170,9 +170,7 @@ class DFlashConfig:
         nested = {name: written.pop(name) for name in self.NESTED}
         rope = written.pop("rope_scaling") or {"rope_type": "default"}
         # What is as z-lab's format has it goes without saying.
-        plain = {
-            f.name: f.default for f in fields(self) if f.name not in ("model_type",)
-        }
+        plain = {f.name: f.default for f in fields(self) if f.name != "model_type"}
         return {
             "architectures": [self.ARCHITECTURE],
             **{
@@ -180,6 +178,7 @@ class DFlashConfig:
                 for name, value in written.items()
                 if value is not None and value != plain.get(name, ...)
             },
+            "num_target_layers": self.num_target_layers,
             "rope_parameters": rope | {"rope_theta": self.rope_theta},
             "dflash_config": nested,
         }

@@ -118,7 +118,8 @@ class Packaging:
         """
         known = self.kind.names() | {"rope_parameters", "rope_scaling"} | set(self.own)
         refuse(config, known, self.name)
-        if self.tells_depth:
+        # A null says that nobody knows.
+        if self.tells_depth and "num_target_layers" not in config.root:
             config.get("num_target_layers", int)
         fields, notes = self.settle(config)
         settled = config.settle(fields)
@@ -172,7 +173,7 @@ def refuse(config: Config, known: Collection[str], packaging: str) -> None:
             f"{config.path} describes tensors quantized by {method}.",
             "Use the drafter's 16-bit repository, and --draft-quantize.",
         )
-    if config.root.get("hidden_act") == "silu":
+    if set(config.found("hidden_act").values()) == {"silu"}:
         known = {*known, "hidden_act"}
     # Here the drafter alone is described: what is not known is not harmless.
     for place in ("dflash_config", "dspark_config"):
@@ -476,7 +477,7 @@ SPECULATORS_OWN = {
 
 def _laguna(config) -> Settled:
     """poolside's: gates per head, a norm for each tapped output."""
-    config.check("gating", config.root.get("gating") == "per-head")
+    config.check("gating", config.get("gating", str) == "per-head")
     causal = config.get("causal", bool)
     return {
         **_taps(config, "eagle_aux_hidden_state_layer_ids", 1),
