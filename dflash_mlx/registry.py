@@ -17,7 +17,7 @@ from typing import Any
 from .errors import UnknownModelError
 
 # Drafter kinds that this version runs.
-RUNS = ("dflash", "dflash2", "dspark")
+RUNS = ("dflash", "dflash2", "dspark", "speculators")
 TINY = "tiny"
 
 
