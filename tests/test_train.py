@@ -15,10 +15,18 @@ from tiny import SHAPE, make_drafter, make_model, some_prompt
 from dflash_mlx import Pair, load, load_drafter
 from dflash_mlx.errors import DataError, OptionError
 from dflash_mlx.loading import TINY
+from dflash_mlx.models.drafters import save_folder
 from dflash_mlx.train.answers import Example, read_questions, stored, write_answers
-from dflash_mlx.train.drafter import Run
+from dflash_mlx.train.drafter import Run, start
 from dflash_mlx.train.exercises import conversation, draw, is_held_out
-from dflash_mlx.train.objective import block_hidden, loss, make_batch
+from dflash_mlx.train.objective import (
+    OBJECTIVES,
+    Slots,
+    block_hidden,
+    loss,
+    make_batch,
+    teacher_rows,
+)
 from dflash_mlx.train.settings import TrainOptions, default_taps
 
 OPTIONS = TrainOptions(
@@ -245,8 +253,141 @@ def test_the_command_trains_and_the_result_loads(tmp_path):
     assert [row["step"] for row in record["record"]] == [2, 4]
 
 
+KINDS = {
+    "dflash": {},
+    "dflash2": {"rank": 8},
+    "dspark": {"rank": 8, "markov_head": "rnn"},
+}
+
+
+@pytest.fixture
+def source(target, tmp_path):
+    """A DFlash head to start from, in a folder."""
+    drafter = make_drafter(block_size=6)
+    save_folder(drafter, tmp_path / "source", mx.float32)
+    return str(tmp_path / "source")
+
+
+def drafted(target, drafter):
+    """What a drafter proposes behind some context."""
+    Pair.of(target.model, drafter)
+    cache = drafter.make_cache()
+    drafter.extend(mx.random.normal((1, 20, 128), key=mx.random.key(3)), cache)
+
+    def choose(logits, slots, ids=None):
+        best = mx.argmax(logits, axis=-1)
+        if ids is None:
+            return best
+        return mx.take_along_axis(ids, best[..., None], axis=-1)[..., 0]
+
+    return drafter.propose(mx.array([5]), cache, 6, choose).tolist()
+
+
+def warm(kind, source, **changes):
+    return TrainOptions(
+        kind=kind,
+        warm_start=source,
+        **KINDS[kind]
+        | {"steps": 40, "batch": 4, "anchors": 8, "held_out": 2}
+        | changes,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_warm_start_drafts_as_its_source(kind, target, source):
+    drafter = start(target, Tokenizer(), warm(kind, source))
+    assert drafted(target, drafter) == drafted(target, load_drafter(source))
+    assert drafter.block_size == 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns_and_is_written(kind, target, source, tmp_path):
+    """40 updates on 30 texts: the loss falls, also that of what the kind adds."""
+    options = warm(kind, source, lr=5e-3)
+    job = Run(target, Tokenizer(), examples(32), options, tmp_path / "out")
+    batch = job._batch(0)
+    before = loss(job.drafter, *job._lesson(batch))[0].item()
+    job.go()
+    after = loss(job.drafter, *job._lesson(batch))[0].item()
+    assert after < 0.9 * before
+    added = {
+        "dflash": "fc",
+        "dflash2": "candidate_selector.successor_codebook",
+        "dspark": "markov_head.markov_w2",
+    }
+    weights = dict(tree_flatten(job.drafter.parameters()))
+    learnt = next(v for k, v in weights.items() if k.startswith(added[kind]))
+    assert mx.abs(learnt).max().item() > 0
+    again = load_drafter(tmp_path / "out")
+    assert type(again) is type(job.drafter) and again.config == job.drafter.config
+
+
+def test_a_walk_is_judged_behind_the_true_tokens(target, source):
+    """With labels that the drafter itself would draft, every slot is right."""
+    for kind in KINDS:
+        drafter = start(target, Tokenizer(), warm(kind, source))
+        if kind == "dflash2":
+            shape = drafter.candidate_selector.successor_codebook.shape
+            drafter.candidate_selector.successor_codebook = mx.random.normal(shape)
+        if kind == "dspark":
+            shape = drafter.markov_head.markov_w2.weight.shape
+            drafter.markov_head.markov_w2.weight = mx.random.normal(shape)
+        path = drafted(target, drafter)[0]
+        cache = drafter.make_cache()
+        drafter.extend(mx.random.normal((1, 20, 128), key=mx.random.key(3)), cache)
+        hidden = drafter.slots(mx.array([5]), cache, 6)
+        labels = mx.array([path])
+        teacher = mx.random.normal((1, 5, SHAPE["vocab_size"]))
+        slots = Slots(hidden, mx.array([5]), labels, teacher)
+        losses, right = OBJECTIVES[type(drafter)](drafter, slots)
+        assert right.tolist() == [[1.0] * 5] and losses.shape == (1, 5)
+        wrong = replace(slots, labels=(labels + 1) % 97)
+        assert OBJECTIVES[type(drafter)](drafter, wrong)[1].sum().item() < 5
+
+
+def test_the_dspark_loss_is_its_formula(target, source):
+    drafter = start(target, Tokenizer(), warm("dspark", source))
+    Pair.of(target.model, drafter)
+    mx.random.seed(5)
+    hidden = mx.random.normal((2, 6, 64))
+    labels, anchors = mx.array([[1, 2, 3, 4, 5]] * 2), mx.array([7, 8])
+    teacher = mx.random.normal((2, 5, 97))
+    slots = Slots(hidden, anchors, labels, teacher)
+    losses, _ = OBJECTIVES[type(drafter)](drafter, slots)
+    p = mx.softmax(drafter.logits(hidden[:, 1:]), axis=-1)
+    q = mx.softmax(teacher, axis=-1)
+    distance = mx.abs(p - q).sum(-1)
+    entropy = -mx.log(mx.take_along_axis(p, labels[..., None], axis=-1))[..., 0]
+    before = mx.array([[7, 1, 2, 3, 4], [8, 1, 2, 3, 4]])
+    trust, kept = drafter.confidence(hidden[:, 1:], before), 1 - distance / 2
+    binary = -(kept * mx.log(trust) + (1 - kept) * mx.log(1 - trust))
+    wanted = 0.1 * entropy + 0.9 * distance + binary
+    assert mx.allclose(losses, wanted, atol=1e-4).item()
+
+
+def test_the_teachers_rows_are_those_of_the_labels(target):
+    config = make_drafter(block_size=6).config
+    rows = examples(2)
+    batch = make_batch(rows, config, replace(OPTIONS, anchors=3), Random(0))
+    logits, _ = target.target.forward(batch.ids[:1], None)
+    found = teacher_rows(logits, batch.anchors[0], 5)
+    for m, a in enumerate(batch.anchors[0].tolist()):
+        for k in range(5):
+            if batch.weights[m, k].item():
+                assert rows[0].ids[a + 1 + k] == batch.labels[m, k].item()
+                assert mx.array_equal(found[m, k], logits[0, a + k]).item()
+
+
+def test_settings_that_contradict_the_source(target, source):
+    for change in ({"block_size": 9}, {"layers": 3}, {"taps": (0, 1)}):
+        with pytest.raises(OptionError, match="contradicts"):
+            start(target, Tokenizer(), warm("dflash", source, **change))
+
+
 def test_options_out_of_range():
-    for bad in ({"steps": 0}, {"block_size": 1}, {"lr": 0}, {"held_out": 0}):
+    wrong = {"steps": 0, "block_size": 1, "lr": 0, "held_out": 0, "rank": 0}
+    wrong |= {"kind": "eagle", "markov_head": "lstm"}
+    for bad in ({name: value} for name, value in wrong.items()):
         with pytest.raises(OptionError, match=next(iter(bad))):
             TrainOptions(**bad)
 
