@@ -406,6 +406,9 @@ def train(
     mask_token_id: Annotated[
         int | None, o.option("--mask-token-id", "An id that text lacks.", TRAINING)
     ] = None,
+    context_window: Annotated[
+        int | None, o.option("--context-window", "Rows it is shown.", TRAINING)
+    ] = None,
     steps: Annotated[int, o.option("--steps", "Updates.", TRAINING)] = 1000,
     batch: Annotated[int, o.option("--batch", "Sequences per update.", TRAINING)] = 8,
     anchors: Annotated[int, o.option("--anchors", "Blocks each.", TRAINING)] = 64,
@@ -446,6 +449,7 @@ def train(
         layers=layers,
         taps=layers_read,
         mask_token_id=mask_token_id,
+        context_window=context_window,
         steps=steps,
         batch=batch,
         anchors=anchors,

@@ -59,7 +59,8 @@ def load(
             for the target's numbers; "none" loads no drafter.
         revision: Branch, tag or commit of the target's repository.
         quantize, draft_quantize: Bits (4 or 8) to quantize to after loading.
-        draft_window: Committed rows that the drafter may see; None is all.
+        draft_window: Committed rows that the drafter may see; None is what it was
+            made for, 0 is all.
         adapter_path: mlx-lm LoRA adapters for the target.
         trust_remote_code: Allow code that comes with a model or tokenizer.
 
@@ -73,9 +74,8 @@ def load(
     """
     for option, bits in (("quantize", quantize), ("draft_quantize", draft_quantize)):
         require(bits in (None, 4, 8), option, "4 or 8", bits)
-    require(
-        draft_window is None or draft_window > 0, "draft_window", "> 0", draft_window
-    )
+    window = draft_window
+    require(window is None or window >= 0, "draft_window", "0 or above", window)
     folder = folder_of_target(model, revision)
     config = read_config(folder)
     draft_folder, reason = find_drafter(config, model, folder, draft)
@@ -114,7 +114,7 @@ def load_drafter(
     Args:
         folder_or_id: Folder, Hub id, or the alias of its target.
         quantize: Bits (4 or 8) for its linear layers; None keeps them.
-        window: Committed rows that it may see; None is all.
+        window: Committed rows that it may see; None is what it was made for, 0 is all.
         revision: Branch, tag or commit.
 
     Raises:

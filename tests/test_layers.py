@@ -28,6 +28,7 @@ ROWS = {
     "loading": 3,
     "prompt_cache": 3,
     "engine": 4,
+    "convert": 4,
     "bench": 5,
     "train": 5,
     "terminal": 6,

@@ -209,7 +209,7 @@ def widen_drafter(drafter: DFlash, maps: Widening) -> DFlash:
     for i in range(old.num_hidden_layers):
         layer = maps.layer(strip(small, f"layers.{i}."))
         new |= {f"layers.{i}.{k}": v for k, v in layer.items()}
-    wide = DFlash(config)
+    wide = DFlash(config, drafter.own_window)
     wide.load_weights(list(new.items()))
     wide.eval()
     mx.eval(wide.parameters())

@@ -35,7 +35,7 @@ DraftQuantize = Annotated[
     int | None, option("--draft-quantize", "Quantize the drafter at load: 4 or 8 bits.")
 ]
 DraftWindow = Annotated[
-    int | None, option("--draft-window", "Context rows the drafter sees; all if unset.")
+    int | None, option("--draft-window", "Context rows the drafter sees; 0 is all.")
 ]
 AdapterPath = Annotated[
     str | None, option("--adapter-path", "LoRA adapters of mlx_lm.lora.")

@@ -38,6 +38,8 @@ class TrainOptions:
             is what `warm_start` reads.
         mask_token_id: The id of a masked slot; None takes the tokenizer's mask token
             or the first id that the tokenizer does not use, or that of `warm_start`.
+        context_window: Committed rows that the drafter is shown when it drafts; None is
+            the length that nine tenths of the training texts do not exceed.
         rank: Of DFlash 2's selector or DSpark's Markov head.
         markov_head: "vanilla", "gated" or "rnn".
         steps: Updates.
@@ -57,6 +59,7 @@ class TrainOptions:
     layers: int | None = None
     taps: tuple[int, ...] | None = None
     mask_token_id: int | None = None
+    context_window: int | None = None
     rank: int = 256
     markov_head: str = "vanilla"
     steps: int = 1000
@@ -79,6 +82,8 @@ class TrainOptions:
         for name in ("rank", "steps", "batch", "anchors", "eval_every", "save_every"):
             value = getattr(self, name)
             require(value >= 1, name, "1 or more", value)
+        window = self.context_window
+        require(window is None or window >= 1, "context_window", "1 or more", window)
         kinds = ", ".join(KINDS)
         require(self.kind in KINDS, "kind", f"one of {kinds}", self.kind)
         heads = ", ".join(MARKOV)

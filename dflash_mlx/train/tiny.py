@@ -177,6 +177,7 @@ DRAFTER = TrainOptions(
     layers=2,
     taps=(1, 3, 4),
     mask_token_id=MASK,
+    context_window=128,
     steps=1600,
     batch=16,
     anchors=24,

@@ -35,7 +35,7 @@ def load_folder(
 
     Args:
         folder: With config.json and *.safetensors.
-        window: As in DFlash.
+        window: Committed rows that it sees; None is its config's, 0 is all.
         config: Read it under these numbers, not those of its config.json.
 
     Raises:
@@ -58,7 +58,9 @@ def empty(
     found = packagings.read(folder)
     weights = found.tensors(read_weights(folder))
     config = packagings.with_tensors(config or found.config, weights.keys())
-    drafter = make(config, window)
+    if window is None:
+        window = config.usual_window
+    drafter = make(config, window or None)
     if bits := packed_bits(folder):
         pack(drafter, bits, weights)
     return drafter, weights

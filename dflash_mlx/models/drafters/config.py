@@ -18,8 +18,9 @@ QWEN, GEMMA = "qwen3", "gemma4_text"
 GATES = ("per-head", "per-element")
 MARKOV = ("vanilla", "gated", "rnn")
 ROPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional")
-# Where a field's absence is the rule.
 NO_ROPE: dict[str, Any] = {}
+# What published heads with full layers were trained on at most (3,072 to 4,096 tokens).
+DEFAULT_WINDOW = 4096
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class DFlashConfig:
         layer_types: Without it every layer is full.
         is_causal: Holds for every layer where it is given; without it full layers see
             their whole block, sliding ones are causal in it.
+        context_window: Committed rows that full layers see unless it is said
+            otherwise; None is DEFAULT_WINDOW.
         window_from_anchor: A sliding window of W shows every row the W committed rows
             before the anchor; without it a row sees W positions, its own included.
         attention_sink_bias: Heads have a learned sink.
@@ -67,6 +70,7 @@ class DFlashConfig:
     sliding_window: int | None = None
     is_causal: bool | None = None
     window_from_anchor: bool = False
+    context_window: int | None = None
     rope_is_neox_style: bool = True
     partial_rotary_factor: float = 1.0
     input_embedding_scale: float = 1.0
@@ -110,6 +114,8 @@ class DFlashConfig:
         config.check("mask_token_id", 0 <= mask < vocabulary)
         reduced = config.get("draft_vocab_size", int, vocabulary)
         config.check("draft_vocab_size", 0 < reduced <= vocabulary)
+        window = config.get("context_window", int, None)
+        config.check("context_window", window is None or window > 0)
         gate = config.get("attention_gate", str, None)
         config.check("attention_gate", gate in (None, *GATES))
         body = config.get("model_type", str, QWEN)
@@ -144,6 +150,7 @@ class DFlashConfig:
             has_embed_tokens=config.get("has_embed_tokens", bool, False),
             has_lm_head=config.get("has_lm_head", bool, False),
             model_type=GEMMA if "gemma4" in body else QWEN,
+            context_window=window,
             **rope_of(config),
             **attention_of(config, layers),
             **cls.own_of(config),
@@ -158,6 +165,17 @@ class DFlashConfig:
     def names(cls) -> set[str]:
         """Every field."""
         return {field.name for field in fields(cls)}
+
+    @property
+    def usual_window(self) -> int | None:
+        """Committed rows to show where nobody chose; None is all.
+
+        Drafters are trained on texts of some length; rows further back than that are
+        noise to them.
+        """
+        if self.layer_types and FULL not in self.layer_types:
+            return None
+        return self.context_window or DEFAULT_WINDOW
 
     @property
     def drafts_from(self) -> int:
