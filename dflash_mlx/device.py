@@ -34,6 +34,14 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def native_bfloat16() -> bool:
+    """Whether bfloat16 is computed in hardware; the GPUs of M1 and M2 emulate it."""
+    if not mx.metal.is_available():
+        return True
+    chip = str(mx.device_info()["architecture"])
+    return not chip.startswith(("applegpu_g13", "applegpu_g14"))
+
+
 @contextlib.contextmanager
 def wired(model: nn.Module) -> Iterator[None]:
     """Keep a model's weights wired while it generates, on a Mac.

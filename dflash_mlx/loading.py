@@ -19,6 +19,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer, quantize_model
 
 from . import device, hub, registry
+from .activation import choose_dtype
 from .errors import (
     ConfigError,
     MissingFilesError,
@@ -95,7 +96,10 @@ def load(
         return Pair.of(target, None, config, reason), tokenizer
     drafter = load_drafter(draft_folder, quantize=draft_quantize, window=draft_window)
     try:
-        return Pair.of(target, drafter, config), tokenizer
+        pair = Pair.of(target, drafter, config)
+        if not device.native_bfloat16():
+            choose_dtype(pair, tokenizer)
+        return pair, tokenizer
     except UnsupportedError as error:
         if draft:
             raise

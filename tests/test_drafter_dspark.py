@@ -47,7 +47,7 @@ def test_equals_a_published_drafter(case, tmp_path):
     embed, head = arrays[f"{case}.embed"], arrays[f"{case}.head"]
     own_embed, own_head = TABLES.get(case, (True, True))
     drafter.bind(
-        None if own_embed else lambda ids: embed[ids],
+        (lambda ids: 0 / 0) if own_embed and own_head else lambda ids: embed[ids],
         None if own_head else lambda h: h @ head.T,
     )
     cache = drafter.make_cache()

@@ -25,6 +25,7 @@ ROWS = {
     "models": 2,
     "pair": 3,
     "loop": 3,
+    "activation": 3,
     "loading": 3,
     "prompt_cache": 3,
     "engine": 4,

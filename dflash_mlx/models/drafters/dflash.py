@@ -52,6 +52,11 @@ class DFlash(nn.Module):
             self.d2t = mx.zeros((rows,), mx.int32)
 
     @property
+    def dtype(self) -> mx.Dtype:
+        """What it computes in, whatever the target does."""
+        return self.norm.weight.dtype
+
+    @property
     def taps(self) -> tuple[int, ...]:
         """Target layers whose output it reads."""
         return self.config.target_layer_ids
@@ -82,7 +87,11 @@ class DFlash(nn.Module):
     def bind(self, embed: Callable, head: Callable) -> None:
         """Borrow the target's embedding and head, or use its own."""
         self._embed = self.embed_tokens if "embed_tokens" in self else embed
-        self._head = self.lm_head if "lm_head" in self else head
+        self._head, self._head_dtype = head, self.dtype
+        if "lm_head" in self:
+            self._head = self.lm_head
+        else:  # a target's head is in the dtype of its embedding
+            self._head_dtype = embed(mx.zeros((1,), mx.int32)).dtype
 
     def make_cache(self) -> list[ContextCache]:
         """One empty context a layer."""
@@ -99,6 +108,7 @@ class DFlash(nn.Module):
 
     def fuse(self, features: mx.array) -> mx.array:
         """Features [N, n, len(taps) * H] to the context's rows [N, n, H]."""
+        features = features.astype(self.dtype)
         if self.config.norm_taps:
             norms = self.aux_hidden_norms
             parts = mx.split(features, len(norms), axis=-1)
@@ -134,7 +144,8 @@ class DFlash(nn.Module):
 
     def embedded(self, ids: mx.array) -> mx.array:
         """What the first layer gets for block rows: ids [N, B] to [N, B, H]."""
-        return self._embed(ids) * self.config.input_embedding_scale
+        h = self._embed(ids).astype(self.dtype)
+        return h * self.config.input_embedding_scale
 
     def block_mask(
         self, layer: int, entry: ContextCache, width: int
@@ -163,7 +174,9 @@ class DFlash(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Logits [..., V] of normed hidden states [..., H]."""
-        logits = self._head(hidden) * self.config.output_multiplier
+        logits = (
+            self._head(hidden.astype(self._head_dtype)) * self.config.output_multiplier
+        )
         cap = self.config.final_logit_softcapping
         return mx.tanh(logits / cap) * cap if cap else logits
 
