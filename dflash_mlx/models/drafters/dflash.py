@@ -87,7 +87,7 @@ class DFlash(nn.Module):
     def bind(self, embed: Callable, head: Callable) -> None:
         """Borrow the target's embedding and head, or use its own."""
         self._embed = self.embed_tokens if "embed_tokens" in self else embed
-        self._head, self._head_dtype = head, self.dtype
+        self._head, self._head_dtype = head, None
         if "lm_head" in self:
             self._head = self.lm_head
         else:  # a target's head is in the dtype of its embedding
@@ -174,9 +174,8 @@ class DFlash(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Logits [..., V] of normed hidden states [..., H]."""
-        logits = (
-            self._head(hidden.astype(self._head_dtype)) * self.config.output_multiplier
-        )
+        logits = self._head(hidden.astype(self._head_dtype or self.dtype))
+        logits = logits * self.config.output_multiplier
         cap = self.config.final_logit_softcapping
         return mx.tanh(logits / cap) * cap if cap else logits
 
