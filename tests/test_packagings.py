@@ -25,6 +25,7 @@ from dflash_mlx.convert import Changes, convert
 from dflash_mlx.errors import ConfigError, WeightsError
 from dflash_mlx.models.drafters import make, packagings, read_config
 from dflash_mlx.models.drafters.config import DFlash2Config, DFlashConfig, DSparkConfig
+from dflash_mlx.models.drafters.packaging import with_tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIGS = {
@@ -136,7 +137,7 @@ def checkpoint(folder: Path, name: str) -> Path:
         names += [f"{table}.weight"] if there else []
     read = read_config(write(folder, config))
     mx.random.seed(11)
-    drafter = dressed(make(packagings.with_tensors(read, names)), "float32")
+    drafter = dressed(make(with_tensors(read, names)), "float32")
     weights = dict(tree_flatten(drafter.parameters()))
     for key in ("markov_head.markov_w2.weight", "layers.0.mlp_conv.base_kernel"):
         if key in weights:  # untrained they change nothing

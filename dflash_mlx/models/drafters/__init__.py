@@ -15,6 +15,7 @@ from .config import DFlash2Config, DFlashConfig, DSparkConfig
 from .dflash import DFlash
 from .dflash2 import DFlash2
 from .dspark import DSpark
+from .packaging import with_tensors
 
 CLASSES = {DFlashConfig: DFlash, DFlash2Config: DFlash2, DSparkConfig: DSpark}
 
@@ -57,7 +58,7 @@ def empty(
     """
     found = packagings.read(folder)
     weights = found.tensors(read_weights(folder))
-    config = packagings.with_tensors(config or found.config, weights.keys())
+    config = with_tensors(config or found.config, weights.keys())
     if window is None:
         window = config.usual_window
     drafter = make(config, window or None)
