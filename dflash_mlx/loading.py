@@ -153,7 +153,9 @@ def folder_of_target(model: str, revision: str | None) -> Path:
 def folder_of_drafter(name: str, revision: str | None = None) -> Path:
     """The folder of a drafter's alias, Hub id or folder name."""
     name = registry.resolve_drafter(name)
-    return TINY / "drafter" if name == registry.TINY else hub.folder_of(name, revision)
+    if name in registry.EMBEDDED:
+        return TINY / registry.EMBEDDED[name]
+    return hub.folder_of(name, revision)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from .errors import UnknownModelError
 # Drafter kinds that this version runs.
 RUNS = ("dflash", "dflash2", "dspark", "speculators")
 TINY = "tiny"
+# The embedded pair's drafters, and their folders beside its target.
+EMBEDDED = {"tiny": "drafter", "tiny-dflash2": "dflash2"}
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def resolve_drafter(name: str) -> str:
                     "`dflash-mlx models` lists what runs.",
                 )
             return usable[0]
+    if name.lower() in EMBEDDED:
+        return name.lower()
     return resolve(name)
 
 

@@ -100,6 +100,17 @@ def test_quantized_drafters_are_saved_as_they_are_loaded(bits, tmp_path):
     assert config["quantization"]["bits"] == bits
 
 
+def test_the_embedded_dflash2_head_drafts():
+    """600 updates from the DFlash head, in 3 bits: a third of the bytes, as good."""
+    report = json.loads(run("inspect", "tiny-dflash2", "--json").stdout)
+    assert report["packaging"] == "z-lab DFlash 2" and report["parameters"] > 750_000
+    assert "linear layers are packed to 3 bits" in report["notes"]
+    pair, tokenizer = load("tiny", "tiny-dflash2")
+    assert probe.measure(pair, tokenizer, ASKED, 64).tokens_per_round > 5.5
+    files = [file for file in TINY.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 6_000_000
+
+
 def test_before_and_after_are_measured(tmp_path):
     said = run(
         *("convert", "tiny", "--out", tmp_path / "out", "--bits", 4),

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from ..bench.probe import PROMPTS, Trial, choice, probe
 from ..loading import folder_of_drafter, load
-from ..models.drafters import empty, packagings
-from ..models.drafters.checkpoint import compare
+from ..models.drafters import empty, make, packagings
+from ..models.drafters.checkpoint import compare, packed_bits
 from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
 from ..registry import targets
@@ -44,13 +44,15 @@ def run(
     reading = packagings.read(folder)
     drafter, weights = empty(folder)
     compare(drafter, weights, folder)
+    bits, whole = packed_bits(folder), make(drafter.config)
+    packed = [f"linear layers are packed to {bits} bits"] if bits else []
     report = {
         "folder": str(folder),
         "packaging": reading.packaging,
-        "notes": reading.notes,
+        "notes": [*reading.notes, *packed],
         "fits": fitting(reading.config),
-        "parameters": sum(a.size for _, a in tree_flatten(drafter.parameters())),
-        "bytes": {str(bits): size(drafter, bits) for bits in (4, 8, 16)},
+        "parameters": sum(a.size for _, a in tree_flatten(whole.parameters())),
+        "bytes": {str(n): size(whole, n) for n in (4, 8, 16)},
         "config": drafter.config.to_json(),
     }
     if not as_json:

@@ -24,7 +24,8 @@ from mlx_lm.models.qwen3 import Model, ModelArgs
 from mlx_lm.utils import load_model, load_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ..models.drafters import save_folder
+from ..loading import quantize_linear
+from ..models.drafters import load_folder, save_folder
 from ..pair import Pair
 from .answers import write_answers
 from .drafter import Run
@@ -201,13 +202,24 @@ def make_drafter(out: Path) -> None:
     save_folder(run.drafter, out / "drafter")
 
 
+def make_dflash2(out: Path, bits: int = 3) -> None:
+    """Train the embedded DFlash 2 head; what fits beside the rest is 3 bits of it."""
+    source, steps = str(out / "drafter"), HEAD_STEPS["dflash2"]
+    options = replace(HEAD, kind="dflash2", warm_start=source, steps=steps, rank=16)
+    work = out.with_name(f"{out.name}-dflash2")
+    train_drafter(out, work, options)
+    drafter = load_folder(work)
+    quantize_linear(drafter, bits)
+    save_folder(drafter, out / "dflash2", None)
+
+
 def make_head(kind: str) -> Callable[[Path], None]:
     """A stage that trains a drafter of `kind` beside `out`, from the DFlash head."""
 
     def stage(out: Path) -> None:
         source, steps = str(out / "drafter"), HEAD_STEPS[kind]
         options = replace(HEAD, kind=kind, warm_start=source, steps=steps)
-        train_drafter(out, out.with_name(f"{out.name}-{kind}"), options)
+        train_drafter(out, out.with_name(f"{out.name}-head-{kind}"), options)
 
     return stage
 
@@ -245,6 +257,7 @@ STAGES = {
     "target": make_target,
     "refine": refine_target,
     "drafter": make_drafter,
+    "dflash2": make_dflash2,
     "head-dflash": make_head("dflash"),
     "head-dflash2": make_head("dflash2"),
     "head-dspark": make_head("dspark"),
