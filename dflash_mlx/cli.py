@@ -395,11 +395,11 @@ def train(
         int | None, o.option("--layers", "Draft layers; 5.", TRAINING)
     ] = None,
     rank: Annotated[
-        int, o.option("--rank", "Of the selector or Markov head.", TRAINING)
-    ] = 256,
+        int | None, o.option("--rank", "Of the selector or Markov head; 256.", TRAINING)
+    ] = None,
     markov_head: Annotated[
-        str, o.option("--markov-head", "vanilla, gated or rnn.", TRAINING)
-    ] = "vanilla",
+        str | None, o.option("--markov-head", "vanilla, gated or rnn.", TRAINING)
+    ] = None,
     taps: Annotated[
         str | None, o.option("--taps", "Target layers to read: 1,9,17.", TRAINING)
     ] = None,

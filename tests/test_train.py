@@ -4,15 +4,18 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.qwen3 import Model, ModelArgs
 from tiny import SHAPE, make_drafter, make_model, some_prompt
 
 from dflash_mlx import Pair, load, load_drafter
+from dflash_mlx.convert import Changes, convert
 from dflash_mlx.errors import DataError, OptionError
 from dflash_mlx.loading import TINY
 from dflash_mlx.models.drafters import save_folder
@@ -59,8 +62,59 @@ class Tokenizer:
     mask_token_id = 96
 
 
-def test_the_training_pass_equals_single_block_drafting(target):
-    drafter = make_drafter()
+KINDS = {
+    "dflash": {},
+    "dflash2": {"rank": 8},
+    "dspark": {"rank": 8, "markov_head": "rnn"},
+}
+
+
+@pytest.fixture
+def source(target, tmp_path):
+    """A DFlash head to start from, in a folder."""
+    drafter = make_drafter(block_size=6)
+    save_folder(drafter, tmp_path / "source", mx.float32)
+    return str(tmp_path / "source")
+
+
+def drafted(target, drafter):
+    """What a drafter proposes behind some context."""
+    Pair.of(target.model, drafter)
+    cache = drafter.make_cache()
+    drafter.extend(mx.random.normal((1, 20, 128), key=mx.random.key(3)), cache)
+
+    def choose(logits, slots, ids=None):
+        best = mx.argmax(logits, axis=-1)
+        if ids is None:
+            return best
+        return mx.take_along_axis(ids, best[..., None], axis=-1)[..., 0]
+
+    return drafter.propose(mx.array([5]), cache, 6, choose).tolist()
+
+
+def warm(kind, source, **changes):
+    return TrainOptions(
+        kind=kind,
+        warm_start=source,
+        **KINDS[kind]
+        | {"steps": 40, "batch": 4, "anchors": 8, "held_out": 2}
+        | changes,
+    )
+
+
+SLIDING = {"layer_types": ("sliding_attention", "full_attention"), "sliding_window": 6}
+SIGHTS = {
+    "full": {},
+    "sliding": SLIDING,
+    "symmetric": SLIDING | {"is_causal": False},
+    "from the anchor": SLIDING | {"window_from_anchor": True},
+    "causal": {"is_causal": True},
+}
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_the_training_pass_equals_single_block_drafting(sight, target):
+    drafter = make_drafter(**SIGHTS[sight])
     pair = Pair.of(target.model, drafter)
     options = replace(OPTIONS, block_size=8, anchors=5)
     batch = make_batch(examples(3), drafter.config, options, Random(0))
@@ -71,9 +125,7 @@ def test_the_training_pass_equals_single_block_drafting(target):
             anchor = batch.anchors[n, m].item()
             cache = drafter.make_cache()
             drafter.extend(features[n : n + 1, :anchor], cache)
-            block = batch.blocks[n * 5 + m][None]
-            contexts = [entry.fetch() for entry in cache]
-            alone = drafter.hidden(block, contexts, anchor, [None, None])[0]
+            alone = drafter.slots(batch.blocks[n * 5 + m, :1], cache, 8)[0]
             assert mx.allclose(alone, together[n * 5 + m], atol=1e-6).item()
 
 
@@ -115,6 +167,55 @@ def test_the_loss_in_pieces_is_the_loss(target, monkeypatch):
     monkeypatch.setattr("dflash_mlx.train.objective.LOGITS_AT_ONCE", 3 * 7 * 97)
     pieces, again = loss(drafter, features, batch)
     assert mx.allclose(whole, pieces).item() and mx.array_equal(kept, again)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_in_pieces_are_the_gradients(kind, target, source, monkeypatch):
+    """Of every parameter, the heads' and an own table's among them."""
+    drafter = start(target, Tokenizer(), warm(kind, source))
+    drafter.config = replace(drafter.config, has_lm_head=True)
+    drafter.lm_head = nn.Linear(64, 97, bias=False)
+    for name in ("markov_w2", "successor_codebook"):  # 0 would hide what lies before
+        for owner in drafter.modules():
+            if name in owner:
+                drawn = mx.random.normal((97, 8)) * 0.1
+                part = owner[name]
+                if isinstance(part, nn.Linear):
+                    part.weight = drawn
+                else:
+                    owner[name] = drawn
+    Pair.of(target.model, drafter)
+    batch = make_batch(examples(4), drafter.config, OPTIONS, Random(0))
+    features = target.target.forward(batch.ids, None, drafter.taps)[1]
+    teacher = mx.random.normal((*batch.labels.shape, 97)) if kind == "dspark" else None
+    grads = []
+    for most in (2**26, 3 * 6 * 97):
+        monkeypatch.setattr("dflash_mlx.train.objective.LOGITS_AT_ONCE", most)
+        gradient = nn.value_and_grad(drafter, lambda *a: loss(*a)[0])
+        grads.append(dict(tree_flatten(gradient(drafter, features, batch, teacher)[1])))
+    assert grads[0].keys() == grads[1].keys()
+    for name, whole in grads[0].items():
+        assert mx.allclose(whole, grads[1][name], atol=1e-5).item(), name
+    assert mx.abs(grads[1]["lm_head.weight"]).max().item() > 0
+
+
+def test_sources_that_cannot_be_trained_on(target, source, tmp_path):
+    convert(Path(source), tmp_path / "packed", Changes(4))
+    with pytest.raises(OptionError, match="quantized"):
+        start(target, Tokenizer(), warm("dflash", str(tmp_path / "packed")))
+    dspark = start(target, Tokenizer(), warm("dspark", source))
+    save_folder(dspark, tmp_path / "dspark", mx.float32)
+    with pytest.raises(OptionError, match="another kind"):
+        start(target, Tokenizer(), warm("dflash", str(tmp_path / "dspark")))
+    # The same kind goes on with the head that it has.
+    again = start(target, Tokenizer(), warm("dspark", str(tmp_path / "dspark")))
+    assert again.config == dspark.config
+    with pytest.raises(OptionError, match="markov_rank 32 contradicts"):
+        start(target, Tokenizer(), warm("dspark", str(tmp_path / "dspark"), rank=32))
+    reduced = make_drafter(6, draft_vocab_size=40, has_lm_head=True)
+    save_folder(reduced, tmp_path / "reduced", mx.float32)
+    with pytest.raises(OptionError, match="reduced vocabulary"):
+        start(target, Tokenizer(), warm("dflash2", str(tmp_path / "reduced")))
 
 
 def test_default_taps_are_those_of_published_heads():
@@ -251,46 +352,6 @@ def test_the_command_trains_and_the_result_loads(tmp_path):
     assert pair.drafter.taps == (0, 2) and pair.drafter.config.mask_token_id == 3
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert [row["step"] for row in record["record"]] == [2, 4]
-
-
-KINDS = {
-    "dflash": {},
-    "dflash2": {"rank": 8},
-    "dspark": {"rank": 8, "markov_head": "rnn"},
-}
-
-
-@pytest.fixture
-def source(target, tmp_path):
-    """A DFlash head to start from, in a folder."""
-    drafter = make_drafter(block_size=6)
-    save_folder(drafter, tmp_path / "source", mx.float32)
-    return str(tmp_path / "source")
-
-
-def drafted(target, drafter):
-    """What a drafter proposes behind some context."""
-    Pair.of(target.model, drafter)
-    cache = drafter.make_cache()
-    drafter.extend(mx.random.normal((1, 20, 128), key=mx.random.key(3)), cache)
-
-    def choose(logits, slots, ids=None):
-        best = mx.argmax(logits, axis=-1)
-        if ids is None:
-            return best
-        return mx.take_along_axis(ids, best[..., None], axis=-1)[..., 0]
-
-    return drafter.propose(mx.array([5]), cache, 6, choose).tolist()
-
-
-def warm(kind, source, **changes):
-    return TrainOptions(
-        kind=kind,
-        warm_start=source,
-        **KINDS[kind]
-        | {"steps": 40, "batch": 4, "anchors": 8, "held_out": 2}
-        | changes,
-    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

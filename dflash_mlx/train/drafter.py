@@ -16,12 +16,14 @@ from random import Random
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import DataError, OptionError
-from ..loading import load_drafter
+from ..loading import check_pair, load_drafter
 from ..loop import decode
 from ..models.drafters import make, save_folder
+from ..models.drafters.checkpoint import compare
 from ..models.drafters.dflash import DFlash
 from ..models.drafters.dspark import DSpark
 from ..pair import Pair
@@ -216,11 +218,17 @@ def start(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlash:
     if options.warm_start is None:
         return make(new_config(pair, tokenizer, options))
     source = load_drafter(options.warm_start)
+    check_pair(pair.target.config, source.config)
+    if any(isinstance(part, nn.QuantizedLinear) for part in source.modules()):
+        raise OptionError(
+            f"The drafter {options.warm_start} is quantized and cannot be trained on.",
+            "Start from what it was made from.",
+        )
     drafter = make(new_config(pair, tokenizer, options, source.config))
-    drafter.load_weights(
-        [(k, v.astype(mx.float32)) for k, v in tree_flatten(source.parameters())],
-        strict=type(source) is type(drafter),
-    )
+    weights = dict(tree_flatten(source.parameters()))
+    new = dict(tree_flatten(drafter.parameters())) | weights
+    compare(drafter, new, Path(options.warm_start))
+    drafter.load_weights([(k, v.astype(mx.float32)) for k, v in new.items()])
     return drafter
 
 

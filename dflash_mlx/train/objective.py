@@ -13,6 +13,7 @@ from random import Random
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.nn.utils import checkpoint
 
 from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
@@ -80,22 +81,37 @@ def make_batch(
     )
 
 
-def block_mask(anchors: mx.array, width: int, context: int) -> mx.array:
+def block_mask(
+    anchors: mx.array,
+    width: int,
+    context: int,
+    window: int | None = None,
+    from_anchor: bool = False,
+    causal: bool = False,
+) -> mx.array:
     """What each block row sees: context strictly before its anchor, its own block.
 
     Args:
         anchors: [N, M].
         width: B.
         context: S rows of context.
+        window, from_anchor, causal: As in DFlash.layer_sight and DFlashConfig.
 
     Returns:
         [N, 1, M * B, S + M * B], True where visible.
     """
     n, m = anchors.shape
-    seen = mx.arange(context)[None, None] < anchors[..., None]  # [N, M, S]
-    own = mx.broadcast_to(mx.eye(m, dtype=mx.bool_)[None], (n, m, m))
-    rows = mx.concatenate([seen, mx.repeat(own, width, axis=2)], axis=-1)
-    return mx.repeat(rows, width, axis=1)[:, None]
+    places = mx.arange(context)
+    seen = mx.repeat(places < anchors[..., None], width, axis=1)  # [N, M * B, S]
+    if window is not None:
+        rows = anchors[..., None] + mx.arange(width) * (not from_anchor)
+        rows = rows.reshape(n, m * width, 1)
+        seen = seen & (rows - places < window + from_anchor)
+    block = mx.ones((width, width), mx.bool_)
+    block = mx.tril(block) if causal else block
+    own = mx.eye(m, dtype=mx.bool_)[:, None, :, None] & block[None, :, None, :]
+    own = mx.broadcast_to(own.reshape(m * width, -1), (n, m * width, m * width))
+    return mx.concatenate([seen, own], axis=-1)[:, None]
 
 
 def block_hidden(drafter: DFlash, features: mx.array, batch: Batch) -> mx.array:
@@ -104,10 +120,16 @@ def block_hidden(drafter: DFlash, features: mx.array, batch: Batch) -> mx.array:
     Args:
         features: [N, T, len(taps) * H] of the batch's sequences.
     """
-    mask = block_mask(batch.anchors, batch.blocks.shape[1], features.shape[1])
-    contexts = drafter.context(features)
-    masks = [mask] * len(contexts)
-    return drafter.hidden(batch.blocks, contexts, batch.anchors.reshape(-1), masks)
+    shape = batch.anchors, batch.blocks.shape[1], features.shape[1]
+    from_anchor = drafter.config.window_from_anchor
+    contexts, masks = drafter.context(features), {}
+    for layer in range(len(contexts)):
+        sight = drafter.layer_sight(layer)
+        if sight not in masks:
+            window, causal = sight
+            masks[sight] = block_mask(*shape, window, from_anchor, causal)
+    each = [masks[drafter.layer_sight(layer)] for layer in range(len(contexts))]
+    return drafter.hidden(batch.blocks, contexts, batch.anchors.reshape(-1), each)
 
 
 @dataclass(frozen=True)
@@ -212,21 +234,22 @@ def loss(
     hidden = block_hidden(drafter, features, batch)
     objective = OBJECTIVES[type(drafter)]
 
-    def judge(hidden, anchors, labels, teacher):
-        return objective(drafter, Slots(hidden, anchors, labels, teacher))
-
     rows = max(1, LOGITS_AT_ONCE // (hidden.shape[1] * drafter.config.vocab_size))
-    part = judge if rows >= hidden.shape[0] else mx.checkpoint(judge)
     parts = [slice(i, i + rows) for i in range(0, hidden.shape[0], rows)]
-    pieces = [
-        part(
-            hidden[at],
-            batch.blocks[at, 0],
-            batch.labels[at],
-            None if teacher is None else teacher[at],
-        )
-        for at in parts
-    ]
+
+    def piece(at: slice) -> Judged:
+        told = None if teacher is None else teacher[at]
+
+        def judge(hidden):
+            slots = Slots(hidden, batch.blocks[at, 0], batch.labels[at], told)
+            losses, right = objective(drafter, slots)
+            return losses, mx.stop_gradient(right)
+
+        # With the drafter's parameters named, so that they get their gradients.
+        part = judge if len(parts) == 1 else checkpoint(drafter, judge)
+        return part(hidden[at])
+
+    pieces = [piece(at) for at in parts]
     losses = mx.concatenate([piece[0] for piece in pieces])
     right = mx.concatenate([piece[1] for piece in pieces])
     full = (batch.weights[:, -1:] > 0).astype(mx.float32)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import OptionError
 from ..models.drafters.config import (
+    GEMMA,
     MARKOV,
     DFlash2Config,
     DFlashConfig,
@@ -40,8 +41,10 @@ class TrainOptions:
             or the first id that the tokenizer does not use, or that of `warm_start`.
         context_window: Committed rows that the drafter is shown when it drafts; None is
             the length that nine tenths of the training texts do not exceed.
-        rank: Of DFlash 2's selector or DSpark's Markov head.
-        markov_head: "vanilla", "gated" or "rnn".
+        rank: Of DFlash 2's selector or DSpark's Markov head; None is 256, or that of
+            `warm_start`.
+        markov_head: "vanilla", "gated" or "rnn"; None is "vanilla", or that of
+            `warm_start`.
         steps: Updates.
         batch: Sequences per update.
         anchors: Blocks per sequence and update, drawn anew each time.
@@ -60,8 +63,8 @@ class TrainOptions:
     taps: tuple[int, ...] | None = None
     mask_token_id: int | None = None
     context_window: int | None = None
-    rank: int = 256
-    markov_head: str = "vanilla"
+    rank: int | None = None
+    markov_head: str | None = None
     steps: int = 1000
     batch: int = 8
     anchors: int = 64
@@ -79,7 +82,9 @@ class TrainOptions:
         width, layers = self.block_size, self.layers
         require(width is None or width >= 2, "block_size", "2 or more", width)
         require(layers is None or layers >= 1, "layers", "1 or more", layers)
-        for name in ("rank", "steps", "batch", "anchors", "eval_every", "save_every"):
+        rank = self.rank
+        require(rank is None or rank >= 1, "rank", "1 or more", rank)
+        for name in ("steps", "batch", "anchors", "eval_every", "save_every"):
             value = getattr(self, name)
             require(value >= 1, name, "1 or more", value)
         window = self.context_window
@@ -88,7 +93,7 @@ class TrainOptions:
         require(self.kind in KINDS, "kind", f"one of {kinds}", self.kind)
         heads = ", ".join(MARKOV)
         head = self.markov_head
-        require(head in MARKOV, "markov_head", f"one of {heads}", head)
+        require(head in (None, *MARKOV), "markov_head", f"one of {heads}", head)
         for name in ("lr", "clip"):
             require(getattr(self, name) > 0, name, "above 0", getattr(self, name))
         require(0 <= self.warmup < 1, "warmup", "in [0, 1)", self.warmup)
@@ -131,29 +136,51 @@ def new_config(
             source.
         PairError: A tap is out of range.
     """
+    kind = KINDS[options.kind]
     body = vars(fresh_config(pair, tokenizer, options) if source is None else source)
+    if source is not None:
+        check_source(source, kind)
     wanted = {
         "block_size": options.block_size,
         "num_hidden_layers": options.layers,
         "target_layer_ids": options.taps,
         "mask_token_id": options.mask_token_id,
+        "selector_rank": options.rank,
+        "markov_rank": options.rank,
+        "markov_head_type": options.markov_head,
     }
     for name, value in wanted.items():
-        if value not in (None, body[name]):
+        if value not in (None, body.get(name, value)):
             raise OptionError(
                 f"{name} {value} contradicts the drafter to start from, which has "
                 f"{body[name]}.",
                 "Leave it out.",
             )
-    kind = KINDS[options.kind]
+    if type(source) is kind and kind is not DFlashConfig:
+        return source
     body = {name: body[name] for name in DFlashConfig.names()}
     if kind is DFlash2Config:
         top = min(16, body["draft_vocab_size"] or body["vocab_size"])
-        return kind(**body, selector_rank=options.rank, selector_top_k=top)
+        return kind(**body, selector_rank=options.rank or 256, selector_top_k=top)
     if kind is DSparkConfig:
-        head = {"markov_rank": options.rank, "markov_head_type": options.markov_head}
-        return kind(**body, **head)
+        rank, head = options.rank or 256, options.markov_head or "vanilla"
+        return kind(**body, markov_rank=rank, markov_head_type=head)
     return kind(**body)
+
+
+def check_source(source: DFlashConfig, kind: type[DFlashConfig]) -> None:
+    """Raise OptionError unless a drafter of `kind` can start from `source`."""
+    other = type(source) is not kind and type(source) is not DFlashConfig
+    reasons = {
+        "its head is of another kind": other,
+        "it drafts from a reduced vocabulary": source.draft_vocab_size is not None,
+        "its layers are Gemma's": kind is DFlash2Config and source.model_type == GEMMA,
+    }
+    if wrong := [reason for reason, holds in reasons.items() if holds]:
+        raise OptionError(
+            f"The drafter to start from does not go with this training: {wrong[0]}.",
+            "Start from a DFlash drafter, or leave --warm-start out.",
+        )
 
 
 def fresh_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashConfig:

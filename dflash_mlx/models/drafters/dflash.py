@@ -61,16 +61,22 @@ class DFlash(nn.Module):
         """Target layers whose output it reads."""
         return self.config.target_layer_ids
 
+    def layer_sight(self, layer: int) -> tuple[int | None, bool]:
+        """A layer's trained window (None is all), and whether its block is causal."""
+        kinds, causal = self.config.layer_types, self.config.is_causal
+        sliding = bool(kinds) and kinds[layer] == SLIDING
+        window = self.config.sliding_window if sliding else None
+        return window, sliding if causal is None else causal
+
     def layer_window(self, layer: int) -> int | None:
         """Committed rows that a layer's block can see; None is all.
 
         A sliding window of W counts the row itself, so slot 0 sees W - 1 before it;
         one from the anchor does not.
         """
-        sizes = [self.own_window]
-        if self.config.layer_types and self.config.layer_types[layer] == SLIDING:
-            from_anchor = self.config.window_from_anchor
-            sizes.append(self.config.sliding_window - (0 if from_anchor else 1))
+        sizes, (window, _) = [self.own_window], self.layer_sight(layer)
+        if window is not None:
+            sizes.append(window - (0 if self.config.window_from_anchor else 1))
         return min((size for size in sizes if size is not None), default=None)
 
     @property
@@ -154,17 +160,13 @@ class DFlash(nn.Module):
 
         Distances are those of positions, whatever rows the context still holds.
         """
-        sliding = bool(self.config.layer_types)
-        sliding = sliding and self.config.layer_types[layer] == SLIDING
-        causal = self.config.is_causal
-        causal = sliding if causal is None else causal
-        if not (sliding or causal):
+        window, causal = self.layer_sight(layer)
+        if window is None and not causal:
             return None
         keys = entry.positions()
         rows = entry.offset + mx.arange(width)[:, None]
         seen = mx.ones((width, keys.size), mx.bool_)
-        if sliding:
-            window = self.config.sliding_window
+        if window is not None:
             if self.config.window_from_anchor:
                 rows, window = mx.full(rows.shape, entry.offset), window + 1
             seen = rows - keys < window
