@@ -84,6 +84,10 @@ class TrainOptions:
         require(layers is None or layers >= 1, "layers", "1 or more", layers)
         rank = self.rank
         require(rank is None or rank >= 1, "rank", "1 or more", rank)
+        fits = {"rank": self.kind != "dflash", "markov_head": self.kind == "dspark"}
+        for name, fit in fits.items():
+            told = getattr(self, name)
+            require(told is None or fit, name, f"left out for {self.kind}", told)
         for name in ("steps", "batch", "anchors", "eval_every", "save_every"):
             value = getattr(self, name)
             require(value >= 1, name, "1 or more", value)

@@ -5,6 +5,10 @@ float32 weights under the checkpoint's names, four rounds with carried contexts,
 of every masked slot. Its window is held by index, the same for every row of a block;
 here it is wider than the text, so that what is compared is what it computes.
 
+mlx-vlm hands a layer's attention the context rows as they are. SGLang's
+DFlashLagunaForCausalLM, which serves these checkpoints, passes them through the layer's
+input norm first (`prepare_context_hidden_for_kv`); so does this script.
+
     python tests/golden/make_laguna.py
 """
 
@@ -42,6 +46,17 @@ CONFIG = {
 }
 
 
+def layer_by_layer(draft, block, features, cache):
+    """Logits of a block, with context rows normed by every layer."""
+    h = draft._embed_input_tokens(block)
+    context = draft._combine_hidden(features)
+    for layer, entry in zip(draft.layers, cache, strict=True):
+        norm = layer.input_layernorm
+        h = h + layer.self_attn(norm(h), norm(context), draft.rope, entry)
+        h = h + layer.mlp(layer.post_attention_layernorm(h))
+    return draft._logits(draft.norm(h))
+
+
 def main():
     from mlx_vlm.speculative.drafters.laguna_dflash import (
         LagunaDFlashDraftModel,
@@ -63,7 +78,7 @@ def main():
         features = mx.random.normal((1, rows, 96))
         anchor = mx.random.randint(0, 48, (1,))
         block = mx.concatenate([anchor, mx.full((5,), 49, dtype=anchor.dtype)])
-        logits = draft(block[None], features, cache)[:, 1:]
+        logits = layer_by_layer(draft, block[None], features, cache)[:, 1:]
         arrays |= {
             f"{i}.features": features,
             f"{i}.anchor": anchor,

@@ -44,6 +44,7 @@ class DFlashConfig:
             (g_proj, softplus) or None.
         partial_rotary_factor: Share of a head's channels that is rotated.
         attention_k_eq_v: Values are the keys' projection (Gemma 4 only).
+        norm_context: Context rows pass each layer's input norm too.
         norm_taps: Each tapped output has a norm of its own before `fc`.
         num_target_layers: Depth of the target; None where a packaging does not say.
         draft_vocab_size: Rows of a reduced vocabulary; None is the target's own.
@@ -81,6 +82,7 @@ class DFlashConfig:
     attention_sink_bias: bool = False
     attention_gate: str | None = None
     attention_k_eq_v: bool = False
+    norm_context: bool = False
     norm_taps: bool = False
     draft_vocab_size: int | None = None
     has_embed_tokens: bool = False
@@ -145,6 +147,7 @@ class DFlashConfig:
             attention_sink_bias=config.get("attention_sink_bias", bool, False),
             attention_gate=gate,
             attention_k_eq_v=config.get("attention_k_eq_v", bool, False),
+            norm_context=config.get("norm_context", bool, False),
             norm_taps=config.get("norm_taps", bool, False),
             draft_vocab_size=reduced if reduced < vocabulary else None,
             has_embed_tokens=config.get("has_embed_tokens", bool, False),

@@ -110,7 +110,13 @@ class DFlash(nn.Module):
             features: [N, n, len(taps) * H] of rows at positions from `offset` on.
         """
         h = self.fuse(features)
-        return [layer.self_attn.keys_values(h, offset) for layer in self.layers]
+        return [self.layer_context(layer, h, offset) for layer in self.layers]
+
+    def layer_context(self, layer: Layer, h: mx.array, offset: int) -> KeysValues:
+        """A layer's keys and values of fused context rows [N, n, H]."""
+        if self.config.norm_context:
+            h = layer.input_layernorm(h)
+        return layer.self_attn.keys_values(h, offset)
 
     def fuse(self, features: mx.array) -> mx.array:
         """Features [N, n, len(taps) * H] to the context's rows [N, n, H]."""
@@ -128,7 +134,7 @@ class DFlash(nn.Module):
         for layer, entry in zip(self.layers, cache, strict=True):
             unseen = max(0, h.shape[1] - (entry.window or h.shape[1]))
             entry.skip(unseen)
-            rows = layer.self_attn.keys_values(h[:, unseen:], entry.offset)
+            rows = self.layer_context(layer, h[:, unseen:], entry.offset)
             entry.append(*rows)
 
     def hidden(

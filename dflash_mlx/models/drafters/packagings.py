@@ -132,8 +132,18 @@ def _nvidia(config):
 
 def _nvidia_dspark(config) -> Settled:
     fields, notes = _lineage(config)
-    # Without the key the anchor's slot is kept for the anchor, as in DFlash.
-    fields["sample_from_anchor"] = config.get("sample_from_anchor", bool, False)
+    # A bonus anchor is the anchor alone; without a word its slot is kept, as in DFlash.
+    bonus = config.get("dspark_bonus_anchor", bool, None)
+    predicts = config.get("sample_from_anchor", bool, None)
+    if bonus is not None and predicts is bonus:
+        raise ConfigError(
+            f"{config.path} gives dspark_bonus_anchor and sample_from_anchor as "
+            f"{bonus}, but they exclude each other.",
+            "Remove the wrong one.",
+        )
+    if predicts is None:
+        predicts = bonus is False
+    fields["sample_from_anchor"] = predicts
     return fields, notes
 
 
@@ -154,14 +164,24 @@ def _copied(config) -> Settled:
     return fields, notes
 
 
+def _foreign(config) -> dict[str, Any]:
+    """Rotation of a part of the head, where a packaging's own code knows none; our own
+    files say where they come from."""
+    ours = "converted_from" in config.root
+    return {} if ours else {"partial_rotary_factor": None}
+
+
 def _qwen35(config) -> Settled:
     """Qwen3.5's own attention: gates from q_proj, rotation of a part of the head."""
     fields, notes = _copied(config)
     rope = config.get("rope_parameters", dict, {})
-    share = rope.get("partial_rotary_factor") or config.get(
-        "partial_rotary_factor", float, 1.0
-    )
+    share = rope.get("partial_rotary_factor")
+    if share is None:
+        share = config.get("partial_rotary_factor", float, 1.0)
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ConfigError(f"{config.path} gives partial_rotary_factor as {share!r}.")
     fields["partial_rotary_factor"] = float(share)
+    notes = []
     if config.get("enable_qwen35_gated_q_proj", bool, True):
         fields["attention_gate"] = "per-element"
     notes.append("norm weights are offsets from 1")
@@ -313,6 +333,7 @@ def _laguna(config) -> Settled:
         **_taps(config, "eagle_aux_hidden_state_layer_ids", 1),
         "attention_gate": "per-head",
         "norm_taps": True,
+        "norm_context": True,
         "is_causal": causal,
         "model_type": QWEN,
     }, []
@@ -321,11 +342,14 @@ def _laguna(config) -> Settled:
 def _unfused(weights: Weights) -> Weights:
     """qkv_proj [(nh + 2 nkv) hd, H] as three; o_proj tells nh hd."""
     found: Weights = {}
-    for name, array in stripped(weights).items():
+    weights = stripped(weights)
+    for name, array in weights.items():
         if not name.endswith("qkv_proj.weight"):
             found[name] = array
             continue
         prefix = name.removesuffix("qkv_proj.weight")
+        if f"{prefix}o_proj.weight" not in weights:
+            raise WeightsError(f"The checkpoint lacks {prefix}o_proj.weight.")
         queries = weights[f"{prefix}o_proj.weight"].shape[1]
         keys = (array.shape[0] - queries) // 2
         for part, rows in zip(
@@ -376,15 +400,28 @@ PACKAGINGS = (
         _muse_names,
     ),
     Packaging(
+        "SpecForge DSpark",
+        DSparkConfig,
+        lambda config: named("DSparkDraftModel")(config) or _projector(config),
+        own={"projector_type"},
+    ),
+    Packaging(
         "NVIDIA DSpark",
         DSparkConfig,
         lambda config: named("Qwen3DSparkModel")(config) and _nvidia(config),
         _nvidia_dspark,
         stripped,
-        NVIDIA,
+        {*NVIDIA, "dspark_bonus_anchor"},
         tells_depth=False,
     ),
-    Packaging("Gemma 4 DSpark", DSparkConfig, named("Gemma4DSparkModel"), _gemma),
+    Packaging(
+        "Gemma 4 DSpark",
+        DSparkConfig,
+        named("Gemma4DSparkModel"),
+        _gemma,
+        stripped,
+        tells_depth=False,
+    ),
     Packaging(
         "Qwen3.5 DSpark",
         DSparkConfig,
@@ -408,12 +445,6 @@ PACKAGINGS = (
         named("Lfm2DSparkDraftModel"),
         lambda config: ({"model_type": QWEN}, []),
     ),
-    Packaging(
-        "SpecForge DSpark",
-        DSparkConfig,
-        lambda config: named("DSparkDraftModel")(config) or _projector(config),
-        own={"projector_type"},
-    ),
     Packaging("z-lab DFlash 2", DFlash2Config, _second),
     Packaging(
         "NVIDIA DFlash",
@@ -422,6 +453,7 @@ PACKAGINGS = (
         _lineage,
         stripped,
         NVIDIA,
+        tells_depth=False,
     ),
     Packaging("z-lab DFlash", DFlashConfig, _plain),
 )
