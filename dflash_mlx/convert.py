@@ -6,6 +6,7 @@ Owns what may be changed on the way: how the checkpoint is read, its bits, its d
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import mlx.core as mx
 from .errors import OptionError
 from .loading import quantize_linear
 from .models.drafters import load_folder, packagings, save_folder
+from .models.drafters.checkpoint import packed_bits
 from .models.drafters.config import DFlashConfig
 from .models.drafters.dflash import DFlash
 from .types import require
@@ -81,9 +83,15 @@ def convert(
         OptionError: `out` is not empty, or a change does not apply.
         DFlashError: The drafter does not load.
     """
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"--out {out} exists already.", "Choose another folder.")
     drafter = load_folder(folder, config=changes.read(packagings.read(folder).config))
+    if changes.bits and packed_bits(folder):
+        raise OptionError(
+            f"The drafter is quantized to {packed_bits(folder)} bits already.",
+            "Convert what it was made from, or leave --bits out.",
+        )
     if judge:
         judge(drafter)
     if changes.dtype:
@@ -92,13 +100,17 @@ def convert(
         quantize_linear(drafter, changes.bits)
     if judge and (changes.bits or changes.dtype):
         judge(drafter)
-    work = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(work, ignore_errors=True)
     try:
-        save_folder(drafter, work, None, origin or str(folder))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
         raise OptionError(f"--out {out} cannot be written: {error}.") from None
-    if out.exists():
-        out.rmdir()
-    work.rename(out)
+    try:
+        save_folder(drafter, work / "new", None, origin or str(folder))
+        if out.exists():
+            out.rmdir()
+        (work / "new").rename(out)
+    except (OSError, RuntimeError) as error:  # MLX raises the latter
+        raise OptionError(f"--out {out} cannot be written: {error}.") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -94,13 +94,15 @@ def load(
     tokenizer = read_tokenizer(folder, config, trust_remote_code)
     if draft_folder is None:
         return Pair.of(target, None, config, reason), tokenizer
-    drafter = load_drafter(draft_folder, quantize=draft_quantize, window=draft_window)
     try:
+        drafter = load_drafter(
+            draft_folder, quantize=draft_quantize, window=draft_window
+        )
         pair = Pair.of(target, drafter, config)
         if not device.native_bfloat16():
             choose_dtype(pair, tokenizer)
         return pair, tokenizer
-    except UnsupportedError as error:
+    except (UnsupportedError, WeightsError) as error:
         if draft:
             raise
         return Pair.of(target, None, config, error.message), tokenizer
@@ -125,6 +127,11 @@ def load_drafter(
         DFlashError: It is missing, partial, or of a kind that is not known.
     """
     drafter = load_folder(folder_of_drafter(str(folder_or_id), revision), window)
+    if quantize and any(isinstance(m, nn.QuantizedLinear) for m in drafter.modules()):
+        raise OptionError(
+            f"The drafter {folder_or_id} is quantized already.",
+            "Leave draft_quantize out.",
+        )
     if quantize:
         quantize_linear(drafter, quantize)
     return drafter

@@ -128,12 +128,17 @@ def decode(
             width, logits = flight.width, flight.logits[: len(tokens)]
             flight = ahead  # what the round needed is let go before it is told
             ended = ended or left == 0
-            block = None
+            block = failed = None
             if flight is None and not ended:
                 # Drafted while the caller uses the round; caches do not change by it.
-                block = loop.draft(mx.array(tokens[-1:]), min(widest, left))
+                try:
+                    block = loop.draft(mx.array(tokens[-1:]), min(widest, left))
+                except BaseException as error:  # what is committed is told first
+                    failed = error
             accepted = min(accepted, len(tokens))
             yield Round(tokens, max(width - 1, 0), accepted, width, logits)
+            if failed is not None:
+                raise failed
             if ended:
                 return
             flight = flight or loop.send(block)

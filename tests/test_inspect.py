@@ -6,6 +6,7 @@ import shutil
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
+from tiny import make_drafter
 from typer.testing import CliRunner
 
 from dflash_mlx import load, load_drafter
@@ -14,7 +15,7 @@ from dflash_mlx.cli import app
 from dflash_mlx.convert import Changes, convert
 from dflash_mlx.errors import OptionError
 from dflash_mlx.loading import TINY, folder_of_drafter
-from dflash_mlx.models.drafters import read_config
+from dflash_mlx.models.drafters import read_config, save_folder
 
 ASKED = ("What is 48 + 76?", "Write the 7 times table up to 10.")
 PLANTS = {
@@ -53,6 +54,27 @@ def test_a_planted_wrong_reading_is_found_and_corrected(name, tmp_path):
     # The command that is printed makes the embedded drafter of it again.
     assert run("convert", folder, "--out", out, *best.options.split()).exit_code == 0
     assert read_config(out) == read_config(TINY / "drafter")
+
+
+def test_taps_beyond_the_target_are_a_reading_too(tmp_path):
+    """An off-by-one that leaves the target must not become the right reading."""
+    folder = planted(tmp_path / "wrong", "taps")
+    config = json.loads((folder / "config.json").read_text())
+    config["dflash_config"]["target_layer_ids"] = [2, 4, 6]
+    (folder / "config.json").write_text(json.dumps(config))
+    target, tokenizer = load("tiny", "none")
+    trials = probe.probe(folder, target, tokenizer, ASKED, 48)
+    assert "not layers of the target" in trials[0].name
+    assert probe.choice(trials).name == "taps -1"
+
+
+def test_a_drafter_of_another_target_is_no_reading(tmp_path):
+    folder = tmp_path / "other"
+    save_folder(make_drafter(), folder)
+    for command in (["inspect", folder], ["convert", folder, "--out", tmp_path / "o"]):
+        said = run(*command, "--model", "tiny")
+        assert said.exit_code == 1 and "hidden_size 64 against 192" in said.stderr
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_right_reading_stays():
@@ -109,6 +131,27 @@ def test_the_embedded_dflash2_head_drafts():
     assert probe.measure(pair, tokenizer, ASKED, 64).tokens_per_round > 5.5
     files = [file for file in TINY.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 6_000_000
+
+
+def test_what_is_packed_is_not_packed_again(tmp_path):
+    with pytest.raises(OptionError, match="3 bits already"):
+        convert(TINY / "dflash2", tmp_path / "out", Changes(8))
+    with pytest.raises(OptionError, match="quantized already"):
+        load_drafter("tiny-dflash2", quantize=4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_of_the_user_is_in_the_way(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("keep")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for out in (tmp_path / "out", tmp_path / "link"):
+        convert(TINY / "drafter", out)
+        assert load_drafter(out).config == read_config(TINY / "drafter")
+    assert (tmp_path / "out.partial" / "mine").read_text() == "keep"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"out", "out.partial", "real", "link"}
 
 
 def test_before_and_after_are_measured(tmp_path):

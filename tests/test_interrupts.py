@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
+from tiny import make_model, reference, some_prompt
 
 import dflash_mlx
 from dflash_mlx import Pair, PromptCache, Sampling, decode
@@ -188,3 +189,26 @@ def test_notes_of_a_round_are_let_go_with_it():
     for _ in range(3):
         next(rounds)
     assert not [thing for thing in gc.get_objects() if type(thing) is Tape]
+
+
+def test_a_round_is_told_before_a_draft_that_fails():
+    """Drafting goes on while the caller uses a round; what fails there comes after."""
+    model, prompt = make_model("qwen3"), some_prompt(12)
+    wanted = reference(model, prompt, 30)
+
+    class Failing(Script):
+        calls = 0
+
+        def propose(self, *args):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return super().propose(*args)
+
+    pair = Pair.of(model, Failing(prompt + wanted, [99], block_size=4))
+    cache, told = PromptCache(pair), []
+    with pytest.raises(KeyboardInterrupt):
+        for round in decode(pair, prompt, max_tokens=30, prompt_cache=cache):
+            told += round.tokens
+    assert told == wanted[: len(told)] and len(told) == 9
+    assert cache.tokens + cache.tail == prompt + told and not cache.broken

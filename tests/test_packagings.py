@@ -22,8 +22,9 @@ from make_laguna import CONFIG as LAGUNA
 
 from dflash_mlx import Pair, Sampling, load_drafter
 from dflash_mlx.convert import Changes, convert
-from dflash_mlx.errors import ConfigError, WeightsError
+from dflash_mlx.errors import ConfigError, DFlashError, WeightsError
 from dflash_mlx.models.drafters import make, packagings, read_config
+from dflash_mlx.models.drafters.checkpoint import packed_bits
 from dflash_mlx.models.drafters.config import DFlash2Config, DFlashConfig, DSparkConfig
 from dflash_mlx.models.drafters.packaging import with_tensors
 
@@ -472,3 +473,110 @@ def test_what_cannot_run_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match="DeepseekV4"):
         target = {"architectures": ["DeepseekV4ForCausalLM"], "dspark_block_size": 5}
         read_config(write(tmp_path, target))
+
+
+BAD = ("x", -1, 0, 1.5, True, [], [None], [[]], {}, {"a": 1}, None)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_config_ends_in_a_traceback(name, tmp_path):
+    """Every field, also inside dicts, with values of every kind: read, or a
+    DFlashError; and what is read can be built."""
+
+    def spots(config, path=()):
+        for field, value in config.items():
+            yield (*path, field)
+            if isinstance(value, dict):
+                yield from spots(value, (*path, field))
+
+    source = small(CONFIGS[name])
+    extra = {"quantization_config": {}, "quantization": {}, "rope_scaling": {}}
+    for spot in spots(source | extra):
+        for bad in BAD:
+            config = copy.deepcopy(source)
+            place = config
+            for field in spot[:-1]:
+                place = place[field]
+            place[spot[-1]] = bad
+            try:
+                found = read_config(write(tmp_path, config))
+                packed = packed_bits(tmp_path)
+            except DFlashError:
+                continue
+            if spot[-1] not in ("block_size", "max_position_embeddings"):
+                make(found)
+            assert packed is None or type(packed) is int
+
+
+@pytest.mark.parametrize(
+    ("rope", "word"),
+    [
+        ({"rope_type": "yarn"}, "factor"),
+        ({"rope_type": "yarn", "factor": "x"}, "factor"),
+        ({"rope_type": "llama3", "factor": 8.0}, "low_freq_factor"),
+        ({"rope_type": "longrope"}, "original_max_position_embeddings"),
+        ({"rope_type": "spiral"}, "spiral"),
+        ({"rope_type": "linear", "factor": 2.0, "rope_theta": 5.0}, "rope_theta"),
+    ],
+)
+def test_ropes_say_what_they_need(rope, word, tmp_path):
+    config = CONFIGS["z-lab-dflash-first"] | {"rope_parameters": rope}
+    with pytest.raises(ConfigError, match=word):
+        read_config(write(tmp_path, config))
+    both = CONFIGS["z-lab-dflash-second"] | {"rope_scaling": {"type": "yarn"}}
+    with pytest.raises(ConfigError, match="rope_scaling"):
+        read_config(write(tmp_path, both))
+
+
+def test_rotation_of_a_part_is_the_targets_unless_it_is_ours(tmp_path):
+    config = CONFIGS["z-lab-dflash-second"] | {"partial_rotary_factor": 0.25}
+    assert read_config(write(tmp_path, config)).partial_rotary_factor == 1
+    native = read_config(write(tmp_path, CONFIGS["deepspec-qwen35"]))
+    again = read_config(write(tmp_path, native.to_json()))
+    assert again.partial_rotary_factor == 0.25
+
+
+def test_nvidias_words_for_the_anchors_slot(tmp_path):
+    base = {k: v for k, v in CONFIGS["nvidia-dspark"].items() if "sample_" not in k}
+    for change, predicts in (
+        ({}, False),
+        ({"dspark_bonus_anchor": True}, False),
+        ({"dspark_bonus_anchor": False}, True),
+        ({"dspark_bonus_anchor": True, "sample_from_anchor": False}, False),
+    ):
+        config = read_config(write(tmp_path, base | change))
+        assert config.sample_from_anchor is predicts
+    both = {"dspark_bonus_anchor": True, "sample_from_anchor": True}
+    with pytest.raises(ConfigError, match="exclude each other"):
+        read_config(write(tmp_path, base | both))
+
+
+def test_speculators_without_windows(tmp_path):
+    config = copy.deepcopy(CONFIGS["speculators-dspark"])
+    config["transformer_layer_config"]["use_sliding_window"] = False
+    read = read_config(write(tmp_path, config))
+    assert not read.layer_types and read.sliding_window is None
+
+
+def test_sinks_in_float32_go_with_a_half_precision_head(tmp_path):
+    folder = checkpoint(tmp_path / "it", "nvidia-dspark")
+    file = folder / "model.safetensors"
+    weights = mx.load(str(file))
+    weights = {
+        k: v if "sink" in k else v.astype(mx.bfloat16) for k, v in weights.items()
+    }
+    mx.save_safetensors(str(file), weights)
+    model, prompt = make_model("qwen3", "bfloat16"), some_prompt(30)
+    pair = Pair.of(model, load_drafter(folder))
+    assert run(pair, prompt, 12) == reference(model, prompt, 12)
+
+
+def test_committed_rows_that_a_drafter_is_shown(tmp_path):
+    """What its config says, else 4,096 for full layers; sliding ones have their own."""
+    for name, window in (("z-lab-dflash-second", 4096), ("z-lab-dflash2", None)):
+        folder = checkpoint(tmp_path / name, name)
+        drafter = load_drafter(folder)
+        assert drafter.own_window == window
+        assert load_drafter(folder, window=7).own_window == 7
+        assert load_drafter(folder, window=0).own_window is None
+    assert load_drafter("tiny").own_window == 128

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import Stats, apply_template, stream_generate
+from ..loading import check_pair
 from ..models.drafters import load_folder
 from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
@@ -38,6 +39,7 @@ class Trial:
         config: The numbers.
         tokens_per_round: Over all prompts.
         first: How often the first draft was kept.
+        mask: It tries another mask inside the block.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Trial:
     config: DFlashConfig
     tokens_per_round: float = 0.0
     first: float = 0.0
+    mask: bool = False
 
 
 def measure(
@@ -80,7 +83,8 @@ def readings(config: DFlashConfig, layers: int) -> list[Trial]:
     for slot in (config.sample_from_anchor, not config.sample_from_anchor):
         for shift in (0, 1, -1):
             taps = tuple(tap + shift for tap in config.target_layer_ids)
-            if not all(0 <= tap < layers for tap in taps):
+            read = slot == config.sample_from_anchor and not shift
+            if not read and not all(0 <= tap < layers for tap in taps):
                 continue
             names, options = [], []
             if slot != config.sample_from_anchor:
@@ -108,7 +112,8 @@ def masks(best: Trial) -> list[Trial]:
         name = name if best.name == "as read" else f"{best.name}, {name}"
         option = "--causal" if causal else "--no-causal"
         config = replace(best.config, is_causal=causal)
-        found.append(Trial(name, f"{best.options} {option}".strip(), config))
+        options = f"{best.options} {option}".strip()
+        found.append(Trial(name, options, config, mask=True))
     return found
 
 
@@ -134,6 +139,9 @@ def probe(
     """
 
     def tried(trial: Trial) -> Trial:
+        taps = trial.config.target_layer_ids
+        if not all(0 <= tap < target.target.num_layers for tap in taps):
+            return replace(trial, name=f"{trial.name} (not layers of the target)")
         pair = Pair.of(target.model, reread(drafter, trial), target.target.config)
         stats = measure(pair, tokenizer, prompts, max_tokens)
         first = stats.acceptance[0] if stats.acceptance else 0.0
@@ -143,6 +151,7 @@ def probe(
         return trial
 
     drafter = load_folder(folder)
+    check_pair(target.target.config, replace(drafter.config, target_layer_ids=(0,)))
     found = [tried(t) for t in readings(drafter.config, target.target.num_layers)]
     return found + [tried(trial) for trial in masks(choice(found))]
 
@@ -158,7 +167,11 @@ def reread(drafter: DFlash, trial: Trial) -> DFlash:
 
 def choice(trials: Sequence[Trial]) -> Trial:
     """The reading to use: the packaging's, unless another drafts clearly better."""
-    best = max(trials, key=lambda trial: trial.tokens_per_round)
-    first = trials[0]
-    clear = best.tokens_per_round > first.tokens_per_round * MARGIN
-    return best if clear else first
+    best = trials[0]
+    # Masks last, and only if they are clearly better than the best slot and taps.
+    for kind in (False, True):
+        tried = [trial for trial in trials if trial.mask is kind]
+        found = max(tried, key=lambda trial: trial.tokens_per_round, default=best)
+        if found.tokens_per_round > best.tokens_per_round * MARGIN:
+            best = found
+    return best

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..bench.probe import PROMPTS, measure
 from ..convert import Changes, convert
-from ..loading import folder_of_drafter, load
+from ..loading import check_pair, folder_of_drafter, load
 from ..pair import Pair
 from .ask import note
 
@@ -40,6 +40,7 @@ def run(
         )
 
         def judge(drafter):
+            check_pair(target.target.config, drafter.config)
             pair = Pair.of(target.model, drafter, target.target.config)
             stats = measure(pair, tokenizer, prompts or PROMPTS, max_tokens)
             kept = " ".join(f"{share:.2f}" for share in stats.acceptance)

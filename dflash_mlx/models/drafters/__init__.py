@@ -91,7 +91,8 @@ def save_folder(
     if dtype:
         floats = (k for k, v in weights.items() if mx.issubdtype(v.dtype, mx.floating))
         weights |= {name: weights[name].astype(dtype) for name in floats}
-    temporary = folder / "new.safetensors"
+    # Beside the folder: a leftover in it would be read as a part of the weights.
+    temporary = folder.parent / f".{folder.name}.safetensors"
     mx.save_safetensors(str(temporary), weights, {"format": "mlx"})
     temporary.replace(folder / "model.safetensors")
     written = drafter.config.to_json()

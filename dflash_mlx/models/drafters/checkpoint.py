@@ -54,11 +54,10 @@ class Config:
             if not isinstance(self.root.get(place) or {}, dict):
                 raise ConfigError(f"{self.path} gives {place} as {self.root[place]!r}.")
         self._settled: dict[str, Any] = {}
-
-    @property
-    def architectures(self) -> list[str]:
-        """The names under `architectures`."""
-        return self.root.get("architectures") or []
+        self.architectures: list[str] = self.root.get("architectures") or []
+        names = self.architectures
+        listed = isinstance(names, list) and all(isinstance(n, str) for n in names)
+        self.check("architectures", listed)
 
     def settle(self, fields: dict[str, Any]) -> Config:
         """This config with `fields` so, whatever the file says; None is absent."""

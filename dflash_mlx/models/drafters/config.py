@@ -17,7 +17,31 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 QWEN, GEMMA = "qwen3", "gemma4_text"
 GATES = ("per-head", "per-element")
 MARKOV = ("vanilla", "gated", "rnn")
-ROPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional")
+NUMBER = int | float
+# The ropes that run, and what each needs to be told.
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": NUMBER},
+    "dynamic": {"factor": NUMBER},
+    "llama3": dict.fromkeys(
+        (
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        ),
+        NUMBER,
+    ),
+    "yarn": {"factor": NUMBER},
+    "longrope": {
+        "original_max_position_embeddings": NUMBER,
+        "short_factor": list,
+        "long_factor": list,
+    },
+    "proportional": {},
+}
+# What our own config.json calls itself.
+OURS = "dflash-mlx"
 NO_ROPE: dict[str, Any] = {}
 # What published heads with full layers were trained on at most (3,072 to 4,096 tokens).
 DEFAULT_WINDOW = 4096
@@ -110,7 +134,16 @@ class DFlashConfig:
         )
         hidden = config.get("hidden_size", int)
         layers = config.get("num_hidden_layers", int)
-        config.check("num_hidden_layers", layers > 0)
+        shared = config.get("num_key_value_heads", int, heads)
+        config.check("num_key_value_heads", shared > 0 and heads % shared == 0)
+        for name in (
+            *("hidden_size", "intermediate_size", "num_hidden_layers", "head_dim"),
+            *("vocab_size", "rms_norm_eps", "target_hidden_size"),
+        ):
+            kind = float if name == "rms_norm_eps" else int
+            needed = name not in ("head_dim", "target_hidden_size")
+            value = config.get(name, kind, *(() if needed else (1,)))
+            config.check(name, value > 0)
         vocabulary = config.get("vocab_size", int)
         mask = config.get("mask_token_id", int)
         config.check("mask_token_id", 0 <= mask < vocabulary)
@@ -126,7 +159,7 @@ class DFlashConfig:
             intermediate_size=config.get("intermediate_size", int),
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            num_key_value_heads=config.get("num_key_value_heads", int, heads),
+            num_key_value_heads=shared,
             head_dim=config.get("head_dim", int, hidden // heads),
             vocab_size=vocabulary,
             rms_norm_eps=config.get("rms_norm_eps", float),
@@ -199,6 +232,7 @@ class DFlashConfig:
                 for name, value in written.items()
                 if value is not None and value != plain.get(name, ...)
             },
+            "packaging": OURS,
             "num_target_layers": self.num_target_layers,
             "rope_parameters": rope | {"rope_theta": self.rope_theta},
             "dflash_config": nested,
@@ -257,6 +291,8 @@ class DSparkConfig(DFlashConfig):
     @classmethod
     def own_of(cls, config: Config) -> dict[str, Any]:
         """The heads."""
+        rank = config.get("markov_rank", int, 256)
+        config.check("markov_rank", rank >= 0)
         kind = config.get("markov_head_type", str, "vanilla")
         config.check("markov_head_type", kind in MARKOV)
         noise = config.get("log_snr_conditioning", bool, False)
@@ -266,7 +302,7 @@ class DSparkConfig(DFlashConfig):
         )
         config.check("min_log_snr", not noise or low < high)
         return {
-            "markov_rank": config.get("markov_rank", int, 256),
+            "markov_rank": rank,
             "markov_head_type": kind,
             "markov_bias": config.get("markov_bias", bool, True),
             "enable_confidence_head": config.get("enable_confidence_head", bool, True),
@@ -292,26 +328,53 @@ def rope_of(config: Config) -> dict[str, Any]:
     """rope_theta, and rope_scaling where more than the base is given.
 
     Raises:
-        ConfigError: There is no base, or a kind that is not known.
+        ConfigError: There is no base, a kind that is not known, a number that it needs
+            is missing, or two places contradict each other.
     """
-    rope = config.get("rope_parameters", dict, None)
-    rope = rope or config.get("rope_scaling", dict, None) or NO_ROPE
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    name = "rope_parameters" if config.has("rope_parameters") else "rope_scaling"
-    if kind not in ROPES:
+    name = "rope_parameters"
+    rope = config.get(name, dict, None)
+    scaling = config.get("rope_scaling", dict, None)
+    if rope and scaling and kind_of(rope) != kind_of(scaling):
+        raise ConfigError(
+            f"{config.path} gives rope_parameters of type {kind_of(rope)!r} and "
+            f"rope_scaling of type {kind_of(scaling)!r}.",
+            "Remove the wrong one.",
+        )
+    if not rope:
+        rope, name = scaling or NO_ROPE, "rope_scaling"
+    kind = kind_of(rope)
+    if not isinstance(kind, str) or kind not in ROPES:
         raise ConfigError(
             f"{config.path} gives {name}.rope_type as {kind!r}.",
             f"Known are {', '.join(ROPES)}.",
         )
-    theta = rope.get("rope_theta")
-    if theta is None:
-        theta = config.get("rope_theta", float)
-    if not isinstance(theta, int | float) or theta <= 0:
-        raise ConfigError(f"{config.path} gives rope_theta as {theta!r}.")
-    return {
-        "rope_theta": float(theta),
-        "rope_scaling": rope if kind != "default" else None,
-    }
+    start = rope.get("original_max_position_embeddings", 1)
+    config.check(name, isinstance(start, NUMBER) and start > 0)
+    for key, wanted in ROPES[kind].items():
+        if not isinstance(rope.get(key), wanted):
+            raise ConfigError(
+                f"{config.path} gives {name}.{key} as {rope.get(key)!r}, which a rope "
+                f"of type {kind} needs.",
+                "Add it as published.",
+            )
+    inside, outside = rope.get("rope_theta"), config.get("rope_theta", float, None)
+    if inside is None:
+        inside = config.get("rope_theta", float)
+    if not isinstance(inside, int | float) or inside <= 1:
+        raise ConfigError(f"{config.path} gives rope_theta as {inside!r}.")
+    if outside not in (None, inside):
+        raise ConfigError(
+            f"{config.path} gives rope_theta as {inside} in {name} and as {outside} "
+            "elsewhere.",
+            "Remove the wrong one.",
+        )
+    scaled = rope if kind != "default" else None
+    return {"rope_theta": float(inside), "rope_scaling": scaled}
+
+
+def kind_of(rope: dict[str, Any]) -> str:
+    """The type of a rope's parameters."""
+    return rope.get("rope_type") or rope.get("type") or "default"
 
 
 def attention_of(config: Config, layers: int) -> dict[str, Any]:
@@ -322,7 +385,7 @@ def attention_of(config: Config, layers: int) -> dict[str, Any]:
             sliding layer has no window.
     """
     kinds = config.get("layer_types", list, [])
-    known = set(kinds) <= {FULL, SLIDING}
+    known = all(kind in (FULL, SLIDING) for kind in kinds)
     config.check("layer_types", known and len(kinds) in (0, layers))
     window = config.get("sliding_window", int, None)
     if SLIDING in kinds:

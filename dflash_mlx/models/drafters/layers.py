@@ -95,12 +95,18 @@ class Attention(nn.Module):
             values,
             scale=self.scale,
             mask=mask,
-            sinks=self.attention_sink_bias,
+            sinks=self.sinks(queries.dtype),
         )
         out = out.transpose(0, 2, 1, 3).reshape(rows, width, self.n_heads, -1)
         if gate is not None:
             out = out * gate
         return self.o_proj(out.reshape(rows, width, -1))
+
+    def sinks(self, dtype: mx.Dtype) -> mx.array | None:
+        """The heads' sinks, which some checkpoints keep in float32."""
+        if self.attention_sink_bias is None:
+            return None
+        return self.attention_sink_bias.astype(dtype)
 
     def queries(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
         """Normed queries [b, n_heads, n, head_dim] of rows [b, n, H], and what their

@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from ...errors import ConfigError
 from .checkpoint import Config
-from .config import KINDS, SLIDING, DFlashConfig, DSparkConfig
+from .config import KINDS, OURS, SLIDING, DFlashConfig, DSparkConfig
 
 Weights = dict[str, mx.array]
 Settled = tuple[dict[str, Any], list[str]]
@@ -103,6 +103,9 @@ class Packaging:
         if self.tells_depth and "num_target_layers" not in config.root:
             config.get("num_target_layers", int)
         fields, notes = self.settle(config)
+        if config.root.get("packaging") != OURS:
+            # At the root it is the target's, unless the packaging's own code reads it.
+            fields.setdefault("partial_rotary_factor", None)
         settled = config.settle(fields)
         numbers = self.kind.of(settled)
         return Reading(self.name, numbers, (*notes, *told(numbers)), self.tensors)
@@ -130,13 +133,17 @@ def with_tensors(config: DFlashConfig, names: Collection[str]) -> DFlashConfig:
 
 def refuse(config: Config, known: Collection[str], packaging: str) -> None:
     """Raise ConfigError, by name, for fields that would be passed over in silence."""
-    method = (config.root.get("quantization_config") or {}).get("quant_method")
+    packed = config.root.get("quantization_config") or {}
+    config.check("quantization_config", isinstance(packed, dict))
+    if packed and packed == config.root.get("quantization"):  # mlx-lm writes it twice
+        known = {*known, "quantization_config"}
+    method = packed.get("quant_method")
     if method and "quantization_config" not in known:
         raise ConfigError(
             f"{config.path} describes tensors quantized by {method}.",
             "Use the drafter's 16-bit repository, and --draft-quantize.",
         )
-    if set(config.found("hidden_act").values()) == {"silu"}:
+    if all(value == "silu" for value in config.found("hidden_act").values()):
         known = {*known, "hidden_act"}
     # Here the drafter alone is described: what is not known is not harmless.
     for place in ("dflash_config", "dspark_config"):

@@ -164,13 +164,6 @@ def _copied(config) -> Settled:
     return fields, notes
 
 
-def _foreign(config) -> dict[str, Any]:
-    """Rotation of a part of the head, where a packaging's own code knows none; our own
-    files say where they come from."""
-    ours = "converted_from" in config.root
-    return {} if ours else {"partial_rotary_factor": None}
-
-
 def _qwen35(config) -> Settled:
     """Qwen3.5's own attention: gates from q_proj, rotation of a part of the head."""
     fields, notes = _copied(config)
@@ -198,6 +191,9 @@ def _offset_norms(weights: Weights) -> Weights:
 def _gemma(config) -> Settled:
     """Gemma 4's full layers: their own head size, heads and rope."""
     rope = config.get("rope_parameters", dict, {}).get("full_attention") or {}
+    config.check("rope_parameters", isinstance(rope, dict))
+    share = rope.get("partial_rotary_factor", 0.25)
+    config.check("rope_parameters", isinstance(share, int | float) and 0 < share <= 1)
     hidden = config.get("hidden_size", int)
     shared = config.get("attention_k_eq_v", bool, True)
     heads = config.get("num_key_value_heads", int)
@@ -214,8 +210,9 @@ def _gemma(config) -> Settled:
         "rope_parameters": {
             "rope_theta": rope.get("rope_theta", 1_000_000.0),
             "rope_type": rope.get("rope_type", "proportional"),
-            "partial_rotary_factor": rope.get("partial_rotary_factor", 0.25),
+            "partial_rotary_factor": share,
         },
+        "rope_theta": None,
         "final_logit_softcapping": config.get("final_logit_softcapping", float, 30.0),
     }, ["layers are Gemma 4's full ones"]
 
@@ -227,6 +224,7 @@ SPECULATORS = {"dflash": DFlashConfig, "dflash2": DFlash2Config, "dspark": DSpar
 
 def _algorithm(config):
     told = config.root.get("speculators_config") or {}
+    config.check("speculators_config", isinstance(told, dict))
     return config.root.get("speculators_model_type") or told.get("algorithm")
 
 
@@ -256,6 +254,8 @@ def _speculators(kind: str) -> Callable[[Config], Settled]:
         }
         if nested := rope.get("sliding_attention"):
             fields["rope_parameters"] = nested
+        if config.get("use_sliding_window", bool, True) is False:
+            fields |= {"layer_types": None, "sliding_window": None}
         if kind == "dflash2":
             sizes = {"conv_kernel_size": 2, "conv_group_size": 16}
             sizes |= {"selector_rank": 256, "selector_top_k": 16}
@@ -274,8 +274,11 @@ def _slot(config: Config, kind: str) -> tuple[bool, str]:
     Older DSpark heads omit the key and keep the anchor's slot, though the class's
     default is that it predicts; how many tokens they propose tells.
     """
-    methods = (config.root.get("speculators_config") or {}).get("proposal_methods")
-    tokens = (methods or [{}])[0].get("speculative_tokens")
+    options = config.root.get("speculators_config") or {}
+    methods = options.get("proposal_methods") or [{}]
+    listed = isinstance(methods, list) and isinstance(methods[0], dict)
+    config.check("speculators_config", listed)
+    tokens = methods[0].get("speculative_tokens")
     key = config.get("sample_from_anchor", bool, None)
     if kind == "dspark" and type(tokens) is int:
         spare = config.get("block_size", int, 8) - tokens
@@ -302,16 +305,17 @@ def _reduced(weights: Weights) -> Weights:
     mask, offsets = weights.pop("t2d", None), weights.get("d2t")
     if offsets is None:
         return weights
-    ids = mx.arange(offsets.size) + offsets.astype(mx.int32)
+    ids = (mx.arange(offsets.size) + offsets.astype(mx.int32)).tolist()
+    distinct = len(set(ids)) == len(ids) and min(ids) >= 0
     if mask is not None:
-        marked = mx.zeros((mask.size,), mx.bool_)
-        marked[mx.minimum(ids, mask.size - 1)] = True
-        if not mx.array_equal(marked, mask.astype(mx.bool_)).item():
-            raise WeightsError(
-                "d2t and t2d do not name the same tokens.", "Download it again."
-            )
-        if mask.size == offsets.size:  # the whole vocabulary, spelt out
-            del weights["d2t"]
+        marked = [i for i, used in enumerate(mask.tolist()) if used]
+        distinct = distinct and sorted(ids) == marked
+    if not distinct:
+        raise WeightsError(
+            "d2t and t2d do not name the same tokens.", "Download it again."
+        )
+    if mask is not None and mask.size == offsets.size and ids == sorted(ids):
+        del weights["d2t"]  # the whole vocabulary, spelt out
     return weights
 
 
