@@ -16,7 +16,6 @@ import mlx.core as mx
 from .errors import OptionError
 from .loading import quantize_linear
 from .models.drafters import load_folder, packagings, save_folder
-from .models.drafters.checkpoint import packed_bits
 from .models.drafters.config import DFlashConfig
 from .models.drafters.dflash import DFlash
 from .types import require
@@ -87,9 +86,9 @@ def convert(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"--out {out} exists already.", "Choose another folder.")
     drafter = load_folder(folder, config=changes.read(packagings.read(folder).config))
-    if changes.bits and packed_bits(folder):
+    if changes.bits and drafter.bits:
         raise OptionError(
-            f"The drafter is quantized to {packed_bits(folder)} bits already.",
+            f"The drafter is quantized to {drafter.bits} bits already.",
             "Convert what it was made from, or leave --bits out.",
         )
     if judge:

@@ -127,7 +127,7 @@ def load_drafter(
         DFlashError: It is missing, partial, or of a kind that is not known.
     """
     drafter = load_folder(folder_of_drafter(str(folder_or_id), revision), window)
-    if quantize and any(isinstance(m, nn.QuantizedLinear) for m in drafter.modules()):
+    if quantize and drafter.bits:
         raise OptionError(
             f"The drafter {folder_or_id} is quantized already.",
             "Leave draft_quantize out.",

@@ -1,6 +1,5 @@
 """The DFlash v1 drafter: against the published one, its checkpoint, its context."""
 
-import json
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,11 +9,13 @@ from mlx.utils import tree_flatten
 from tiny import (
     VOCAB,
     golden_weights,
+    greedy,
     make_drafter,
     make_model,
     reference,
     run,
     some_prompt,
+    write,
 )
 
 from dflash_mlx import Pair, load_drafter
@@ -24,10 +25,6 @@ from dflash_mlx.models.drafters.config import DFlashConfig
 from dflash_mlx.models.drafters.dflash import DFlash
 
 GOLDEN = Path(__file__).parent / "golden" / "dflash_v1.safetensors"
-
-
-def greedy(logits, slots, ids=None):
-    return mx.argmax(logits, axis=-1)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -85,12 +82,6 @@ SECOND = {
         "target_layer_ids": [1, 8, 15, 22, 29],
     },
 }
-
-
-def write(folder: Path, config: dict) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def test_reads_both_generations_of_configs(tmp_path):

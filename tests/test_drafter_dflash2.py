@@ -1,13 +1,21 @@
 """The DFlash 2 drafter: against the published one, against DFlash v1, in the loop."""
 
-import json
 import sys
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from tiny import golden_weights, make_drafter, make_model, reference, run, some_prompt
+from tiny import (
+    golden_weights,
+    greedy,
+    make_drafter,
+    make_model,
+    reference,
+    run,
+    some_prompt,
+    write,
+)
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from make_dflash2 import CASES, EXTRAS
@@ -21,13 +29,6 @@ from dflash_mlx.models.drafters.config import DFlash2Config
 from dflash_mlx.models.drafters.dflash2 import DFlash2
 
 GOLDEN = Path(__file__).parent / "golden" / "dflash2.safetensors"
-
-
-def greedy(logits, slots, ids=None):
-    best = mx.argmax(logits, axis=-1)
-    if ids is None:
-        return best
-    return mx.take_along_axis(ids, best[..., None], axis=-1)[..., 0]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -138,11 +139,6 @@ CONFIG = {
         "selector_top_k": 16,
     },
 }
-
-
-def write(folder, config):
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def test_reads_the_published_config(tmp_path):

@@ -1,14 +1,21 @@
 """DSpark drafters: against a published implementation, their heads, in the loop."""
 
-import json
 import sys
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from tiny import SHAPE as TARGET
-from tiny import golden_weights, make_model, reference, run, some_prompt
+from tiny import (
+    golden_weights,
+    greedy,
+    make_drafter,
+    make_model,
+    reference,
+    run,
+    some_prompt,
+    write,
+)
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from make_dspark import CASES, ROUNDS, TABLES
@@ -21,20 +28,6 @@ from dflash_mlx.models.drafters.config import MARKOV, DSparkConfig
 from dflash_mlx.models.drafters.dspark import DSpark
 
 GOLDEN = Path(__file__).parent / "golden" / "dspark.safetensors"
-
-
-def greedy(logits, slots, ids=None):
-    best = mx.argmax(logits, axis=-1)
-    if ids is None:
-        return best
-    return mx.take_along_axis(ids, best[..., None], axis=-1)[..., 0]
-
-
-def write(folder, config, weights=None):
-    (folder / "config.json").write_text(json.dumps(config))
-    if weights:
-        mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    return folder
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -69,25 +62,9 @@ def test_equals_a_published_drafter(case, tmp_path):
 
 def make_dspark(own=False, **changes) -> DSpark:
     """A random DSpark drafter for the tiny targets."""
-    fields = {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "vocab_size": TARGET["vocab_size"],
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 4096,
-        "block_size": 7,
-        "mask_token_id": TARGET["vocab_size"] - 1,
-        "target_layer_ids": (0, 2),
-        "num_target_layers": TARGET["num_hidden_layers"],
-        "rope_theta": 10000.0,
-        "markov_rank": 12,
-    }
+    fields = vars(make_drafter(7).config) | {"sample_from_anchor": True}
+    fields |= {"markov_rank": 12, "has_embed_tokens": own, "has_lm_head": own}
     mx.random.seed(97)
-    fields |= {"has_embed_tokens": own, "has_lm_head": own}
     drafter = dressed(DSpark(DSparkConfig(**fields | changes)), "float32")
     if drafter.config.markov_rank:  # untrained it is 0
         shape = drafter.markov_head.markov_w2.weight.shape

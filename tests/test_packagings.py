@@ -12,7 +12,16 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from tiny import VOCAB, dressed, golden_weights, make_model, reference, run, some_prompt
+from tiny import (
+    VOCAB,
+    dressed,
+    golden_weights,
+    make_model,
+    reference,
+    run,
+    some_prompt,
+    write,
+)
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from make_dflash2 import EXTRAS
@@ -119,14 +128,6 @@ def as_published(name: str, weights: dict[str, mx.array]) -> dict[str, mx.array]
         marks[ids] = True
         found |= {"d2t": ids - mx.arange(REDUCED), "t2d": marks}
     return found
-
-
-def write(folder: Path, config: dict, weights: dict | None = None) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    if weights:
-        mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    return folder
 
 
 def checkpoint(folder: Path, name: str) -> Path:

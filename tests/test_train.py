@@ -12,7 +12,7 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.qwen3 import Model, ModelArgs
-from tiny import SHAPE, make_drafter, make_model, some_prompt
+from tiny import SHAPE, greedy, make_drafter, make_model, some_prompt
 
 from dflash_mlx import Pair, load, load_drafter
 from dflash_mlx.convert import Changes, convert
@@ -83,13 +83,7 @@ def drafted(target, drafter):
     cache = drafter.make_cache()
     drafter.extend(mx.random.normal((1, 20, 128), key=mx.random.key(3)), cache)
 
-    def choose(logits, slots, ids=None):
-        best = mx.argmax(logits, axis=-1)
-        if ids is None:
-            return best
-        return mx.take_along_axis(ids, best[..., None], axis=-1)[..., 0]
-
-    return drafter.propose(mx.array([5]), cache, 6, choose).tolist()
+    return drafter.propose(mx.array([5]), cache, 6, greedy).tolist()
 
 
 def warm(kind, source, **changes):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -88,6 +90,23 @@ def run(pair, prompt, tokens, **options) -> list[int]:
 
     rounds = decode(pair, prompt, max_tokens=tokens, **options)
     return [token for round in rounds for token in round.tokens]
+
+
+def greedy(logits, slots, ids=None) -> mx.array:
+    """The best id of each slot, of all or of the candidates."""
+    best = mx.argmax(logits, axis=-1)
+    if ids is None:
+        return best
+    return mx.take_along_axis(ids, best[..., None], axis=-1)[..., 0]
+
+
+def write(folder: Path, config: dict, weights: dict | None = None) -> Path:
+    """A checkpoint's folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if weights:
+        mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    return folder
 
 
 def some_prompt(length: int, seed: int = 5) -> list[int]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from ..bench.probe import PROMPTS, Trial, choice, probe
 from ..loading import folder_of_drafter, load
 from ..models.drafters import empty, make, packagings
-from ..models.drafters.checkpoint import compare, packed_bits
+from ..models.drafters.checkpoint import compare
 from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
 from ..registry import targets
@@ -44,7 +44,7 @@ def run(
     reading = packagings.read(folder)
     drafter, weights = empty(folder)
     compare(drafter, weights, folder)
-    bits, whole = packed_bits(folder), make(drafter.config)
+    bits, whole = drafter.bits, make(drafter.config)
     packed = [f"linear layers are packed to {bits} bits"] if bits else []
     report = {
         "folder": str(folder),

@@ -16,7 +16,6 @@ from random import Random
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import DataError, OptionError
@@ -219,7 +218,7 @@ def start(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlash:
         return make(new_config(pair, tokenizer, options))
     source = load_drafter(options.warm_start)
     check_pair(pair.target.config, source.config)
-    if any(isinstance(part, nn.QuantizedLinear) for part in source.modules()):
+    if source.bits:
         raise OptionError(
             f"The drafter {options.warm_start} is quantized and cannot be trained on.",
             "Start from what it was made from.",

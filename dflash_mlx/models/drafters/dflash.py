@@ -57,6 +57,12 @@ class DFlash(nn.Module):
         return self.norm.weight.dtype
 
     @property
+    def bits(self) -> int | None:
+        """Bits of its packed layers; None where none is packed."""
+        packed = (m for m in self.modules() if isinstance(m, nn.QuantizedLinear))
+        return next((module.bits for module in packed), None)
+
+    @property
     def taps(self) -> tuple[int, ...]:
         """Target layers whose output it reads."""
         return self.config.target_layer_ids
@@ -217,9 +223,19 @@ class DFlash(nn.Module):
         self, anchor: mx.array, cache: list[ContextCache], width: int
     ) -> mx.array:
         """Normed hidden states [1, width - 1, H] of the slots that draft."""
+        return self.drafting(self.whole_block(anchor, cache, width), width)
+
+    def whole_block(
+        self, anchor: mx.array, cache: list[ContextCache], width: int
+    ) -> mx.array:
+        """Normed hidden states [1, B, H] of all slots, for width - 1 drafts."""
+        rows = max(width - 1 + self.config.drafts_from, self.least_rows())
+        return self.slots(anchor, cache, rows)
+
+    def drafting(self, hidden: mx.array, width: int) -> mx.array:
+        """Of a whole block's slots, the width - 1 that draft."""
         first = self.config.drafts_from
-        rows = max(width - 1 + first, self.least_rows())
-        return self.slots(anchor, cache, rows)[:, first : first + width - 1]
+        return hidden[:, first : first + width - 1]
 
     def least_rows(self) -> int:
         """Rows that a block has at least, however few drafts are wanted."""

@@ -122,11 +122,9 @@ class DSpark(DFlash):
         """Draft width - 1 tokens, each slot knowing the token before it."""
         if "markov_head" not in self:
             return super().propose(anchor, cache, width, choose)
-        first = self.config.drafts_from
-        rows = max(width - 1 + first, self.least_rows())
-        hidden = self.slots(anchor, cache, rows)
+        hidden = self.whole_block(anchor, cache, width)
         state = self.start(anchor, hidden)
-        hidden = hidden[:, first : first + width - 1]
+        hidden = self.drafting(hidden, width)
         logits, path, before = self.logits(hidden), [], anchor
         for i in range(width - 1):
             bias, state = self.markov_head(before, hidden[:, i], state)

@@ -166,7 +166,7 @@ def _copied(config) -> Settled:
 
 def _qwen35(config) -> Settled:
     """Qwen3.5's own attention: gates from q_proj, rotation of a part of the head."""
-    fields, notes = _copied(config)
+    fields, _ = _copied(config)
     rope = config.get("rope_parameters", dict, {})
     share = rope.get("partial_rotary_factor")
     if share is None:
@@ -174,11 +174,9 @@ def _qwen35(config) -> Settled:
     if not isinstance(share, int | float) or not 0 < share <= 1:
         raise ConfigError(f"{config.path} gives partial_rotary_factor as {share!r}.")
     fields["partial_rotary_factor"] = float(share)
-    notes = []
     if config.get("enable_qwen35_gated_q_proj", bool, True):
         fields["attention_gate"] = "per-element"
-    notes.append("norm weights are offsets from 1")
-    return fields, notes
+    return fields, ["norm weights are offsets from 1"]
 
 
 def _offset_norms(weights: Weights) -> Weights:
@@ -237,8 +235,7 @@ def _speculators(kind: str) -> Callable[[Config], Settled]:
     sliding layers causal in the block unless it says otherwise."""
 
     def settle(config):
-        if not config.has("aux_hidden_state_layer_ids"):
-            config.get("aux_hidden_state_layer_ids", list)
+        config.get("aux_hidden_state_layer_ids", list)  # it must be there
         symmetric = config.get("sliding_window_non_causal", bool, kind == "dflash2")
         rope = config.get("rope_parameters", dict, None) or {}
         from_anchor, why = _slot(config, kind)
@@ -249,7 +246,6 @@ def _speculators(kind: str) -> Callable[[Config], Settled]:
             "sample_from_anchor": from_anchor,
             "block_size": config.get("block_size", int, 8),
             "model_type": QWEN,
-            "partial_rotary_factor": None,
             "attention_k_eq_v": None,
         }
         if nested := rope.get("sliding_attention"):
