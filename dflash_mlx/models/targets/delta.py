@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.gated_delta import gated_delta_ops, gated_delta_update
 
-from .views import rebound
+from ...rebind import rebound
 
 
 def state_after(keep: int, args: tuple, kwargs: dict[str, Any]) -> mx.array:

@@ -11,12 +11,12 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import FunctionType
 from typing import Any
 
 import mlx.nn as nn
 
 from ...errors import UnsupportedError
+from ...rebind import rebound_class
 
 EMBEDDINGS = (
     "embed_tokens",
@@ -113,32 +113,14 @@ def watched(module: nn.Module, watch: Watch) -> nn.Module:
     return twin
 
 
-def rebound(function: Callable, **names: Callable) -> Callable:
-    """A copy of `function` to which other functions go by some global names."""
-    copied = FunctionType(
-        function.__code__,
-        function.__globals__ | names,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    copied.__kwdefaults__ = function.__kwdefaults__
-    return copied
-
-
 def with_function(module: nn.Module, name: str, function: Callable) -> nn.Module:
     """A copy of `module` whose methods call `function` by a global name of its file;
     the module itself if none of them uses the name."""
-    methods = {
-        key: rebound(value, **{name: function})
-        for base in reversed(type(module).__mro__)
-        for key, value in vars(base).items()
-        if isinstance(value, FunctionType) and name in value.__code__.co_names
-    }
-    if not methods:
+    kind = rebound_class(type(module), **{name: function})
+    if kind is None:
         return module
     twin = copy.copy(module)
-    twin.__class__ = type(type(module).__name__, (type(module),), methods)
+    twin.__class__ = kind
     return twin
 
 
