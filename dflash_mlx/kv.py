@@ -54,6 +54,29 @@ class BoundedKVCache(RotatingKVCache):
         return (column <= row) & (recent | (column < self.keep))
 
 
+class OrderedKVCache(RotatingKVCache):
+    """A sliding window whose rows always lie in the order of the text.
+
+    mlx-lm's writes a single row over the oldest one, so that a row's sum over its
+    window runs in another order than it does inside a block.
+    """
+
+    def update_and_fetch(
+        self, keys: mx.array, values: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """Append rows [1, heads, n, head_dim]; what the window holds then."""
+        return self._update_concat(keys, values)
+
+    def make_mask(
+        self, N: int, window_size: int | None = None, return_array: bool = False
+    ) -> mx.array | str | None:
+        """The mask of N new rows, or what mlx-lm takes in its place."""
+        if N > 1 or window_size is None or self.offset < window_size:
+            return super().make_mask(N, window_size, return_array)
+        rows = min(self.offset + 1, self.max_size)
+        return mx.arange(rows) >= rows - window_size
+
+
 def check_quantization(cache: list[Any], bits: int, group_size: int) -> None:
     """Raise OptionError where a cache in use cannot be quantized as asked."""
     for entry in flat(cache):
@@ -109,6 +132,17 @@ def bound(cache: list[Any], rows: int) -> None:
             "Leave it out.",
         )
     _replace(cache, bounded)
+
+
+def order(cache: list[Any]) -> None:
+    """Make every fresh sliding window an ordered one, in place."""
+
+    def ordered(entry):
+        if type(entry) is RotatingKVCache:
+            return OrderedKVCache(entry.max_size, entry.keep)
+        return entry
+
+    _replace(cache, ordered)
 
 
 def quantize(cache: list[Any], bits: int, group_size: int, start: int) -> None:

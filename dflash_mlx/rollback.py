@@ -20,11 +20,11 @@ from mlx_lm.models.cache import (
 )
 
 from .errors import UnsupportedError
-from .kv import BoundedKVCache, flat
+from .kv import BoundedKVCache, OrderedKVCache, flat
 
 # Rows past `offset` are dead and are written over by the next pass.
 GROWING = (KVCache, QuantizedKVCache)
-ROTATING = (RotatingKVCache, BoundedKVCache)
+ROTATING = (RotatingKVCache, BoundedKVCache, OrderedKVCache)
 POSITIONAL = (*GROWING, *ROTATING, ConcatenateKVCache, ChunkedKVCache)
 
 
