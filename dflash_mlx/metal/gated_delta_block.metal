@@ -1,0 +1,161 @@
+// The gated delta rule over the rows of a block, and the way back to any of them.
+//
+// Every row of q, k, v, g and beta changes each row S of a head's state [Dv, Dk]:
+//     S = g S    delta = (v - k.S) beta    S = S + k delta    y = q.S
+// (arXiv 2412.06464, equation 10; with a gate per element, arXiv 2510.26692.) A sum over
+// Dk is 32 chains of neighbours, each in order, then the sum of the chains. The gate's
+// product and the update are statements of their own and no sum is split otherwise, so
+// a compiler fuses the same products and sums here as in a kernel for one row.
+//
+// Inputs are pointers of a deduced type: small ones come as `constant`.
+
+#include <metal_stdlib>
+using namespace metal;
+
+/// Sum of `Count` numbers, a power of two, neighbours first.
+template <int Count>
+inline float pairwise(const thread float* parts) {
+  return pairwise<Count / 2>(parts) + pairwise<Count / 2>(parts + Count / 2);
+}
+
+template <>
+inline float pairwise<1>(const thread float* parts) {
+  return parts[0];
+}
+
+/// Sum of the 32 chains of a row, `Chains` of them in each lane, for all these lanes.
+/// With one chain per lane it is simd_sum's; with more, neighbours go first.
+template <int Chains>
+inline float over_row(const thread float* parts) {
+  if (Chains == 1) {
+    return simd_sum(parts[0]);
+  }
+  float sum = pairwise<Chains>(parts);
+  for (ushort step = 1; step < 32 / Chains; step *= 2) {
+    sum += simd_shuffle_xor(sum, step);
+  }
+  return sum;
+}
+
+/// One lane's part of one row of the state, brought through one row of the block.
+/// Returns the row's delta and its y.
+template <int Chains, int Length, bool Vector, typename Q, typename K, typename G>
+inline float2 advance(thread float* s, Q q, K k, G g, float v, float beta) {
+  float parts[Chains];
+  for (int c = 0; c < Chains; ++c) {
+    float sum = 0.0f;
+    for (int i = 0; i < Length; ++i) {
+      const int e = c * Length + i;
+      s[e] = s[e] * float(g[Vector ? e : 0]);
+      sum += s[e] * float(k[e]);
+    }
+    parts[c] = sum;
+  }
+  const float delta = (v - over_row<Chains>(parts)) * beta;
+  for (int c = 0; c < Chains; ++c) {
+    float sum = 0.0f;
+    for (int i = 0; i < Length; ++i) {
+      const int e = c * Length + i;
+      s[e] = s[e] + float(k[e]) * delta;
+      sum += s[e] * float(q[e]);
+    }
+    parts[c] = sum;
+  }
+  return float2(delta, over_row<Chains>(parts));
+}
+
+/// All rows of a block.
+///
+/// Shapes: q, k [B, T, Hk, Dk]; v, y, tape [B, T, Hv, Dv]; beta [B, T, Hv]; g the same
+/// or, with Vector, [B, T, Hv, Dk]; state, last [B, Hv, Dv, Dk].
+/// A lane holds `Chains` chains of `Rows` rows of the state; a simdgroup, Chains * Rows
+/// rows. Loops over them have fixed counts, or `s` would not stay in registers.
+/// Grid: 32 lanes, simdgroups for Dv, B * Hv.
+template <int Dk, int Chains, int Rows, bool Vector, typename Q, typename K,
+          typename V, typename G, typename B, typename S, typename Out>
+inline void gated_delta_block(Q q, K k, V v, G g, B beta, S state, device Out* y,
+                              device float* last, device float* tape,
+                              const constant int* k_shape,
+                              const constant int* v_shape, uint3 at) {
+  constexpr int lanes = 32 / Chains, width = Dk / lanes;
+  const int count = k_shape[1], k_heads = k_shape[2], v_heads = v_shape[2];
+  const int height = v_shape[3], lane = at.x % lanes, from = lane * width;
+  const int head = at.z % v_heads, start = at.z / v_heads * count;
+  const int first = (at.y * Chains + at.x / lanes) * Rows;
+
+  const int k_head = head / (v_heads / k_heads);
+  q += (start * k_heads + k_head) * Dk + from;
+  k += (start * k_heads + k_head) * Dk + from;
+  g += (start * v_heads + head) * (Vector ? Dk : 1) + (Vector ? from : 0);
+  beta += start * v_heads + head;
+
+  int row[Rows];  // past the end: the last row once more, not written
+  float s[Rows][width];
+  for (int r = 0; r < Rows; ++r) {
+    row[r] = min(first + r, height - 1);
+    for (int e = 0; e < width; ++e) {
+      s[r][e] = float(state[(int(at.z) * height + row[r]) * Dk + from + e]);
+    }
+  }
+  for (int t = 0; t < count; ++t) {
+    const int out = ((start + t) * v_heads + head) * height;
+    float2 made[Rows];
+#pragma clang loop unroll(full)
+    for (int r = 0; r < Rows; ++r) {
+      made[r] = advance<Chains, Dk / 32, Vector>(
+          s[r], q, k, g, float(v[out + row[r]]), float(beta[0]));
+    }
+    for (int r = 0; r < Rows; ++r) {
+      if (lane == 0 && first + r < height) {
+        tape[out + row[r]] = made[r].x;
+        y[out + row[r]] = Out(made[r].y);
+      }
+    }
+    q += k_heads * Dk;
+    k += k_heads * Dk;
+    g += v_heads * (Vector ? Dk : 1);
+    beta += v_heads;
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int e = 0; e < width; ++e) {
+      if (first + r < height) {
+        last[(int(at.z) * height + row[r]) * Dk + from + e] = s[r][e];
+      }
+    }
+  }
+}
+
+/// The state after the first `keep` rows of a block, from its tape.
+///
+/// Shapes as above; `last` is written. A thread holds one column of `Rows` rows.
+/// Grid: Dk, groups of Rows rows for Dv, B * Hv.
+template <int Rows, bool Vector, typename S, typename K, typename G, typename D>
+inline void gated_delta_rewind(S state, K k, G g, D tape, int keep, device float* last,
+                               const constant int* k_shape,
+                               const constant int* tape_shape, uint3 at) {
+  const int count = k_shape[1], k_heads = k_shape[2], width = k_shape[3];
+  const int v_heads = tape_shape[2], height = tape_shape[3], column = at.x;
+  const int head = at.z % v_heads, start = at.z / v_heads * count;
+  const int k_head = head / (v_heads / k_heads), first = at.y * Rows;
+
+  float s[Rows];
+  int row[Rows];
+  for (int r = 0; r < Rows; ++r) {
+    row[r] = min(first + r, height - 1);
+    s[r] = state[(int(at.z) * height + row[r]) * width + column];
+  }
+  for (int t = start; t < start + min(keep, count); ++t) {
+    const float key = float(k[(t * k_heads + k_head) * width + column]);
+    const int gate = t * v_heads + head;
+    const float decay = float(g[Vector ? gate * width + column : gate]);
+    for (int r = 0; r < Rows; ++r) {
+      s[r] = s[r] * decay;
+      s[r] = s[r] + key * tape[gate * height + row[r]];
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    if (first + r < height) {
+      last[(int(at.z) * height + row[r]) * width + column] = s[r];
+    }
+  }
+}
