@@ -1,0 +1,171 @@
+"""Which kernel runs a call now: verdicts, switches, and kernels that failed.
+
+Owns the table that layers ask at every call. Knows no layer and no kernel's arguments;
+layers.py makes the calls, gate.py judges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import OptionError
+from .gate import BUCKETS, Operation, Request, first_line, judge
+from .kernel import Case, Kernel
+from .verdicts import STOCK, Verdict, Verdicts, default_file
+
+MODES = ("auto", "off", "exact")
+MOST_ROWS = BUCKETS[-1]
+FAILURES = (RuntimeError, ValueError)  # what MLX raises
+
+
+def check_mode(mode: str) -> None:
+    """Raise OptionError unless `mode` is one of MODES."""
+    if mode not in MODES:
+        raise OptionError(f"--kernels must be {', '.join(MODES)}, but is {mode!r}.")
+
+
+def machine() -> str:
+    """What verdicts depend on besides a kernel and a shape."""
+    info = mx.device_info()
+    return f"{info['device_name']}, {info['architecture']}, mlx {mx.__version__}"
+
+
+class Dispatch:
+    """The kernels of one loaded pair.
+
+    Args:
+        exact: Every call of at most MOST_ROWS rows goes to a kernel whose rows do not
+            depend on one another; nothing is raced.
+        verdicts: Where measured ones are kept; this user's file by default.
+        notice: Told, in one line, what a user should know.
+
+    Attributes:
+        dropped: By kernel, why it runs no more in this session.
+    """
+
+    def __init__(
+        self,
+        exact: bool = False,
+        verdicts: Verdicts | None = None,
+        notice: Callable[[str], None] = lambda line: None,
+    ):
+        self.exact = exact
+        self.verdicts = verdicts or Verdicts(machine(), default_file())
+        self._notice, self._said = notice, set()
+        self.dropped: dict[str, str] = {}
+        self._chosen: dict[tuple[str, str, int], Kernel | None] = {}
+        self._heard: dict[tuple[str, str], Request] | None = None
+
+    def call(self, operation: Operation, shape: str, rows: int, case: Case) -> Any:
+        """Run a call by a kernel, or return None where the stock operation is to run.
+
+        Args:
+            operation: The kind of call.
+            shape: What a verdict depends on besides the rows, in words.
+            rows: Rows of the block.
+            case: The arguments.
+        """
+        if rows > MOST_ROWS:
+            return None
+        if self._heard is not None:
+            request = Request(operation, shape, case)
+            self._heard.setdefault((operation.name, shape), request)
+        key = operation.name, shape, rows
+        if self.exact and key not in self._chosen:
+            self._chosen[key] = self._exact(operation, case)
+        kernel = self._chosen.get(key)
+        return None if kernel is None else self.launch(kernel, case)
+
+    def launch(self, kernel: Kernel, case: Case) -> Any:
+        """Launch a kernel; None if that fails, and it is dropped."""
+        if kernel.name in self.dropped:
+            return None
+        try:
+            return kernel.launch(**case)
+        except FAILURES as error:
+            self.drop(kernel.name, first_line(error))
+            return None
+
+    def _exact(self, operation, case):
+        kernel = operation.exact
+        why = self.dropped.get(kernel.name) or kernel.refuses(**case)
+        if why:
+            self._say(f"Rows may depend on their block: {kernel.name} {why}.")
+        return None if why else kernel
+
+    def _say(self, line):
+        """Tell a line, once."""
+        if line not in self._said:
+            self._said.add(line)
+            self._notice(line)
+
+    def drop(self, name: str, why: str) -> None:
+        """Take a kernel out of service until the program ends; said once."""
+        if name not in self.dropped:
+            self.dropped[name] = why
+            lost = "; rows may now depend on their block" if self.exact else ""
+            self._say(f"The {name} kernel is off from here on{lost}: {why}")
+        for key, kernel in self._chosen.items():
+            if kernel is not None and kernel.name == name:
+                self._chosen[key] = None
+
+    def drop_all(self, why: str) -> bool:
+        """Drop every kernel in service: one of them failed, nobody knows which.
+
+        Returns:
+            Whether there was any.
+        """
+        names = {kernel.name for kernel in self._chosen.values() if kernel is not None}
+        for name in sorted(names):
+            self.drop(name, why)
+        return bool(names)
+
+    @contextmanager
+    def listening(self) -> Iterator[list[Request]]:
+        """Collect what calls made meanwhile ask for, each shape once.
+
+        The list is complete at the end.
+        """
+        self._heard, requests = {}, []
+        try:
+            yield requests
+        finally:
+            requests += self._heard.values()
+            self._heard = None
+
+    def settle(self, requests: Iterable[Request], again: bool = False) -> None:
+        """Decide who runs `requests`, by what is known or by measuring.
+
+        Args:
+            requests: From `listening`.
+            again: Measure although there are verdicts.
+        """
+        wanted = {
+            request.about(n): (request, n) for request in requests for n in BUCKETS
+        }
+        known = {} if again else self.verdicts.all()
+        unknown = [about for about in wanted if about not in known]
+        if unknown:
+            self._say(f"Measuring kernels: {len(unknown)} shapes, once on this chip.")
+        for about in unknown:
+            # Should the program not survive the trial, this is what is left of it.
+            lost = Verdict(STOCK, "the program ended while it was measured")
+            self.verdicts.put(about, lost)
+            known[about] = judge(*wanted[about])
+            self.verdicts.put(about, known[about])
+        for about, (request, rows) in wanted.items():
+            self._apply(request, rows, known[about])
+
+    def _apply(self, request, rows, verdict):
+        kernels = {kernel.name: kernel for kernel in request.operation.kernels}
+        kernel = kernels.get(verdict.choice)
+        if verdict.choice in self.dropped:
+            kernel = None
+        for n in range(rows, 1, -1):
+            if n < rows and n in BUCKETS:
+                break
+            self._chosen[request.operation.name, request.shape, n] = kernel
