@@ -8,54 +8,17 @@ close the generator at any time; the caches then hold exactly what was yielded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import mlx.core as mx
 
-from . import rollback
+from .decoding import Decoding
 from .errors import OptionError, PromptError
-from .kv import quantize
-from .models.targets.replay import Tape
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import Chooser, LogitsProcessor, Sampler
 from .types import KVBits, Round, Sampling, require
 
-# Features of rounds without drafts wait for company before they go to the drafter.
-PENDING_ROWS = 64
-# MLX's cache of free buffers is emptied once in so many tokens, as mlx-lm does.
-CLEAR_EVERY = 256
-
 Scan = Callable[[list[int]], "int | None"]
-
-
-@dataclass(frozen=True)
-class Flight:
-    """A pass that was sent off, not read yet.
-
-    Args:
-        width: Rows it wrote behind the committed ones; 0 for the prefill, whose
-            rows are the prompt's.
-        choices: [n] the target's choice after each of n = max(width, 1) rows.
-        packed: [n + 1] the choices, then how many leading drafts equal them.
-        logits: [n, V] what the choices were made from.
-        features: [1, n, F] of the rows, for the drafter.
-        tape: What the target needs to take rows of the block back.
-    """
-
-    width: int
-    choices: mx.array
-    packed: mx.array
-    logits: mx.array
-    features: mx.array
-    tape: Tape | None = None
-
-    def read(self) -> tuple[list[int], int]:
-        """The tokens it gives and how many of them were drafted: the round's one
-        blocking host read."""
-        *choices, accepted = self.packed.tolist()
-        return choices[: accepted + 1], accepted
 
 
 def decode(
@@ -112,18 +75,25 @@ def decode(
     chooser = Chooser(sampling, logits_processors, sampler)
     drafting = speculate and pair.drafter is not None and block_size != 1
     widest = (block_size or pair.drafter.block_size) if drafting else 1
-    loop = Loop(pair, cache, chooser, kv, drafting)
+    state = Decoding(pair, cache, chooser, kv, drafting)
     try:
-        flight = loop.prefill(ids, prefill_step_size, progress)
+        flight = state.prefill(ids, prefill_step_size, progress)
         while True:
             # What follows a single row is known before it is read, so the next
             # single row is sent off first: plain decoding, pipelined as mlx-lm's.
             ahead = None
             if flight.width <= 1 and widest == 1 and left > 1:
-                ahead = loop.send(flight.choices)
-            tokens, accepted = flight.read()
+                ahead = state.send(flight.choices)
+            try:
+                tokens, accepted = flight.read()
+            except RuntimeError as error:
+                # The GPU's verdict on a kernel; without kernels it is somebody else's.
+                if not pair.drop_kernels(str(error)):
+                    raise
+                flight = state.restart(flight, prefill_step_size)
+                continue
             tokens, ended = cut(tokens[:left], stop_ids, scan)
-            loop.commit(flight, tokens)
+            state.commit(flight, tokens)
             left -= len(tokens)
             width, logits = flight.width, flight.logits[: len(tokens)]
             flight = ahead  # what the round needed is let go before it is told
@@ -132,7 +102,7 @@ def decode(
             if flight is None and not ended:
                 # Drafted while the caller uses the round; caches do not change by it.
                 try:
-                    block = loop.draft(mx.array(tokens[-1:]), min(widest, left))
+                    block = state.draft(mx.array(tokens[-1:]), min(widest, left))
                 except BaseException as error:  # what is committed is told first
                     failed = error
             accepted = min(accepted, len(tokens))
@@ -141,9 +111,9 @@ def decode(
                 raise failed
             if ended:
                 return
-            flight = flight or loop.send(block)
+            flight = flight or state.send(block)
     finally:
-        loop.close()
+        state.close()
 
 
 def usable(
@@ -221,229 +191,3 @@ def cut(
             break
     keep = scan(tokens) if scan else None
     return (tokens, ended) if keep is None else (tokens[:keep], True)
-
-
-class Loop:
-    """The state of one decoding: caches, history, and rows not committed yet."""
-
-    def __init__(
-        self,
-        pair: Pair,
-        cache: PromptCache,
-        chooser: Chooser,
-        kv: KVBits,
-        drafting: bool,
-    ):
-        self.target, self.drafter = pair.target, pair.drafter
-        self.cache, self.chooser, self.kv = cache, chooser, kv
-        self.drafting = drafting
-        self.taps = pair.drafter.taps if drafting else ()
-        cache.settle()
-        self.history = mx.array(cache.tokens, dtype=mx.uint32)
-        self.uncommitted = 0
-        self.block: Flight | None = None  # a block that is not committed yet
-        self.quiet = True  # caches and what is known of them agree
-        self.pending: list[mx.array] = []
-        self.since_clear = 0
-        cache.owner = self
-
-    @property
-    def rows(self) -> int:
-        """Rows in the target's cache, the uncommitted ones included."""
-        return len(self.cache.tokens) + self.uncommitted
-
-    def prefill(self, ids: list[int], step: int, progress) -> Flight:
-        """Pass the prompt in chunks, its last token alone, as mlx-lm does.
-
-        Each chunk's features go to the drafter and are dropped; logits are lazy,
-        so only the last row's are computed.
-        """
-        total, done = len(ids), 0
-        if progress:
-            progress(0, total)
-        while done < total - 1:
-            n = min(step, total - 1 - done)
-            chunk = mx.array(ids[done : done + n], dtype=mx.uint32)
-            visible = self._visible(total - done, n)
-            with self._change():
-                # No name for the features: they are freed as soon as they are used.
-                self._extend(self._forward(chunk, visible)[1], n, visible)
-                self._quantize()
-                self._taken(ids[done : done + n])
-                mx.eval([entry.state for entry in self.cache.target], self._drafted())
-            mx.clear_cache()
-            done += n
-            if progress:
-                progress(done, total)
-        self.history = mx.array(self.cache.tokens, dtype=mx.uint32)
-        with self._change():
-            flight = self._fly(mx.array(ids[-1:], dtype=mx.uint32), width=0)
-            self._taken(ids[-1:])
-        if progress:
-            progress(total, total)
-        return flight
-
-    def _taken(self, ids):
-        """Prompt tokens passed the target; the last answer's tail was among them."""
-        self.cache.tail = []
-        self.cache.tokens += ids
-
-    @contextmanager
-    def _change(self):
-        """The caches change meanwhile; what leaves this early leaves them in doubt.
-
-        Raises:
-            OptionError: Another decoding has taken the caches over.
-        """
-        if self.cache.owner is not self:
-            raise OptionError(
-                "Another generation has taken over the prompt_cache of this one.",
-                "Start this one anew.",
-            )
-        self.quiet = False
-        yield
-        self.quiet = True
-
-    def draft(self, anchor: mx.array, width: int) -> mx.array:
-        """Start drafting width - 1 tokens behind `anchor` [1]; the block [width].
-
-        It may come out narrower. Nothing is read here.
-        """
-        if self.kv.bits and self.rows < self.kv.start:
-            # Rows of one pass must all see the cache in one form, as single rows do.
-            width = min(width, self.kv.start - self.rows)
-        block = anchor.astype(mx.uint32)
-        if width > 1:
-            block = mx.concatenate([block, self._propose(block, width)])
-            mx.async_eval(block)
-        return block
-
-    def send(self, block: mx.array) -> Flight:
-        """Verify `block` [n], its anchor first, in one pass; nothing is read here."""
-        with self._change():
-            return self._fly(block.astype(mx.uint32), len(block))
-
-    def _propose(self, anchor, width):
-        self._flush()
-        history = None
-        if self.chooser.needs_tokens:
-            history = mx.concatenate([self.history, anchor])
-
-        def choose(logits, slots, ids=None):
-            candidates = None if ids is None else ids[0]
-            rows = self.chooser.process_draft(logits[0], history, candidates)
-            positions = [self.rows + slot for slot in slots]
-            return self.chooser.choose(rows, positions, candidates, draft=True)[None]
-
-        drafts = self.drafter.propose(anchor, self.cache.drafter, width, choose)
-        return drafts[0].astype(mx.uint32)
-
-    def _fly(self, block, width):
-        """Verify `block` [n]: one forward, a choice after each row, a comparison."""
-        # Rows of the prefill are the prompt's; others stay on trial until a commit.
-        first = self.rows + 1
-        logits, features, tape = self._forward(block, len(block), width > 1)
-        self.uncommitted += width
-        if width <= 1:
-            self._quantize()
-        if self.chooser.needs_tokens:
-            self.history = mx.concatenate([self.history, block])
-        logits = self.chooser.process(logits[0], self.history)
-        choices = self.chooser.choose(logits, range(first, first + len(logits)))
-        right = (choices[:-1] == block[1:]) if width > 1 else mx.zeros((0,), mx.bool_)
-        accepted = mx.cumprod(right.astype(mx.uint32)).sum(keepdims=True)
-        packed = mx.concatenate([choices, accepted.astype(mx.uint32)])
-        mx.async_eval(packed)
-        flight = Flight(width, choices, packed, logits, features, tape)
-        if width > 1:
-            self.block = flight
-        return flight
-
-    def _forward(self, tokens, visible, block=False):
-        taps = self.taps if visible else ()
-        if block:
-            return self.target.verify(tokens[None], self.cache.target, taps)
-        return *self.target.forward(tokens[None], self.cache.target, taps), None
-
-    def _keep(self, keep):
-        """Leave the target's cache with the first `keep` rows of the block on trial."""
-        flight, self.block = self.block, None
-        self.target.commit(self.cache.target, flight.tape, flight.width, keep)
-
-    def _quantize(self):
-        """Quantize the cache once it is long enough, as mlx-lm does after each row;
-        rows on trial do not count."""
-        if self.kv.bits:
-            options = self.kv.bits, self.kv.group_size, self.kv.start
-            quantize(self.cache.target, *options)
-
-    def _visible(self, left, n):
-        """How many of the next n of `left` prompt rows the drafter can ever see."""
-        if not self.drafting:
-            return 0
-        window = self.drafter.window
-        return n if window is None else max(0, min(n, window - (left - n)))
-
-    def commit(self, flight: Flight, tokens: list[int]) -> None:
-        """Make `tokens` part of the text: caches keep their rows and no others."""
-        keep = len(tokens) if flight.width else 0
-        drop = flight.width - keep
-        with self._change():
-            if flight.width > 1:
-                self._keep(keep)
-                self._quantize()
-            self.uncommitted -= flight.width
-            tail, self.cache.tail = self.cache.tail, []
-            if keep:
-                self.cache.tokens += tail + tokens[:-1]
-            self.cache.tail = tokens[-1:]
-        if drop and self.chooser.needs_tokens:
-            self.history = self.history[:-drop]
-        if self.drafting:
-            self.pending.append(flight.features[:, : max(keep, 1)])
-            if sum(f.shape[1] for f in self.pending) >= PENDING_ROWS:
-                self._flush()
-                mx.async_eval(self._drafted())
-        self.since_clear += len(tokens)
-        if self.since_clear >= CLEAR_EVERY:
-            self.since_clear = 0
-            mx.clear_cache()
-
-    def close(self) -> None:
-        """Leave both caches holding the committed tokens, whatever was under way.
-
-        The first row on trial is that of the last token of the text, so a block
-        keeps it, and a single row that cannot be cut stays. Where caches are in doubt
-        and cannot be cut, they are broken.
-        """
-        if self.cache.owner is not self:
-            return
-        # Until the end of this, for a second interruption.
-        self.cache.owner, self.cache.broken = None, True
-        self._flush()
-        if self.quiet and self.block is not None:
-            self._keep(1)
-            self.uncommitted = 1
-        sound = rollback.can_cut_to(self.cache.target, len(self.cache.tokens))
-        if not sound and self.quiet and self.uncommitted == len(self.cache.tail):
-            self._taken(self.cache.tail)
-            sound = True
-        self.cache.settle()
-        self.cache.broken = not (sound or (self.quiet and not self.uncommitted))
-
-    def _extend(self, features, rows, visible):
-        """Give the drafter the last `visible` of `rows` committed rows."""
-        if self.drafting:
-            for entry in self.cache.drafter:
-                entry.skip(rows - visible)
-            if visible:
-                self.drafter.extend(features[:, -visible:], self.cache.drafter)
-
-    def _flush(self):
-        if self.pending:
-            features = mx.concatenate(self.pending, axis=1)
-            self.pending = []
-            self._extend(features, features.shape[1], features.shape[1])
-
-    def _drafted(self):
-        return [array for entry in self.cache.drafter for array in entry.arrays()]

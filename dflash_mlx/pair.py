@@ -12,6 +12,7 @@ from typing import Any
 import mlx.nn as nn
 
 from .errors import PairError, UnsupportedError
+from .metal.dispatch import Dispatch
 from .models.drafters.base import Drafter
 from .models.targets import make_target
 from .models.targets.base import Target
@@ -25,11 +26,13 @@ class Pair:
         target: The model whose words are kept.
         drafter: Who guesses them, or None for plain decoding.
         reason: Why there is no drafter, for the statistics.
+        kernels: Those of the target and of the drafter, where there are any.
     """
 
     target: Target
     drafter: Drafter | None = None
     reason: str = ""
+    kernels: tuple[Dispatch, ...] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -63,6 +66,10 @@ class Pair:
         target.check(drafter.taps)
         drafter.bind(target.embed, target.head)
         return cls(target, drafter)
+
+    def drop_kernels(self, why: str) -> bool:
+        """Take every kernel out of service; whether one was in service."""
+        return any([dispatch.drop_all(why) for dispatch in self.kernels])
 
     def require_drafter(self) -> None:
         """Raise UnsupportedError when nothing can be drafted."""

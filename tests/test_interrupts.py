@@ -129,7 +129,7 @@ def test_reuse_under_a_suspended_decoding(uncuttable):
 
 
 def test_an_interrupt_at_the_first_token(uncuttable, monkeypatch):
-    from dflash_mlx import loop
+    from dflash_mlx import decoding
 
     model, prompt, answer = uncuttable
     pair = Pair.of(model)
@@ -139,7 +139,7 @@ def test_an_interrupt_at_the_first_token(uncuttable, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Flight, "read", read)
+        patch.setattr(decoding.Flight, "read", read)
         with pytest.raises(KeyboardInterrupt):
             next(decode(pair, prompt, prompt_cache=cache))
     assert cache.broken and cache.reuse(prompt) == prompt

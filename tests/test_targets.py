@@ -288,7 +288,7 @@ def test_a_closed_generator_leaves_a_cache_that_goes_on(family, after):
 
 
 def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
-    from dflash_mlx import loop
+    from dflash_mlx import decoding
 
     model = architectures.build("qwen3_next")
     prompt, answer = text_for(model, 60)
@@ -298,7 +298,7 @@ def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
     said = [token for _ in range(3) for token in next(rounds).tokens]
     with monkeypatch.context() as patch:
         patch.setattr(
-            loop.Flight, "read", lambda flight: (_ for _ in ()).throw(KeyboardInterrupt)
+            decoding.Flight, "read", lambda flight: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             next(rounds)

@@ -1,0 +1,90 @@
+"""The loop with kernels: on the emulator, exact, and after a kernel failed."""
+
+from dataclasses import replace
+
+import mlx.core as mx
+import pytest
+from test_metal_dispatch import doubling, verdicts
+from tiny import Script, make_drafter, make_model, reference, run, some_prompt
+
+from dflash_mlx import PromptCache, Sampling
+from dflash_mlx.decoding import Flight
+from dflash_mlx.metal.dispatch import Dispatch
+from dflash_mlx.pair import Pair
+
+PLAN = (2, 0, 5, 1, 99, 3)
+TOKENS = 40
+
+
+def in_service(tmp_path, said):
+    """A dispatch with a kernel that nothing calls."""
+    dispatch = Dispatch(True, verdicts(tmp_path), said.append)
+    dispatch._chosen["doubling", "8", 2] = doubling()
+    return dispatch
+
+
+def failing(monkeypatch, at, error=RuntimeError):
+    """Let some reads fail, counted from 0."""
+    stock, reads = Flight.read, iter(range(10**6))
+
+    def read(flight):
+        if next(reads) in at:
+            raise error("[METAL] Command buffer execution failed")
+        return stock(flight)
+
+    monkeypatch.setattr(Flight, "read", read)
+
+
+@pytest.mark.parametrize("at", (0, 1, 2, 5))
+@pytest.mark.parametrize("drafting", (True, False))
+@pytest.mark.parametrize("family", ("qwen3", "llama"))
+def test_a_kernel_that_fails_in_flight_is_dropped_and_the_answer_goes_on(
+    monkeypatch, tmp_path, at, drafting, family
+):
+    model, prompt, said = make_model(family), some_prompt(20), []
+    answer = reference(model, prompt, TOKENS)
+    pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
+    pair = replace(pair, kernels=(in_service(tmp_path, said),))
+    failing(monkeypatch, {at})
+    cache = PromptCache(pair)
+    assert run(pair, prompt, TOKENS, prompt_cache=cache) == answer
+    assert len(said) == 1 and "doubling kernel is off" in said[0]
+    assert cache.tokens + cache.tail == prompt + answer and not cache.broken
+
+
+def test_a_second_failure_is_nobodys_kernel(monkeypatch, tmp_path):
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    pair = replace(Pair.of(model), kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {2, 4})
+    with pytest.raises(RuntimeError, match="Command buffer"):
+        run(pair, prompt, TOKENS)
+
+
+def test_a_failure_without_kernels_is_raised(monkeypatch):
+    failing(monkeypatch, {2})
+    with pytest.raises(RuntimeError, match="Command buffer"):
+        run(Pair.of(make_model("qwen3")), some_prompt(20), TOKENS)
+
+
+def test_a_restart_keeps_sampling_and_penalties(monkeypatch, tmp_path):
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    sampling = Sampling(temp=0.8, seed=3, repetition_penalty=1.3)
+    pair = Pair.of(model, make_drafter())
+    answer = run(pair, prompt, TOKENS, sampling=sampling)
+    failing(monkeypatch, {4})
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    assert run(pair, prompt, TOKENS, sampling=sampling) == answer
+
+
+def test_a_restart_keeps_the_conversation_before(monkeypatch, tmp_path):
+    model, prompt, more = make_model("qwen3"), some_prompt(20), some_prompt(9, 8)
+    pair = Pair.of(model, make_drafter())
+    said, cache = [], PromptCache(pair)
+    for text in (prompt, more):
+        said.append(run(pair, text, 12, prompt_cache=cache))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    cache = PromptCache(pair)
+    assert run(pair, prompt, 12, prompt_cache=cache) == said[0]
+    failing(monkeypatch, {0})
+    assert run(pair, more, 12, prompt_cache=cache) == said[1]
+    assert mx.array_equal(mx.array(cache.tokens[:20]), mx.array(prompt))
