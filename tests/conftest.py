@@ -1,9 +1,41 @@
-"""Shared set-up: the CPU, and imports of the helpers beside the tests."""
+"""Shared set-up: the CPU, imports of the helpers beside the tests, emulated Metal."""
 
 import sys
 from pathlib import Path
 
 import mlx.core as mx
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 mx.set_default_device(mx.cpu)
+
+import emulator  # noqa: E402
+
+from dflash_mlx.metal import kernel  # noqa: E402
+
+# What MLX tells of an M3 Max with 64 GB.
+APPLE = {
+    "architecture": "applegpu_g15s",
+    "device_name": "Apple M3 Max",
+    "max_buffer_length": 38_654_705_664,
+    "max_recommended_working_set_size": 51_539_607_552,
+    "memory_size": 68_719_476_736,
+    "resource_limit": 499_000,
+}
+
+
+@pytest.fixture
+def metal(monkeypatch):
+    """Metal taken as available: mx.fast.metal_kernel runs on the emulator.
+
+    The default device stays the CPU, and so does every other operation.
+    """
+    if reason := emulator.available():
+        pytest.skip(reason)
+    kernel.compiled.cache_clear()
+    monkeypatch.setattr(mx.fast, "metal_kernel", emulator.metal_kernel)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda *device: dict(APPLE))
+    monkeypatch.setattr(mx, "set_wired_limit", lambda limit: 0)
+    yield
+    kernel.compiled.cache_clear()

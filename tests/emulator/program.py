@@ -1,0 +1,149 @@
+"""A kernel as a program: its flags, its entry point, its parameters, its checks.
+
+Knows Metal's words and clang's flags; compiler.py knows how to run clang.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .compiler import LANGUAGE, PREFIX, complaints, library, mlx_headers
+from .errors import EmulatorError
+from .options import Options
+from .rewrite import metal_to_cpp
+from .signature import Parameter, parameters, unspaced
+
+CODE = "-O2 -march=x86-64-v3 -fPIC -fno-plt -fvisibility=hidden".split()
+TRAPS = """-fsanitize=bounds,alignment,shift,integer-divide-by-zero,vla-bound
+    -fsanitize-trap=all""".split()
+# Instruments every access of up to 16 bytes, so wider ones must not be made of narrow
+# ones; the hooks are the runtime's own.
+WATCH = """-fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0
+    -fno-vectorize -fno-slp-vectorize""".split()
+# What a kernel's math mode allows on top of contraction.
+MATH = {
+    "safe": [],
+    "relaxed": "-fassociative-math -freciprocal-math -fno-signed-zeros".split(),
+    "fast": ["-ffast-math"],
+}
+
+PROLOGUE = """namespace emu {{ {constants} }}
+#line 1 "kernel.metal"
+"""
+EPILOGUE = """
+#line 1 "entry"
+extern "C" {{
+#define EMU_EXPORT __attribute__((visibility("default")))
+#define EMU_OWN __attribute__((visibility("hidden"))) extern char
+EMU_OWN __ehdr_start[], _end[];
+// There are none if no variable is in threadgroup memory.
+#pragma weak __start_emu_threadgroup
+#pragma weak __stop_emu_threadgroup
+EMU_OWN __start_emu_threadgroup[], __stop_emu_threadgroup[];
+EMU_EXPORT void emu_entry(const emu::Thread* t, void* const* b) {{ {call}({args}); }}
+EMU_EXPORT void emu_memory(char** shared, char** image) {{
+  shared[0] = __start_emu_threadgroup;
+  shared[1] = __stop_emu_threadgroup;
+  image[0] = __ehdr_start;
+  image[1] = _end;
+}}
+}}
+"""
+
+
+class Program:
+    """One kernel, compiled and ready to be launched.
+
+    Args:
+        source: Metal source that holds or includes the kernel.
+        call: Its name with template arguments, `sdpa_vector<half, 64, 64>`.
+        constants: Values of function constants by index.
+        options: contract, math, checks and spaces count.
+        math: What the kernel asks for, where options do not say.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        call: str,
+        constants: dict[int, int | float | bool],
+        options: Options,
+        math: str = "safe",
+    ):
+        self.call = call
+        self.source = source
+        self.checks = options.checks
+        body = metal_to_cpp(source)
+        self.parameters = find_parameters(body, call)
+        prologue = PROLOGUE.format(constants=_specialised(constants))
+        arguments = ", ".join(p.argument for p in self.parameters)
+        epilogue = EPILOGUE.format(call=call, args=arguments)
+        if options.spaces:
+            check_spaces(call, source, prologue, body, epilogue)
+        flags = [
+            *LANGUAGE,
+            *CODE,
+            *TRAPS,
+            f"-ffp-contract={options.contract}",
+            *MATH[options.math or math],
+            *(WATCH if options.checks else ()),
+        ]
+        self.library = library(call, prologue + body + epilogue, flags)
+
+    def name(self, buffer: int) -> str:
+        """What the kernel calls a buffer."""
+        names = {p.buffer: p.name for p in self.parameters}
+        return names.get(buffer, str(buffer))
+
+
+def _specialised(constants: dict[int, int | float | bool]) -> str:
+    return " ".join(
+        f"template <> constexpr double function_constant<{index}> = {float(value)};"
+        for index, value in sorted(constants.items())
+    )
+
+
+def find_parameters(body: str, call: str) -> list[Parameter]:
+    """The kernel's parameters, from its source or the headers it includes."""
+    function = re.match(r"[\w:]+", call).group(0)
+    found = parameters(body, function)
+    if found is None:
+        found = parameters(_included(body, set()), function)
+    if found is None:
+        raise EmulatorError(f"no kernel {function} in the source")
+    return found
+
+
+def _included(text: str, seen: set[str]) -> str:
+    """The text of all MLX headers that a text includes, each once."""
+    parts = []
+    for name in re.findall(r'^\s*#include\s+"([^"]+)"', text, re.M):
+        header = mlx_headers() / name
+        if name not in seen and header.exists():
+            seen.add(name)
+            inner = header.read_text()
+            parts += [_included(inner, seen), inner]
+    return "\n".join(parts)
+
+
+def check_spaces(
+    call: str, source: str, prologue: str, body: str, epilogue: str
+) -> None:
+    """Compile with address spaces as part of the types.
+
+    bfloat becomes half, as a class in `device` memory cannot call its own members in
+    C++, and only errors in the kernel's own lines count: MLX's headers have some.
+    """
+
+    def plain(text: str) -> str:
+        return re.sub(r"\bbfloat(16_t)?\b", "half", text)
+
+    text = PREFIX + prologue + plain(body) + plain(epilogue)
+    told = complaints(text, [*LANGUAGE, "-DEMU_SPACES", "-ferror-limit=0"])
+    faults = unspaced(source) + [
+        line
+        for line in told.splitlines()
+        if line.startswith("kernel.metal:") and "error:" in line
+    ]
+    if faults:
+        raise EmulatorError(f"{call} mixes address spaces:\n" + "\n".join(faults))
