@@ -66,10 +66,7 @@ def stock_quantized(x, weight, scales, biases, group_size, bits):
         f'#include "{FOLDER}/{name}"\n'
         for name in ("steel/gemm/gemm.h", "quantized_utils.h")
     )
-    # `constant` is const in Metal; the emulator's plain C++ has to be told.
-    source += header("quantized.h").replace(
-        "    constant int& in_vec_size", "    const constant int& in_vec_size"
-    )
+    source += header("quantized.h")
     none, strides = ints(*[0] * 4), ints(*[0] * 4, dtype=np.int64)
     buffers = {0: weight, 1: scales, 2: biases, 3: x, 5: ints(k), 6: ints(n)}
     buffers |= {7: ints(1), 8: none, 9: strides, 10: ints(1), 11: none}
@@ -92,17 +89,12 @@ def stock_dense(x, weight):
         bm_, sm, sn = 1, 8, 4
     elif k >= 16 * n:
         bm_, bn = 1, 8
+    # Its SIMD groups wait for one another in a branch that one lane of each takes,
+    # which the emulator refuses. In reverse order nobody has to wait.
+    barrier = "threadgroup_barrier(mem_flags::mem_none);"
     source = header("gemv.h")
-    for old, new in (
-        (" [[threadgroup(0)]]", ""),
-        ("[gemv_kernel::tgp_mem_size == 0 ? 1 : gemv_kernel::tgp_mem_size]",
-         "[gemv_kernel::tgp_mem_size + 1]"),
-        # Its SIMD groups wait for one another in a branch that one lane of each takes,
-        # which the emulator refuses. In reverse order nobody has to wait.
-        ("threadgroup_barrier(mem_flags::mem_none);", ""),
-    ):  # fmt: skip
-        assert old in source
-        source = source.replace(old, new)
+    assert barrier in source
+    source = source.replace(barrier, "")
     buffers = {0: weight, 1: x, 2: x, 4: ints(k), 5: ints(n), 6: ints(k)}
     buffers |= {7: np.zeros(1, np.float32), 8: np.zeros(1, np.float32), 9: ints(1)}
     buffers |= {10: ints(m), 11: ints(k, dtype=np.int64), 12: ints(0, dtype=np.int64)}
