@@ -73,6 +73,8 @@ def generate(
     draft_window: o.DraftWindow = None,
     adapter_path: o.AdapterPath = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    kernels: o.Kernels = "auto",
+    exact: o.Exact = False,
     system_prompt: o.SystemPrompt = None,
     prefill_response: o.PrefillResponse = None,
     ignore_chat_template: o.IgnoreChatTemplate = False,
@@ -135,6 +137,7 @@ def generate(
         draft_window=draft_window,
         adapter_path=adapter_path,
         trust_remote_code=trust_remote_code,
+        kernels=o.kernel_mode(kernels, exact),
         system_prompt=system_prompt,
         chat_template_config=chat_template_config,
         extra_eos_token=tuple(extra_eos_token or ()),
@@ -171,6 +174,8 @@ def chat(
     draft_window: o.DraftWindow = None,
     adapter_path: o.AdapterPath = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    kernels: o.Kernels = "auto",
+    exact: o.Exact = False,
     system_prompt: o.SystemPrompt = None,
     chat_template_config: o.ChatTemplateConfig = None,
     max_tokens: o.MaxTokens = 1024,
@@ -218,6 +223,7 @@ def chat(
         draft_window=draft_window,
         adapter_path=adapter_path,
         trust_remote_code=trust_remote_code,
+        kernels=o.kernel_mode(kernels, exact),
         system_prompt=system_prompt,
         chat_template_config=chat_template_config,
         max_tokens=max_tokens,
@@ -247,6 +253,44 @@ def models(
 
 
 @command
+def kernels(
+    model: Annotated[
+        str | None, o.option("--model", "Measure this model's shapes anew.")
+    ] = None,
+    draft: o.Draft = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check all on this machine: a report.")
+    ] = False,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Forget the verdicts.")
+    ] = False,
+):
+    """Show which Metal kernels run here and why; measure or check them.
+
+    --check exits with 1 when a kernel is wrong on this machine.
+    """
+    from .terminal import kernels as terminal
+
+    if model:
+        terminal.measure(model, draft)
+    elif check:
+        if not terminal.report():
+            raise typer.Exit(1)
+    elif clear:
+        terminal.clear()
+    else:
+        terminal.show()
+
+
+@command
+def doctor(json: o.Json = False):
+    """Tell what this machine is, and what decoding can count on."""
+    from .terminal.doctor import run
+
+    run(json)
+
+
+@command
 def verify(
     prompts: Annotated[
         list[str] | None, typer.Argument(help="Prompts; some are built in.")
@@ -256,6 +300,8 @@ def verify(
     quantize: o.Quantize = None,
     draft_quantize: o.DraftQuantize = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    kernels: o.Kernels = "auto",
+    exact: o.Exact = False,
     block_size: o.BlockSize = None,
     max_tokens: o.MaxTokens = 256,
     json: o.Json = False,
@@ -273,6 +319,7 @@ def verify(
         quantize=quantize,
         draft_quantize=draft_quantize,
         trust_remote_code=trust_remote_code,
+        kernels=o.kernel_mode(kernels, exact),
         block_size=block_size,
         max_tokens=max_tokens,
         as_json=json,

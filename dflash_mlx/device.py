@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
 
@@ -59,6 +60,16 @@ def wired(model: nn.Module) -> Iterator[None]:
     finally:
         mx.synchronize()
         mx.set_wired_limit(old)
+
+
+def wired_limit() -> int | None:
+    """Bytes that the system lets the GPU wire, where a user has set it; None
+    elsewhere."""
+    if platform.system() != "Darwin":
+        return None
+    command = ["sysctl", "-n", "iogpu.wired_limit_mb"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return int(told) * 2**20 or None if told.strip().isdigit() else None
 
 
 def describe() -> dict[str, str | int]:

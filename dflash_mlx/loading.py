@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlx_lm.utils import load_adapters, load_model, load_tokenizer, quantize_mod
 
 from . import device, hub, registry
 from .activation import choose_dtype
+from .equip import equip, quiet
 from .errors import (
     ConfigError,
     MissingFilesError,
@@ -29,6 +31,7 @@ from .errors import (
     UnsupportedError,
     WeightsError,
 )
+from .metal.dispatch import check_mode
 from .models.drafters import load_folder
 from .models.drafters import read_config as read_draft_config
 from .models.drafters.checkpoint import brief
@@ -51,6 +54,8 @@ def load(
     draft_window: int | None = None,
     adapter_path: str | None = None,
     trust_remote_code: bool = False,
+    kernels: str = "auto",
+    notice: Callable[[str], None] = quiet,
 ) -> tuple[Pair, TokenizerWrapper]:
     """Load a target, the drafter that fits it, and the tokenizer.
 
@@ -64,6 +69,10 @@ def load(
             made for, 0 is all.
         adapter_path: mlx-lm LoRA adapters for the target.
         trust_remote_code: Allow code that comes with a model or tokenizer.
+        kernels: "auto" uses Metal kernels where they are faster here, "off" none of
+            them; "exact" makes rows independent of their block, so that drafting
+            gives the bits of plain decoding.
+        notice: Told, in one line, what a user should know of kernels.
 
     Returns:
         The pair and mlx-lm's tokenizer. Where no drafter can be used the pair decodes
@@ -75,6 +84,7 @@ def load(
     """
     for option, bits in (("quantize", quantize), ("draft_quantize", draft_quantize)):
         require(bits in (None, 4, 8), option, "4 or 8", bits)
+    check_mode(kernels)
     window = draft_window
     require(window is None or window >= 0, "draft_window", "0 or above", window)
     folder = folder_of_target(model, revision)
@@ -93,19 +103,20 @@ def load(
         target = adapted(target, adapter_path)
     tokenizer = read_tokenizer(folder, config, trust_remote_code)
     if draft_folder is None:
-        return Pair.of(target, None, config, reason), tokenizer
+        pair = Pair.of(target, None, config, reason)
+        return equip(pair, kernels, notice), tokenizer
     try:
         drafter = load_drafter(
             draft_folder, quantize=draft_quantize, window=draft_window
         )
         pair = Pair.of(target, drafter, config)
-        if not device.native_bfloat16():
-            choose_dtype(pair, tokenizer)
-        return pair, tokenizer
     except (UnsupportedError, WeightsError) as error:
         if draft:
             raise
-        return Pair.of(target, None, config, error.message), tokenizer
+        pair = Pair.of(target, None, config, error.message)
+    if pair.drafter is not None and not device.native_bfloat16():
+        choose_dtype(pair, tokenizer)
+    return equip(pair, kernels, notice), tokenizer
 
 
 def load_drafter(

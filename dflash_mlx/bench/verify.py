@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 
 import mlx.core as mx
 import typer
@@ -18,6 +19,7 @@ from ..engine import apply_template
 from ..loading import load
 from ..loop import decode
 from ..pair import Pair
+from ..terminal.ask import note
 
 PROMPTS = (
     "What is 48 + 76?",
@@ -36,10 +38,11 @@ class Comparison:
 
     Args:
         prompt: Its text.
-        tokens: Length of the plain answer.
+        tokens: Tokens compared.
         first_difference: Index of the first token that differs, or None.
         margin: Plain decoding's gap between its two best logits there.
         verdict: "identical", "near tie" or "different".
+        bits: All logits compared were equal bit for bit.
     """
 
     prompt: str
@@ -47,34 +50,28 @@ class Comparison:
     first_difference: int | None
     margin: float | None
     verdict: str
+    bits: bool
 
 
 def compare(
     pair: Pair, ids: list[int], prompt: str, stop_ids, max_tokens: int, block_size
 ) -> Comparison:
-    """Decode `ids` plainly and with drafts, and compare."""
-    plain = list(
-        tokens_with_logits(
-            decode(pair, ids, max_tokens=max_tokens, stop_ids=stop_ids, speculate=False)
-        )
-    )
-    rounds = decode(
-        pair, ids, max_tokens=max_tokens, stop_ids=stop_ids, block_size=block_size
-    )
-    drafted = [token for round in rounds for token in round.tokens]
-    pairs = enumerate(zip(plain, drafted, strict=False))
-    at = next((i for i, ((token, _), other) in pairs if token != other), None)
-    if at is None and len(plain) == len(drafted):
-        return Comparison(prompt, len(plain), None, None, "identical")
-    if at is None:
-        return Comparison(
-            prompt, len(plain), min(len(plain), len(drafted)), None, "different"
-        )
-    logits = plain[at][1]
-    second, best = mx.sort(logits.astype(mx.float32))[-2:].tolist()
-    tie = best - second <= abs(best) * NEAR_TIE[logits.dtype]
-    verdict = "near tie" if tie else "different"
-    return Comparison(prompt, len(plain), at, best - second, verdict)
+    """Decode `ids` plainly and with drafts side by side, up to the first difference."""
+    options = {"max_tokens": max_tokens, "stop_ids": stop_ids}
+    plain = tokens_with_logits(decode(pair, ids, speculate=False, **options))
+    drafted = tokens_with_logits(decode(pair, ids, block_size=block_size, **options))
+    at, bits = 0, True
+    for ours, theirs in zip_longest(plain, drafted):
+        if ours is None or theirs is None:
+            return Comparison(prompt, at, at, None, "different", bits)
+        bits = bits and mx.array_equal(ours[1], theirs[1], equal_nan=True).item()
+        if ours[0] != theirs[0]:
+            second, best = mx.sort(ours[1].astype(mx.float32))[-2:].tolist()
+            tie = best - second <= abs(best) * NEAR_TIE[ours[1].dtype]
+            verdict = "near tie" if tie else "different"
+            return Comparison(prompt, at + 1, at, best - second, verdict, bits)
+        at += 1
+    return Comparison(prompt, at, None, None, "identical", bits)
 
 
 def tokens_with_logits(rounds) -> Iterator[tuple[int, mx.array]]:
@@ -92,17 +89,21 @@ def run(
     quantize: int | None,
     draft_quantize: int | None,
     trust_remote_code: bool,
+    kernels: str,
     block_size: int | None,
     max_tokens: int,
     as_json: bool,
 ) -> None:
-    """Compare on `prompts` and print the outcome; exit 1 on a real difference."""
+    """Compare on `prompts` and print the outcome; exit 1 on a real difference, and
+    with exact kernels on any."""
     pair, tokenizer = load(
         model,
         draft,
         quantize=quantize,
         draft_quantize=draft_quantize,
         trust_remote_code=trust_remote_code,
+        kernels=kernels,
+        notice=note,
     )
     pair.require_drafter()
     results = []
@@ -115,13 +116,19 @@ def run(
         if not as_json:
             print(line(result))
     bad = any(result.verdict == "different" for result in results)
+    equal = all(result.bits for result in results)
+    bad = bad or (kernels == "exact" and not equal)
     if as_json:
         rows = [asdict(result) for result in results]
         same = all(result.verdict == "identical" for result in results)
-        print(json.dumps({"results": rows, "identical": same, **describe()}))
+        found = {"results": rows, "identical": same, "bits": equal, "kernels": kernels}
+        print(json.dumps(found | describe()))
     else:
         same = sum(result.verdict == "identical" for result in results)
-        print(f"{same} of {len(results)} answers identical to plain decoding.")
+        print(
+            f"{same} of {len(results)} answers identical to plain decoding; their "
+            f"logits are {'' if equal else 'not '}equal bit for bit."
+        )
     if bad:
         raise typer.Exit(1)
 

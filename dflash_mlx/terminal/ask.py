@@ -30,6 +30,7 @@ class Ask:
     draft_window: int | None = None
     adapter_path: str | None = None
     trust_remote_code: bool = False
+    kernels: str = "auto"
     system_prompt: str | None = None
     chat_template_config: str | None = None
     extra_eos_token: tuple[str, ...] = ()
@@ -77,6 +78,8 @@ class Ask:
             draft_window=self.draft_window,
             adapter_path=self.adapter_path,
             trust_remote_code=self.trust_remote_code,
+            kernels=self.kernels,
+            notice=note,
         )
         for token in self.extra_eos_token:
             try:

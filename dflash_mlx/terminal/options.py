@@ -43,6 +43,12 @@ AdapterPath = Annotated[
 TrustRemoteCode = Annotated[
     bool, option("--trust-remote-code", "Run code that comes with the model.")
 ]
+Kernels = Annotated[
+    str, option("--kernels", "Metal kernels: auto, off, or exact.", metavar="MODE")
+]
+Exact = Annotated[
+    bool, option("--exact", "The bits of plain decoding: --kernels exact.")
+]
 
 PROMPT = "Prompt"
 SystemPrompt = Annotated[
@@ -130,6 +136,17 @@ Json = Annotated[bool, option("--json", "One JSON object on stdout.", OUTPUT)]
 Verbose = Annotated[
     str, option("--verbose", "The summary on stderr.", OUTPUT, metavar="T|F")
 ]
+
+
+def kernel_mode(kernels: str, exact: bool) -> str:
+    """What --kernels and --exact ask for together.
+
+    Raises:
+        OptionError: They contradict each other.
+    """
+    if exact and kernels == "off":
+        raise OptionError("--exact and --kernels off exclude each other.", "Drop one.")
+    return "exact" if exact else kernels
 
 
 def truth(text: str, option: str) -> bool:

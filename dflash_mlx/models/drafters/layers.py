@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.qwen3 import MLP
 from mlx_lm.models.rope_utils import initialize_rope
 
@@ -89,10 +90,11 @@ class Attention(nn.Module):
             )
             keys = mx.concatenate([context[0], keys], axis=2)
             values = mx.concatenate([context[1], values], axis=2)
-        out = mx.fast.scaled_dot_product_attention(
+        out = scaled_dot_product_attention(
             queries,
             keys,
             values,
+            cache=None,
             scale=self.scale,
             mask=mask,
             sinks=self.sinks(queries.dtype),

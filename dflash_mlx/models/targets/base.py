@@ -43,7 +43,13 @@ class Target:
     Args:
         model: The loaded mlx-lm model.
         config: Its config.json, as far as known.
+
+    Attributes:
+        exact: Caches keep their rows in the order of the text, so that a row's sums
+            run alike in every pass.
     """
+
+    exact = False
 
     def __init__(self, model: nn.Module, config: dict[str, Any] | None = None):
         self.model = model
@@ -97,7 +103,10 @@ class Target:
             OptionError: There is nothing to bound, or it cannot be.
         """
         cache = make_prompt_cache(self.model)
+        if self.exact:
+            kv.order(cache)
         if max_kv_size is not None:
+            self._refuse_exact("max_kv_size")
             kv.bound(cache, max_kv_size)
             # The model's masks may not go with a bound; its graph says so.
             probe = make_prompt_cache(self.model)
@@ -179,6 +188,7 @@ class Target:
         """
         if not options.bits:
             return
+        self._refuse_exact("kv_bits")
         kv.check_quantization(used, options.bits, options.group_size)
         cache = self.make_cache()
         before = [type(entry) for entry in kv.flat(cache)]
@@ -197,6 +207,14 @@ class Target:
                 f"{options.group_size}: {str(error).rstrip('.')}.",
                 "Choose another kv_group_size, or leave kv_bits out.",
             ) from error
+
+    def forget_views(self) -> None:
+        """Copy the model's layers anew: their classes have changed."""
+        self._views.clear()
+
+    def _refuse_exact(self, option):
+        if self.exact:
+            raise OptionError(f"{option} and exact exclude each other.", "Drop one.")
 
     def _unsupported(self, what):
         return UnsupportedError(

@@ -18,14 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import ArraysCache
-from mlx_lm.models.gated_delta import gated_delta_update
 
 from ... import rollback
+from ...metal.delta_rule import DeltaRule
+from ...metal.delta_rule import Tape as DeltaTape
+from ...rebind import known_as
 from .delta import state_after
 from .views import watched, with_children, with_function
 
@@ -43,6 +46,7 @@ class Step:
         outputs: By submodule, (input shape, output) of its calls, in order.
         windows: Inputs of its convolutions, old rows first, in order.
         delta: Arguments of its call of the gated delta rule.
+        tape: What a kernel left of that call.
     """
 
     run: Callable
@@ -56,6 +60,7 @@ class Step:
     )
     windows: list[mx.array] = field(default_factory=list)
     delta: tuple[tuple, dict[str, Any]] | None = None
+    tape: DeltaTape | None = None
 
     @property
     def short(self) -> bool:
@@ -69,7 +74,10 @@ class Step:
             mx.contiguous(window[:, keep : window.shape[1] + end])
             for window in self.windows
         ]
-        rollback.put_back(self.entry, [*held, state_after(keep, *self.delta)])
+        state = self.tape.state_after(keep) if self.tape else None
+        if state is None:
+            state = state_after(keep, *self.delta)
+        rollback.put_back(self.entry, [*held, state])
 
 
 class Tape:
@@ -109,7 +117,10 @@ class Recorder:
 
         def mixer(child):
             twin = with_children(child, self._part)
-            twin = with_function(twin, "gated_delta_update", self._delta)
+            rule = known_as(type(child), "gated_delta_update")
+            if rule is not None:
+                noted = partial(self._delta, rule)
+                twin = with_function(twin, "gated_delta_update", noted)
             return watched(twin, self._mix)
 
         return with_children(layer, mixer)
@@ -155,11 +166,13 @@ class Recorder:
         finally:
             self.step = None
 
-    def _delta(self, *args, **kwargs):
-        """mlx-lm's gated delta rule; its arguments are noted."""
+    def _delta(self, rule, *args, **kwargs):
+        """The layer's gated delta rule; its arguments are noted."""
+        out = rule(*args, **kwargs)
         if self.step is not None and self.played is None:
             self.step.delta = args, kwargs
-        return gated_delta_update(*args, **kwargs)
+            self.step.tape = rule.tape if isinstance(rule, DeltaRule) else None
+        return out
 
     def _part(self, module):
         key = id(module)

@@ -1,0 +1,134 @@
+"""Kernels for a pair: put into its layers, measured on its shapes, or proved exact.
+
+Owns the order of things at load. What a kernel is, and which one runs a call, is
+metal's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .errors import UnsupportedError
+from .metal.dispatch import Dispatch
+from .metal.gate import Request
+from .metal.layers import install
+from .metal.verdicts import Verdicts
+from .models.targets.base import Target
+from .pair import Pair
+
+Notice = Callable[[str], None]
+
+# The passes that are compared bit for bit, and the rows before them.
+WIDTHS = (2, 3, 5, 8, 16)
+PREFIX = 24
+
+
+def quiet(line: str) -> None:
+    """A notice that nobody wants."""
+
+
+def equip(
+    pair: Pair,
+    mode: str = "auto",
+    notice: Notice = quiet,
+    verdicts: Verdicts | None = None,
+    again: bool = False,
+) -> Pair:
+    """Give a pair's layers kernels, where there is a Metal GPU.
+
+    Args:
+        pair: Its modules' classes change in place, unless nothing can run.
+        mode: "auto": what is faster here. "off": MLX's operations only. "exact": rows
+            do not depend on their block, by kernels on Metal and by MLX elsewhere.
+        notice: Told, in one line, what a user should know.
+        verdicts: Where measured ones are kept; this user's file by default.
+        again: Measure although there are verdicts.
+
+    Raises:
+        UnsupportedError: Rows of this model depend on their block even so.
+    """
+    if mode == "off":
+        return pair
+    if mx.metal.is_available():
+        pair = _with_kernels(pair, mode == "exact", notice, verdicts, again)
+    if mode == "exact":
+        pair.target.exact = True
+        check_exact(pair.target)
+    return pair
+
+
+def _with_kernels(pair, exact, notice, verdicts, again):
+    target = Dispatch(exact, verdicts, notice)
+    install(pair.model, target)
+    pair.target.forget_views()
+    dispatches = (target,)
+    if isinstance(pair.drafter, nn.Module):
+        drafter = Dispatch(False, verdicts, notice)
+        install(pair.drafter, drafter)
+        dispatches += (drafter,)
+    pair = replace(pair, kernels=dispatches)
+    for dispatch, requests in zip(dispatches, asked(pair), strict=False):
+        if not dispatch.exact:
+            dispatch.settle(requests, again)
+    return pair
+
+
+def asked(pair: Pair) -> list[list[Request]]:
+    """What a round of the pair asks of its kernels, by dispatch.
+
+    Nothing is computed: the graph of a round is built and dropped.
+    """
+    found = []
+    for dispatch in pair.kernels:
+        with dispatch.listening() as requests:
+            _dry_round(pair)
+        found.append(requests)
+    return found
+
+
+def _dry_round(pair):
+    taps = pair.drafter.taps if pair.drafter else ()
+    cache = pair.target.make_cache()
+    block = mx.zeros((1, 2), mx.uint32)
+    _, features, _ = pair.target.verify(block, cache, taps)
+    if isinstance(pair.drafter, nn.Module):  # a scripted one has no layers
+        context = pair.drafter.make_cache()
+        pair.drafter.extend(features, context)
+        pair.drafter.propose(block[0, :1], context, pair.drafter.block_size, _first)
+
+
+def _first(logits, slots, ids=None):
+    return mx.zeros((1, len(slots)), mx.uint32) if ids is None else ids[..., 0]
+
+
+def check_exact(target: Target) -> None:
+    """Raise UnsupportedError unless a block's rows have the bits of single rows.
+
+    Random tokens are passed one by one, and in blocks of several widths.
+    """
+    rows = max(WIDTHS)
+    key = mx.random.key(0)
+    ids = mx.random.randint(0, target.vocab_size, (1, PREFIX + rows), key=key)
+    prefix, ids = ids[:, :PREFIX], ids[:, PREFIX:]
+    single = _cache_of(target, prefix)
+    alone = [target.forward(ids[:, i : i + 1], single)[0] for i in range(rows)]
+    for width in WIDTHS:
+        cache = _cache_of(target, prefix)
+        block = target.verify(ids[:, :width], cache)[0]
+        wanted = mx.concatenate(alone[:width], axis=1)
+        if not mx.array_equal(block, wanted, equal_nan=True):
+            raise UnsupportedError(
+                f"Rows of this model depend on their block here: logits of {width} "
+                "rows together are not those of the rows alone.",
+                "Leave --exact out: every token is the target's own choice even so.",
+            )
+
+
+def _cache_of(target, prefix):
+    cache = target.make_cache()
+    mx.eval(target.forward(prefix, cache)[0])
+    return cache

@@ -1,0 +1,16 @@
+"""Metal kernels for the passes over blocks, each with a plain twin.
+
+`KERNELS` lists them by name. Nothing here touches Metal when it is imported.
+"""
+
+from . import block_attention, block_matmul, gated_delta_block
+from .kernel import Kernel
+
+KERNELS: dict[str, Kernel] = {
+    kernel.name: kernel
+    for kernel in (
+        *block_matmul.KERNELS,
+        block_attention.KERNEL,
+        *gated_delta_block.KERNELS,
+    )
+}

@@ -1,0 +1,161 @@
+"""Whole pairs on the emulator: the loop with kernels in every layer."""
+
+import emulator
+import mlx.core as mx
+import pytest
+from tiny import Script, make_model, run, some_prompt
+
+from dflash_mlx import PromptCache, decode, load
+from dflash_mlx.bench import architectures
+from dflash_mlx.bench.families import block_against_rows, check_loop
+from dflash_mlx.bench.verify import compare
+from dflash_mlx.engine import apply_template
+from dflash_mlx.equip import check_exact, equip
+from dflash_mlx.errors import UnsupportedError
+from dflash_mlx.metal.kernel import Kernel
+from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
+from dflash_mlx.pair import Pair
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def unwatched():
+    """The kernels' own tests watch every access and the order of threads."""
+    with emulator.using(seeds=(0,), checks=False):
+        yield
+
+
+PLAN = (2, 0, 5, 1, 99, 3)
+
+
+def decide(monkeypatch, *choices):
+    """Nothing is raced: the first of `choices` that is a candidate runs a shape."""
+
+    def judge(request, rows):
+        names = {kernel.name: kernel for kernel in request.operation.kernels}
+        case = request.operation.sample(request.case, rows)
+        found = [c for c in choices if c in names and not names[c].refuses(**case)]
+        return Verdict(*found[:1] or [STOCK], "planned")
+
+    monkeypatch.setattr("dflash_mlx.metal.dispatch.judge", judge)
+
+
+def equipped(monkeypatch, tmp_path, pair, mode, *choices):
+    decide(monkeypatch, *choices)
+    said = []
+    pair = equip(pair, mode, said.append, Verdicts("chip", tmp_path / "verdicts.json"))
+    assert not [line for line in said if "off" in line or "depend" in line]
+    return pair
+
+
+def launched(monkeypatch):
+    """Names of the kernels that were launched from now on."""
+    seen = set()
+    stock = Kernel.__getattribute__
+
+    def noting(kernel, name):
+        if name == "launch":
+            seen.add(stock(kernel, "name"))
+        return stock(kernel, name)
+
+    monkeypatch.setattr(Kernel, "__getattribute__", noting)
+    return seen
+
+
+def asked(tokenizer, text="Count from 1 to 30."):
+    return apply_template(tokenizer, [{"role": "user", "content": text}])
+
+
+@pytest.mark.parametrize("bits", (4, 8, None))
+def test_exact_is_bit_for_bit_for_the_embedded_pair(metal, monkeypatch, tmp_path, bits):
+    pair, tokenizer = load("tiny", quantize=bits, draft_quantize=bits, kernels="off")
+    ids, stop = asked(tokenizer), tokenizer.eos_token_ids
+    wanted = run(pair, ids, 64, speculate=False)
+    pair = equipped(monkeypatch, tmp_path, pair, "exact")
+    seen = launched(monkeypatch)
+    assert run(pair, ids, 64) == wanted
+    matmul = "quantized_matmul_exact" if bits else "matmul_exact"
+    assert seen == {matmul, "block_attention"}
+    for block_size in (2, 5, 8):
+        found = compare(pair, ids, "", stop, 24, block_size)
+        assert found.verdict == "identical" and found.bits and found.tokens == 24
+
+
+@pytest.mark.parametrize("bits", (4, None))
+def test_fast_kernels_draft_and_verify_what_the_cpu_says(
+    metal, monkeypatch, tmp_path, bits
+):
+    pair, tokenizer = load("tiny", quantize=bits, draft_quantize=bits, kernels="off")
+    ids = asked(tokenizer)
+    wanted = run(pair, ids, 64, speculate=False)
+    fast = "quantized_matmul_fast" if bits else "matmul_fast"
+    pair = equipped(monkeypatch, tmp_path, pair, "auto", fast, "block_attention")
+    seen = launched(monkeypatch)
+    rounds = list(decode(pair, ids, max_tokens=64))
+    assert [token for round in rounds for token in round.tokens] == wanted
+    assert seen == {fast, "block_attention"}
+    assert len(rounds) < 20  # the drafter drafts well with its kernels, too
+
+
+def test_a_broken_kernel_costs_no_word(metal, monkeypatch, tmp_path):
+    pair, tokenizer = load("tiny", kernels="off")
+    ids = asked(tokenizer)
+    wanted = run(pair, ids, 24, speculate=False)
+    pair = equipped(monkeypatch, tmp_path, pair, "auto", "matmul_fast")
+    calls, stock = iter(range(10**6)), Kernel.__getattribute__
+
+    def failing(*args, **kwargs):
+        raise RuntimeError("[metal::Device] Unable to build metal library from source")
+
+    def breaking(kernel, name):
+        late = name == "launch" and next(calls) > 40
+        return failing if late else stock(kernel, name)
+
+    monkeypatch.setattr(Kernel, "__getattribute__", breaking)
+    assert run(pair, ids, 24) == wanted
+    assert {"matmul_fast"} == {name for d in pair.kernels for name in d.dropped}
+
+
+@pytest.mark.parametrize("family", ("qwen3_next", "qwen3_5"))
+def test_recurrent_states_come_back_from_the_tape(metal, monkeypatch, tmp_path, family):
+    # A head as wide as a kernel needs it.
+    monkeypatch.setitem(architectures.COMMON, "linear_key_head_dim", 32)
+    model = architectures.build(family)
+    prompt = some_prompt(20)
+    answer = run(Pair.of(model), prompt, 30)
+    pair = Pair.of(model, Script(prompt + answer, PLAN))
+    decide(monkeypatch)
+    pair = equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+    seen = launched(monkeypatch)
+    course = check_loop(pair, prompt, answer, slack=1e-3)
+    assert course.cache == 0
+    assert {"gated_delta_block", "gated_delta_rewind"} <= seen
+
+
+@pytest.mark.parametrize("family", ("gemma3_text", "gpt_oss"))
+def test_exact_holds_where_windows_are_full(metal, monkeypatch, tmp_path, family):
+    model = architectures.build(family)
+    pair = Pair.of(model)
+    pair.target.exact = True
+    difference = block_against_rows(pair.target, some_prompt(24))
+    assert difference == 0
+
+
+def test_exact_is_refused_where_one_row_takes_another_form(
+    metal, monkeypatch, tmp_path
+):
+    pair = Pair.of(architectures.build("kimi_linear"))  # latent attention
+    with pytest.raises(UnsupportedError, match="2 rows together"):
+        equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+
+
+def test_exact_needs_every_layer(metal, monkeypatch, tmp_path):
+    pair = Pair.of(make_model("qwen3"))
+    pair = equipped(monkeypatch, tmp_path, pair, "exact")
+    check_exact(pair.target)
+    dispatch = pair.kernels[0]
+    dispatch.drop("block_attention", "planned")
+    cache = PromptCache(pair)
+    assert run(pair, some_prompt(9), 8, prompt_cache=cache)  # words all the same
+    assert mx.array(cache.tokens).size

@@ -1,0 +1,126 @@
+"""`kernels`, `doctor`, and the switches, on the emulator and without any Metal."""
+
+import json
+import re
+
+import mlx.core as mx
+import pytest
+from test_cli import program
+
+from dflash_mlx import load
+from dflash_mlx.errors import OptionError, UnsupportedError
+from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
+from dflash_mlx.terminal import doctor, kernels
+from dflash_mlx.terminal.options import kernel_mode
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A user's file of verdicts."""
+    path = tmp_path / "kernels.json"
+    for module in ("metal.dispatch", "terminal.kernels", "terminal.doctor"):
+        monkeypatch.setattr(f"dflash_mlx.{module}.default_file", lambda: path)
+    return path
+
+
+def stub_judge(monkeypatch, choice):
+    """Measuring takes no time: `choice` runs everything."""
+    monkeypatch.setattr(
+        "dflash_mlx.metal.dispatch.judge",
+        lambda *asked: Verdict(choice, "as planned", {STOCK: 2.5}),
+    )
+
+
+def test_without_metal_kernels_are_off_and_doctor_says_so():
+    for arguments in ((), ("--check",), ("--model", "tiny"), ("--clear",)):
+        run = program("kernels", *arguments)
+        assert run.returncode == 1 and "no Metal GPU here" in run.stderr
+    told = json.loads(program("doctor", "--json").stdout)
+    assert told["kernels"] == "off" and "not available" in told["metal"]
+    assert mx.__version__ in told["versions"]
+    lines = program("doctor").stdout.splitlines()
+    assert [line.split("  ")[0].strip() for line in lines] == [
+        name.replace("_", " ") for name in told
+    ]
+
+
+def test_doctor_on_metal(metal, file):
+    found = doctor.examine()
+    assert "applegpu_g15s, 64.0 GiB" in found["metal"]
+    assert found["memory"].startswith("48.0 GiB")
+    assert found["bfloat16"] == "native" and "nothing measured" in found["kernels"]
+
+
+def test_verdicts_are_measured_shown_counted_and_forgotten(
+    metal, file, monkeypatch, capsys
+):
+    kernels.show()
+    assert "--model NAME" in capsys.readouterr().out
+    stub_judge(monkeypatch, "matmul_fast")
+    kernels.measure("tiny", None)
+    out, err = capsys.readouterr()
+    assert "Measuring kernels" in err and "matmul_fast" in out
+    row = (
+        r"matmul 512x192, bfloat16 rows 16 \W+ matmul_fast \W+ as planned \W+ stock 2.5"
+    )
+    assert re.search(row, out)
+    assert "attention" in out and str(file) in out
+    (kept,) = json.loads(file.read_text()).values()
+    assert doctor.kernels() == f"matmul_fast {len(kept)}"
+    stub_judge(monkeypatch, STOCK)
+    kernels.measure("tiny", None)
+    assert "matmul_fast" not in capsys.readouterr().out
+    kernels.clear()
+    assert "Forgot" in capsys.readouterr().out and not Verdicts("", file).all()
+
+
+def test_a_load_measures_once(metal, file, monkeypatch):
+    stub_judge(monkeypatch, STOCK)
+    said = []
+    load("tiny", notice=said.append)
+    load("tiny", notice=said.append)
+    load("tiny", kernels="off", notice=said.append)
+    assert sum("Measuring" in line for line in said) == 2  # target and drafter, once
+
+
+def test_switches():
+    assert kernel_mode("auto", False) == "auto" and kernel_mode("off", False) == "off"
+    assert kernel_mode("auto", True) == kernel_mode("exact", True) == "exact"
+    with pytest.raises(OptionError, match="--exact and --kernels off"):
+        kernel_mode("off", True)
+    with pytest.raises(OptionError, match="--kernels must be"):
+        load("tiny", kernels="fast")
+    run = program("generate", "Hi", "--kernels", "fast")
+    assert run.returncode == 2 and "--kernels must be" in run.stderr
+
+
+def test_exact_refuses_what_it_cannot_keep():
+    pair, _ = load("tiny", kernels="exact")
+    from dflash_mlx import decode
+    from dflash_mlx.types import KVBits
+
+    with pytest.raises(OptionError, match="max_kv_size and exact"):
+        next(decode(pair, [1, 2, 3], max_kv_size=64))
+    with pytest.raises(OptionError, match="kv_bits and exact"):
+        next(decode(pair, [1, 2, 3], kv=KVBits(4, 32, 0)))
+
+
+def test_exact_is_refused_where_rows_depend_on_their_block(monkeypatch):
+    from dflash_mlx import equip
+
+    pair, _ = load("tiny")
+    stock = type(pair.target).verify
+
+    def off(target, tokens, cache, taps=()):
+        logits, *rest = stock(target, tokens, cache, taps)
+        return logits + 1e-3 * (tokens.shape[1] == 5), *rest
+
+    monkeypatch.setattr(type(pair.target), "verify", off)
+    with pytest.raises(UnsupportedError, match="5 rows together"):
+        equip.equip(pair, "exact")
+
+
+@pytest.mark.slow
+def test_verify_with_exact_compares_bits():
+    run = program("verify", "--exact", "--max-tokens", "40")
+    assert "equal bit for bit" in run.stdout and "not equal" not in run.stdout
