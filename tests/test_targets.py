@@ -298,7 +298,9 @@ def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
     said = [token for _ in range(3) for token in next(rounds).tokens]
     with monkeypatch.context() as patch:
         patch.setattr(
-            decoding.Flight, "read", lambda flight: (_ for _ in ()).throw(KeyboardInterrupt)
+            decoding.Flight,
+            "read",
+            lambda flight: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):
             next(rounds)
