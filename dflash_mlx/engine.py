@@ -26,6 +26,11 @@ from .sampling import LogitsProcessor, Sampler, log_probabilities
 from .text import TextStream
 from .types import KVBits, Round, Sampling
 
+# A round that takes this many seconds, and so many times the usual, has met a kernel
+# that hangs: some of the fast ones of others have, after minutes (docs/kernels.md).
+STALL = 20.0
+STALL_RATIO = 20.0
+
 
 @dataclass
 class Stats:
@@ -239,7 +244,10 @@ def stream_generate(
     with device.wired(pair.model), contextlib.closing(rounds):
         answer.wait()
         for round in rounds:
-            yield from answer.responses(round)
+            spent = answer.lap()
+            if answer.stalls(spent):
+                pair.drop_kernels(f"a round took {spent:.0f} s")
+            yield from answer.responses(round, spent)
             answer.wait()
 
 
@@ -274,11 +282,20 @@ class Answer:
         """The clock of the next round starts now."""
         self.since = time.perf_counter()
 
-    def responses(self, round: Round) -> Iterator[GenerationResponse]:
-        """A response for each token of a committed round."""
-        now = time.perf_counter()
-        self.stats.count(round, now - self.since)
-        self.first = self.first or now
+    def lap(self) -> float:
+        """Seconds since `wait`."""
+        return time.perf_counter() - self.since
+
+    def stalls(self, seconds: float) -> bool:
+        """Whether a round of so many seconds is beyond all that came before."""
+        rounds = self.stats.seconds_by_width.values()
+        usual = sum(spent for _, spent in rounds) / max(self.stats.rounds, 1)
+        return self.stats.rounds > 0 and seconds > max(STALL, STALL_RATIO * usual)
+
+    def responses(self, round: Round, seconds: float) -> Iterator[GenerationResponse]:
+        """A response for each token of a committed round that took so long."""
+        self.stats.count(round, seconds)
+        self.first = self.first or time.perf_counter()
         before = self.stats.tokens - len(round.tokens)
         for i, token in enumerate(round.tokens):
             last = i + 1 == len(round.tokens)

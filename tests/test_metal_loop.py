@@ -1,5 +1,6 @@
 """The loop with kernels: on the emulator, exact, and after a kernel failed."""
 
+import time
 from dataclasses import replace
 
 import mlx.core as mx
@@ -7,7 +8,7 @@ import pytest
 from test_metal_dispatch import doubling, verdicts
 from tiny import Script, make_drafter, make_model, reference, run, some_prompt
 
-from dflash_mlx import PromptCache, Sampling
+from dflash_mlx import PromptCache, Sampling, engine, load
 from dflash_mlx.decoding import Flight
 from dflash_mlx.metal.dispatch import Dispatch
 from dflash_mlx.pair import Pair
@@ -88,3 +89,21 @@ def test_a_restart_keeps_the_conversation_before(monkeypatch, tmp_path):
     failing(monkeypatch, {0})
     assert run(pair, more, 12, prompt_cache=cache) == said[1]
     assert mx.array_equal(mx.array(cache.tokens[:20]), mx.array(prompt))
+
+
+def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "STALL", 0.2)
+    pair, tokenizer = load("tiny", kernels="off")
+    said, stock, rounds = [], pair.drafter.propose, iter(range(100))
+
+    def propose(*arguments):
+        if next(rounds) == 4:
+            time.sleep(0.5)
+        return stock(*arguments)
+
+    monkeypatch.setattr(pair.drafter, "propose", propose)
+    pair = replace(pair, kernels=(in_service(tmp_path, said),))
+    messages = [{"role": "user", "content": "Count from 1 to 30."}]
+    prompt = engine.apply_template(tokenizer, messages)
+    text = engine.generate(pair, tokenizer, prompt, max_tokens=60)
+    assert text and len(said) == 1 and "a round took 1 s" in said[0]

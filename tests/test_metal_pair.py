@@ -3,6 +3,7 @@
 import emulator
 import mlx.core as mx
 import pytest
+from mlx_lm.models import switch_layers
 from tiny import Script, make_model, run, some_prompt
 
 from dflash_mlx import PromptCache, decode, load
@@ -12,6 +13,7 @@ from dflash_mlx.bench.verify import compare
 from dflash_mlx.engine import apply_template
 from dflash_mlx.equip import check_exact, equip
 from dflash_mlx.errors import UnsupportedError
+from dflash_mlx.metal import layers
 from dflash_mlx.metal.kernel import Kernel
 from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
 from dflash_mlx.pair import Pair
@@ -140,6 +142,27 @@ def test_exact_holds_where_windows_are_full(metal, monkeypatch, tmp_path, family
     pair.target.exact = True
     difference = block_against_rows(pair.target, some_prompt(24))
     assert difference == 0
+
+
+@pytest.mark.parametrize("family", ("qwen3_moe", "gpt_oss"))
+def test_exact_keeps_experts_from_sorting_rows(metal, monkeypatch, tmp_path, family):
+    model = architectures.build(family)
+    sizes, stock = set(), switch_layers.SwitchLinear.__call__
+
+    def call(layer, x, indices, sorted_indices=False):
+        sizes.add((indices.size, sorted_indices))
+        return stock(layer, x, indices, sorted_indices)
+
+    monkeypatch.setattr(switch_layers.SwitchLinear, "__call__", call)
+    monkeypatch.setattr(layers, "SORTED", 12)
+    pair = Pair.of(model)
+    plain = pair.target.forward(mx.arange(16)[None], pair.target.make_cache())[0]
+    decide(monkeypatch)
+    pair = equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+    sizes.clear()
+    block = pair.target.forward(mx.arange(16)[None], pair.target.make_cache())[0]
+    assert mx.allclose(block, plain, atol=1e-4)
+    assert max(size for size, _ in sizes) < 12 and not any(s for _, s in sizes)
 
 
 def test_exact_is_refused_where_one_row_takes_another_form(

@@ -8,22 +8,26 @@ MLX or mlx-lm is touched.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.base import scaled_dot_product_attention
+from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
 from ..rebind import rebound_class
 from . import block_attention, block_matmul
 from .delta_rule import DeltaRule
-from .dispatch import Dispatch
+from .dispatch import MOST_ROWS, Dispatch
 from .gate import Operation
 from .kernel import Case, named
 
 # Rows of context that attention is measured at.
 CONTEXT = 4096
+# Choices of experts from which on mlx-lm sorts rows.
+SORTED = 64
 # Columns of a product that are compared with the twin's.
 TAIL = 8192
 
@@ -143,12 +147,29 @@ class KernelQuantizedEmbedding(nn.QuantizedEmbedding):
         return super().as_linear(x) if y is None else y
 
 
+class PiecewiseSwitchGLU(SwitchGLU):
+    """Experts that take few rows at a time."""
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        """x [..., L, K], indices [..., L, k] to [..., L, k, K]."""
+        return in_pieces(super().__call__, x, indices)
+
+
+class PiecewiseSwitchMLP(SwitchMLP):
+    """Experts that take few rows at a time."""
+
+    def __call__(self, x: mx.array, indices: mx.array) -> mx.array:
+        """x [..., L, K], indices [..., L, k] to [..., L, k, K]."""
+        return in_pieces(super().__call__, x, indices)
+
+
 KINDS: dict[type, type] = {
     nn.Linear: KernelLinear,
     nn.QuantizedLinear: KernelQuantizedLinear,
     nn.Embedding: KernelEmbedding,
     nn.QuantizedEmbedding: KernelQuantizedEmbedding,
 }
+EXACT_KINDS = {SwitchGLU: PiecewiseSwitchGLU, SwitchMLP: PiecewiseSwitchMLP}
 
 
 def install(model: nn.Module, dispatch: Dispatch) -> None:
@@ -157,14 +178,32 @@ def install(model: nn.Module, dispatch: Dispatch) -> None:
         "scaled_dot_product_attention": partial(attention, dispatch),
         "gated_delta_update": DeltaRule(dispatch),
     }
+    kinds = KINDS | EXACT_KINDS if dispatch.exact else KINDS
     for _, module in model.named_modules():
-        kind = KINDS.get(type(module))
+        kind = kinds.get(type(module))
         if kind is not None:
             module.dispatch = dispatch
         else:
             kind = rebound_class(type(module), **names)
         if kind is not None:
             module.__class__ = kind
+
+
+def in_pieces(
+    run: Callable[[mx.array, mx.array], mx.array], x: mx.array, indices: mx.array
+) -> mx.array:
+    """Run mlx-lm's experts on rows [1, L, K] of a block so that it sorts none of them.
+
+    From SORTED choices on it sorts rows by expert, and MLX then multiplies by matrix
+    kernels, in which a row's sums run otherwise than in those of single rows.
+    """
+    rows, most = x.shape[-2], max(1, (SORTED - 1) // indices.shape[-1])
+    if x.size > rows * x.shape[-1] or not most < rows <= MOST_ROWS:
+        return run(x, indices)
+    pieces = [slice(i, i + most) for i in range(0, rows, most)]
+    return mx.concatenate(
+        [run(x[..., piece, :], indices[..., piece, :]) for piece in pieces], axis=-3
+    )
 
 
 def dense(dispatch: Dispatch, x: mx.array, weight: mx.array) -> mx.array | None:

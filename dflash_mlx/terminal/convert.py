@@ -36,7 +36,11 @@ def run(
     judge = None
     if model is not None:
         target, tokenizer = load(
-            model, "none", quantize=quantize, trust_remote_code=trust_remote_code
+            model,
+            "none",
+            quantize=quantize,
+            trust_remote_code=trust_remote_code,
+            kernels="off",
         )
 
         def judge(drafter):

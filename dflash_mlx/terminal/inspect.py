@@ -76,7 +76,8 @@ def probed(folder, model, quantize, trust, prompts, tokens, quiet) -> list[Trial
         if not quiet:
             note(f"{trial.tokens_per_round:.2f} tokens per round {trial.name}")
 
-    target, tokenizer = load(model, "none", quantize=quantize, trust_remote_code=trust)
+    options = {"quantize": quantize, "trust_remote_code": trust, "kernels": "off"}
+    target, tokenizer = load(model, "none", **options)
     return probe(folder, target, tokenizer, prompts or PROMPTS, tokens, progress)
 
 

@@ -37,7 +37,11 @@ def run(
     """
     questions = read_questions(data)
     pair, tokenizer = load(
-        model, "none", quantize=quantize, trust_remote_code=trust_remote_code
+        model,
+        "none",
+        quantize=quantize,
+        trust_remote_code=trust_remote_code,
+        kernels="off",  # they have no gradients
     )
     # What can fail is tried before the target writes for hours.
     check_enough(len(questions), settings)
