@@ -48,6 +48,7 @@ class Stats:
         time_to_first_token: Seconds.
         tokens: Tokens produced, the prefill's included.
         answers: Answers that were counted.
+        kernels: Names of the kernels that ran at its end.
     """
 
     engine: str
@@ -63,6 +64,7 @@ class Stats:
     time_to_first_token: float = 0.0
     tokens: int = 0
     answers: int = 0
+    kernels: list[str] = field(default_factory=list)
 
     @property
     def tokens_per_round(self) -> float:
@@ -118,6 +120,7 @@ class Stats:
             "tokens_per_round": self.tokens_per_round,
             "acceptance": self.acceptance,
             "cached_tokens": self.cached_tokens,
+            "kernels": self.kernels,
             "time_to_first_token": self.time_to_first_token,
             "seconds_by_width": {
                 str(width): {"rounds": n, "seconds": s}
@@ -247,6 +250,7 @@ def stream_generate(
             spent = answer.lap()
             if answer.stalls(spent):
                 pair.drop_kernels(f"a round took {spent:.0f} s")
+            stats.kernels = pair.kernels_in_service
             yield from answer.responses(round, spent)
             answer.wait()
 

@@ -13,10 +13,13 @@ import mlx.core as mx
 
 from .decoding import Decoding
 from .errors import OptionError, PromptError
+from .metal.dispatch import MOST_ROWS
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import Chooser, LogitsProcessor, Sampler
 from .types import KVBits, Round, Sampling, require
+
+EXACT = f"{MOST_ROWS} or less with --exact"
 
 Scan = Callable[[list[int]], "int | None"]
 
@@ -75,6 +78,9 @@ def decode(
     chooser = Chooser(sampling, logits_processors, sampler)
     drafting = speculate and pair.drafter is not None and block_size != 1
     widest = (block_size or pair.drafter.block_size) if drafting else 1
+    if pair.target.exact:
+        require((block_size or 1) <= MOST_ROWS, "block_size", EXACT, block_size)
+        widest = min(widest, MOST_ROWS)
     state = Decoding(pair, cache, chooser, kv, drafting)
     try:
         flight = state.prefill(ids, prefill_step_size, progress)

@@ -67,6 +67,11 @@ class Pair:
         drafter.bind(target.embed, target.head)
         return cls(target, drafter)
 
+    @property
+    def kernels_in_service(self) -> list[str]:
+        """Names of the kernels that run something, of target or drafter."""
+        return sorted({name for d in self.kernels for name in d.in_service})
+
     def drop_kernels(self, why: str) -> bool:
         """Take every kernel out of service; whether one was in service."""
         return any([dispatch.drop_all(why) for dispatch in self.kernels])

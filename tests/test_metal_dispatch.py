@@ -91,9 +91,8 @@ def test_a_kernel_must_agree_with_its_twin(kernel, why):
 
 def test_a_tail_stands_for_the_whole():
     case = {"x": mx.arange(16.0)}
-    tail = {"x": mx.arange(12.0, 16.0)}
-    assert fault(doubling(), case, tail) == ""
-    assert fault(doubling(), case, {"x": mx.arange(4.0)})
+    assert fault(doubling(), case, lambda case: {"x": case["x"][12:]}) == ""
+    assert fault(doubling(), case, lambda case: {"x": case["x"][:4]})
 
 
 @pytest.mark.parametrize(

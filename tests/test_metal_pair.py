@@ -74,12 +74,14 @@ def test_exact_is_bit_for_bit_for_the_embedded_pair(metal, monkeypatch, tmp_path
     pair, tokenizer = load("tiny", quantize=bits, draft_quantize=bits, kernels="off")
     ids, stop = asked(tokenizer), tokenizer.eos_token_ids
     wanted = run(pair, ids, 64, speculate=False)
+    monkeypatch.setattr("dflash_mlx.equip.WIDTHS", range(2, 17))
     pair = equipped(monkeypatch, tmp_path, pair, "exact")
     seen = launched(monkeypatch)
     assert run(pair, ids, 64) == wanted
     matmul = "quantized_matmul_exact" if bits else "matmul_exact"
     assert seen == {matmul, "block_attention"}
-    for block_size in (2, 5, 8):
+    assert pair.kernels_in_service == sorted(seen)
+    for block_size in (2, 5, 16):
         found = compare(pair, ids, "", stop, 24, block_size)
         assert found.verdict == "identical" and found.bits and found.tokens == 24
 

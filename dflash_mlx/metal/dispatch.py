@@ -60,6 +60,12 @@ class Dispatch:
         self._chosen: dict[tuple[str, str, int], Kernel | None] = {}
         self._heard: dict[tuple[str, str], Request] | None = None
 
+    @property
+    def in_service(self) -> list[str]:
+        """Names of the kernels that run something."""
+        names = {kernel.name for kernel in self._chosen.values() if kernel is not None}
+        return sorted(names)
+
     def call(self, operation: Operation, shape: str, rows: int, case: Case) -> Any:
         """Run a call by a kernel, or return None where the stock operation is to run.
 
@@ -119,8 +125,8 @@ class Dispatch:
         Returns:
             Whether there was any.
         """
-        names = {kernel.name for kernel in self._chosen.values() if kernel is not None}
-        for name in sorted(names):
+        names = self.in_service
+        for name in names:
             self.drop(name, why)
         return bool(names)
 

@@ -85,7 +85,7 @@ def judge(
     case = operation.sample(request.case, rows)
     fit, faults = [], []
     for kernel in operation.kernels:
-        why = fault(kernel, case, operation.tail(case))
+        why = fault(kernel, case, operation.tail)
         faults += [f"{kernel.name}: {why}"] if why else []
         fit += [] if why else [kernel]
     if not fit:
@@ -101,25 +101,27 @@ def judge(
     return Verdict(best, "; ".join([why, *faults]), times)
 
 
-def fault(kernel: Kernel, case: Case, tail: Case | None = None) -> str:
+def fault(
+    kernel: Kernel, case: Case, tail: Callable[[Case], Case] = lambda case: case
+) -> str:
     """Why a kernel may not run a call: "" if it agrees with its twin.
 
     Args:
         kernel: It.
         case: The call.
-        tail: A smaller call that gives the last part of the result; the twin runs
-            it in place of the whole one.
+        tail: Makes a smaller call that gives the last part of the result; the twin
+            runs it in place of the whole one.
     """
     refused = kernel.refuses(**case)
     if refused:
         return refused
-    tail = case if tail is None else tail
     try:
         found = outputs(kernel.launch(**case))
         mx.eval(found)
     except (RuntimeError, ValueError) as error:  # a compiler's, or the GPU's
         return f"does not run: {first_line(error)}"
-    wanted, allowed = outputs(kernel.twin(**tail)), kernel.tolerance(**tail)
+    part = tail(case)
+    wanted, allowed = outputs(kernel.twin(**part)), kernel.tolerance(**part)
     error = max(map(distance, found, wanted))
     return "" if error <= allowed else f"is off by {error:.2g} ({allowed:.2g} allowed)"
 

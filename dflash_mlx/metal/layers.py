@@ -209,7 +209,7 @@ def in_pieces(
 def dense(dispatch: Dispatch, x: mx.array, weight: mx.array) -> mx.array | None:
     """x [..., K] W^T of weight [N, K], or None where MLX's own is to run."""
     rows = x.size // x.shape[-1]
-    shape = "{}x{}, {}".format(*weight.shape, named(x.dtype))
+    shape = "{}x{}, {}".format(*weight.shape, types(x, weight))
     return dispatch.call(MATMUL, shape, rows, {"x": x, "weight": weight})
 
 
@@ -217,25 +217,36 @@ def quantized(
     dispatch: Dispatch, x: mx.array, layer: nn.QuantizedLinear | nn.QuantizedEmbedding
 ) -> mx.array | None:
     """x [..., K] by a quantized layer's weights, or None where MLX's own is to run."""
-    if layer.mode != "affine":
-        return None
     rows = x.size // x.shape[-1]
-    shape = "{}x{} {} bits in {}, {}".format(
+    shape = "{}x{} {}, {} bits in {}, {}".format(
         layer["weight"].shape[0],
         x.shape[-1],
+        layer.mode,
         layer.bits,
         layer.group_size,
-        named(x.dtype),
+        types(x, layer["scales"]),
     )
     case = {
         "x": x,
         "weight": layer["weight"],
         "scales": layer["scales"],
-        "biases": layer["biases"],
+        "biases": layer.get("biases"),  # modes other than affine have none
         "group_size": layer.group_size,
         "bits": layer.bits,
     }
     return dispatch.call(QUANTIZED, shape, rows, case)
+
+
+def types(*arrays: mx.array) -> str:
+    """Their types, each once."""
+    return " and ".join(dict.fromkeys(named(array.dtype) for array in arrays))
+
+
+def simple(mask: mx.array | str | None, queries: mx.array, keys: mx.array) -> bool:
+    """Whether a mask says of each row and key only whether it is seen."""
+    if not isinstance(mask, mx.array):
+        return True
+    return mask.dtype == mx.bool_ and mask.size == queries.shape[2] * keys.shape[2]
 
 
 def attention(
@@ -252,15 +263,19 @@ def attention(
     stock = partial(
         scaled_dot_product_attention, queries, keys, values, cache, scale, mask, sinks
     )
-    added = isinstance(mask, mx.array) and mask.dtype != mx.bool_
-    if added or len(queries) > 1 or not isinstance(keys, mx.array):
-        return stock()  # a quantized cache gives triples
+    # A quantized cache gives triples.
+    if (
+        not isinstance(keys, mx.array)
+        or len(queries) > 1
+        or not simple(mask, queries, keys)
+    ):
+        return stock()
     shape = "{} heads of {} and {} on {}, {}{}".format(
         queries.shape[1],
         queries.shape[3],
         values.shape[3],
         keys.shape[1],
-        named(queries.dtype),
+        types(queries, keys, values),
         ", sinks" if sinks is not None else "",
     )
     case = {
