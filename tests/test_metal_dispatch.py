@@ -13,6 +13,8 @@ from dflash_mlx.metal.gate import BUCKETS, Operation, Request, fault, judge
 from dflash_mlx.metal.kernel import Kernel
 from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
 
+COMPILER = "Unable to build metal library from source\na:3:1: error: no\nb"
+
 
 def double(x):
     return 2 * x
@@ -82,6 +84,7 @@ def raising(error):
         (doubling(launch=lambda x: x * float("nan")), "off by inf"),
         (doubling(refuses=lambda x: "no such shape"), "no such shape"),
         (doubling(launch=raising(RuntimeError("\nno memory"))), "run: no memory"),
+        (doubling(launch=raising(RuntimeError(COMPILER))), "run: a:3:1: error: no"),
     ],
 )
 def test_a_kernel_must_agree_with_its_twin(kernel, why):
@@ -193,7 +196,7 @@ def test_what_is_known_is_not_measured_again(tmp_path, monkeypatch):
 
 def test_a_new_text_of_a_kernel_is_measured_anew(tmp_path, monkeypatch):
     settled(tmp_path, monkeypatch, doubling(), "doubling")
-    monkeypatch.setattr(gate, "fingerprint", lambda source: "another")
+    monkeypatch.setattr(gate, "fingerprint", lambda: "another")
     _, said = settled(tmp_path, monkeypatch, doubling(), "doubling")
     assert said
 

@@ -1,7 +1,7 @@
 """The loop with kernels: on the emulator, exact, and after a kernel failed."""
 
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
@@ -92,18 +92,22 @@ def test_a_restart_keeps_the_conversation_before(monkeypatch, tmp_path):
 
 
 def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
-    monkeypatch.setattr(engine, "STALL", 0.2)
     pair, tokenizer = load("tiny", kernels="off")
-    said, stock, rounds = [], pair.drafter.propose, iter(range(100))
+    said, stock, rounds, clock = [], pair.drafter.propose, iter(range(100)), [0.0]
 
     def propose(*arguments):
-        if next(rounds) == 4:
-            time.sleep(0.5)
+        clock[0] += 30.0 if next(rounds) == 4 else 0.5
         return stock(*arguments)
 
+    def now():
+        clock[0] += 1e-3
+        return clock[0]
+
     monkeypatch.setattr(pair.drafter, "propose", propose)
+    monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=now))
     pair = replace(pair, kernels=(in_service(tmp_path, said),))
     messages = [{"role": "user", "content": "Count from 1 to 30."}]
     prompt = engine.apply_template(tokenizer, messages)
-    text = engine.generate(pair, tokenizer, prompt, max_tokens=60)
-    assert text and len(said) == 1 and "a round took 1 s" in said[0]
+    responses = engine.stream_generate(pair, tokenizer, prompt, max_tokens=60)
+    assert sum(1 for _ in responses) == 60
+    assert len(said) == 1 and "a round took 30 s" in said[0]

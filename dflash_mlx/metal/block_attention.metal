@@ -35,12 +35,12 @@ struct Place {
   int column;
 };
 
-inline Place place_of(uint lane) {
+METAL_FUNC Place place_of(uint lane) {
   return Place{
       int(lane / 16 * 4 + lane / 2 % 4), int(lane / 8 % 2 * 4 + lane % 2 * 2)};
 }
 
-inline thread float2& elements(thread Fragment& f) {
+METAL_FUNC thread float2& elements(thread Fragment& f) {
   return reinterpret_cast<thread float2&>(f.thread_elements());
 }
 
@@ -63,7 +63,7 @@ struct Context {
 
 // Two neighbouring elements of a row of keys or values.
 template <typename T>
-inline vec<T, 2> two(
+METAL_FUNC vec<T, 2> two(
     const device T* x, const constant int64_t* strides, int head, int key, int column) {
   const int64_t inner = strides[3];
   x += head * strides[1] + key * strides[2] + column * inner;
@@ -78,10 +78,10 @@ struct Scratch {
   threadgroup float* factor; // [8 * TILES]
   threadgroup uint* broken; // [simdgroups]
 
-  threadgroup T* query(int d, int pair) const {
+  threadgroup T* query(int d, int pair) const thread {
     return queries + d * 8 * TILES + pair;
   }
-  threadgroup float* weight(int pair, int slot) const {
+  threadgroup float* weight(int pair, int slot) const thread {
     return weights + pair * PITCH + slot;
   }
 };
@@ -96,18 +96,18 @@ struct Running {
 };
 
 // Where chunk `c` begins: 8 chunks of 128, then 8 to an octave, at most 4096 wide.
-inline int chunk_start(int c) {
+METAL_FUNC int chunk_start(int c) {
   const int octave = clamp(c / 8 - 1, 0, 5);
   return (128 << octave) * (c - 8 * octave);
 }
 
-inline uint below(int n) {
+METAL_FUNC uint below(int n) {
   return n >= 32 ? ~0u : (1u << max(n, 0)) - 1;
 }
 
 // The keys of a tile that a row sees, one bit each; all lanes ask at once.
 template <typename T>
-inline uint seen_by(const thread Context<T>& c, int row, int base, uint lane) {
+METAL_FUNC uint seen_by(const thread Context<T>& c, int row, int base, uint lane) {
   const int limit = c.causal ? c.length - c.rows + row + 1 : c.length;
   const uint inside = below(limit - base) & ~below(-base);
   if (!c.mask) {
@@ -120,7 +120,7 @@ inline uint seen_by(const thread Context<T>& c, int row, int base, uint lane) {
 
 // What row `row` sees, nothing if there is no such row; in `any` what some row sees.
 template <typename T>
-inline uint look(
+METAL_FUNC uint look(
     const thread Context<T>& c, int row, int base, uint lane, thread uint& any) {
   uint mine = 0;
   any = 0;
@@ -132,12 +132,12 @@ inline uint look(
   return mine;
 }
 
-inline Fragment zero() {
+METAL_FUNC Fragment zero() {
   return make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
 
 template <typename T, int D, int TILES>
-inline void load_queries(
+METAL_FUNC void load_queries(
     const device T* q,
     int pairs,
     const thread Scratch<T, D, TILES>& s,
@@ -150,7 +150,7 @@ inline void load_queries(
 
 // Transposed scores of 8 keys with the simdgroup's tiles of pairs.
 template <typename T, int D, int TILES, int SIMDS, int MINE>
-inline void score(
+METAL_FUNC void score(
     const thread Context<T>& c,
     const thread Scratch<T, D, TILES>& s,
     int base,
@@ -184,7 +184,7 @@ inline void score(
 }
 
 template <typename T, int D, int TILES, int SIMDS, int MINE>
-inline void put_scores(
+METAL_FUNC void put_scores(
     thread Fragment (&scores)[MINE],
     int simd,
     Place at,
@@ -204,7 +204,7 @@ inline void put_scores(
 // number is told in the result and its value left out, since 0 would not cancel it for
 // rows that do not see it.
 template <typename T, int D, int SIMDS, int SHARE>
-inline uint load_values(
+METAL_FUNC uint load_values(
     const thread Context<T>& c,
     int base,
     uint any,
@@ -233,7 +233,7 @@ inline uint load_values(
 }
 
 // What a part of the softmax weighs when the maximum rises from `top` to `high`.
-inline float share_of(float top, float high, float slope) {
+METAL_FUNC float share_of(float top, float high, float slope) {
   if (top == high) {
     return 1.0f;
   }
@@ -242,7 +242,7 @@ inline float share_of(float top, float high, float slope) {
 
 // Scores to weights, four lanes to a pair and 8 keys to a lane.
 template <typename T, int D, int TILES>
-inline void weigh(
+METAL_FUNC void weigh(
     const thread Scratch<T, D, TILES>& s,
     int pair,
     int segment,
@@ -282,7 +282,7 @@ inline void weigh(
 
 // outputs = outputs * factor + weights . values
 template <typename T, int D, int TILES, int SIMDS, int SHARE>
-inline void gather(
+METAL_FUNC void gather(
     const thread Scratch<T, D, TILES>& s,
     const thread vec<T, 2> (&values)[KEYS / 8][SHARE],
     int simd,
@@ -314,7 +314,7 @@ inline void gather(
 
 // The keys at absolute positions `begin` to `end`, multiples of the tile.
 template <typename T, int D, int TILES, int SIMDS, int SHARE>
-inline void attend(
+METAL_FUNC void attend(
     const thread Context<T>& c,
     const thread Scratch<T, D, TILES>& s,
     int begin,
@@ -356,7 +356,7 @@ inline void attend(
 
 // One chunk of keys for the pairs from `begin`, of which `left` are left.
 template <typename T, int D, int TILES, int SIMDS, int SHARE>
-inline void attend_chunk(
+METAL_FUNC void attend_chunk(
     const thread Context<T>& c,
     const device T* q,
     const thread Scratch<T, D, TILES>& s,
@@ -386,13 +386,13 @@ inline void attend_chunk(
 
 // An output from its sums over chunks; 0 for a row that sees nothing. Adding 0 makes
 // -0 of values that cancelled or vanished the 0 that keys of no weight would.
-inline float quotient(float sum, float total) {
+METAL_FUNC float quotient(float sum, float total) {
   return (total == 0.0f ? 0.0f : sum / total) + 0.0f;
 }
 
 // A sink's logit in the scale of scores.
 template <typename S>
-inline float sink_of(const device S* sinks, int head, float slope) {
+METAL_FUNC float sink_of(const device S* sinks, int head, float slope) {
   return sinks ? float(sinks[head]) * M_LOG2E_F / slope : -INFINITY;
 }
 
@@ -400,7 +400,7 @@ inline float sink_of(const device S* sinks, int head, float slope) {
 // the maximum that they are relative to and the sum of weights. Threadgroups start in
 // the order x, y, z: those that share keys side by side, the widest chunks first.
 template <typename T, int D, int TILES, int SIMDS>
-inline void attention_parts(
+METAL_FUNC void attention_parts(
     const thread Context<T>& c,
     const thread Scratch<T, D, TILES>& s,
     const device T* q,
@@ -441,7 +441,7 @@ inline void attention_parts(
 
 // One element of the result from the parts of all chunks, in ascending order.
 template <typename T, typename S>
-inline void attention_join(
+METAL_FUNC void attention_join(
     const device float* parts,
     const device S* sinks,
     device T* out,

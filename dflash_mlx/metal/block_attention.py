@@ -113,11 +113,12 @@ def _parts_kernel(masked: bool) -> Callable:
         f"""threadgroup T queries[D * 8 * TILES];
         threadgroup float weights[8 * TILES * PITCH], factor[8 * TILES];
         threadgroup uint broken[SIMDS];
+        const Context<T> context{{
+            k, v, k_strides, v_strides, {mask}, int(threadgroup_position_in_grid.y),
+            k_shape[2], first, q_shape[2], bool(causal), slope}};
+        const Scratch<T, D, TILES> scratch{{queries, weights, factor, broken}};
         attention_parts<T, D, TILES, SIMDS>(
-            Context<T>{{k, v, k_strides, v_strides, {mask},
-                int(threadgroup_position_in_grid.y), k_shape[2], first, q_shape[2],
-                bool(causal), slope}},
-            Scratch<T, D, TILES>{{queries, weights, factor, broken}},
+            context, scratch,
             q, parts, q_shape[1] / k_shape[1] * q_shape[2], chunk,
             threadgroup_position_in_grid, threadgroups_per_grid,
             simdgroup_index_in_threadgroup, thread_index_in_simdgroup);""",

@@ -15,7 +15,7 @@ using namespace metal;
 
 // The next 4 elements; zeros past the `left` that there are, if tail.
 template <typename T, bool tail>
-inline void load_four(const device T* from, int left, thread float* v) {
+METAL_FUNC void load_four(const device T* from, int left, thread float* v) {
   UNROLL
   for (int j = 0; j < 4; j++) {
     v[j] = !tail || j < left ? float(from[j]) : 0.0f;
@@ -24,7 +24,7 @@ inline void load_four(const device T* from, int left, thread float* v) {
 
 // Adds what elements k to k + 3 give to each row and output.
 template <typename T, int rows, int outputs, bool tail>
-inline void dense_step(
+METAL_FUNC void dense_step(
     const device T* x,
     const device T* w,
     const thread size_t* at,
@@ -55,7 +55,7 @@ inline void dense_step(
 
 // Leaves the sum over `lanes` neighbouring lanes in the first of them.
 template <int lanes>
-inline float sum_downwards(float v) {
+METAL_FUNC float sum_downwards(float v) {
   UNROLL
   for (ushort apart = lanes / 2; apart >= 1; apart >>= 1) {
     v += simd_shuffle_down(v, apart);
@@ -65,7 +65,7 @@ inline float sum_downwards(float v) {
 
 // Adds up one of `count` elements over the SIMD groups, in their order.
 template <int split, int count>
-inline float sum_of_parts(const threadgroup float* shared, int element) {
+METAL_FUNC float sum_of_parts(const threadgroup float* shared, int element) {
   float total = shared[element];
   UNROLL
   for (int p = 1; p < split; p++) {
@@ -79,7 +79,7 @@ inline float sum_of_parts(const threadgroup float* shared, int element) {
 // for every `lanes` of its lanes, the same ones as the others of its threadgroup if
 // `split` > 1.
 template <typename T, int rows, int lanes, int split, int outputs>
-inline void dense_rows(
+METAL_FUNC void dense_rows(
     const device T* x,
     const device T* w,
     device T* y,

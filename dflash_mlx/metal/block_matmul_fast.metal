@@ -18,10 +18,10 @@ static constant constexpr const int STEP = 128; // values in 16 products
 static constant constexpr const int TILE = 64; // elements of a tile
 
 // The first of the lane's two neighbouring elements of a tile.
-inline int tile_row(int lane) {
+METAL_FUNC int tile_row(int lane) {
   return (lane / 16) * 4 + (lane / 2) % 4;
 }
-inline int tile_column(int lane) {
+METAL_FUNC int tile_column(int lane) {
   return (lane / 8) % 2 * 4 + (lane % 2) * 2;
 }
 
@@ -76,7 +76,7 @@ struct PlainRow {
 
 // Adds products j to j + 3 of a step to `sums`, [tiles][blocks].
 template <typename Row, typename T, int blocks, int tiles, bool tail>
-inline void four_products(
+METAL_FUNC void four_products(
     const thread Row* w,
     const device T* x,
     int M,
@@ -119,7 +119,7 @@ inline void four_products(
 
 // Adds the products of values k to k + STEP - 1; zeros past K, if tail.
 template <typename Row, typename T, int blocks, int tiles, bool tail>
-inline void one_step(
+METAL_FUNC void one_step(
     thread Row* w,
     const device T* x,
     int M,
@@ -140,7 +140,7 @@ inline void one_step(
 // Adds the SIMD groups' sums in their order and writes y. `shared`: [split][count],
 // `first`: the threadgroup's first output.
 template <typename T, int blocks, int split, int tiles>
-inline void write_sums(
+METAL_FUNC void write_sums(
     device T* y,
     int M,
     int N,
@@ -165,7 +165,7 @@ inline void write_sums(
 
 // `w`: the lane's row of each of `tiles` tiles. `part` of `split`: the SIMD group.
 template <typename Row, typename T, int blocks, int split, int tiles>
-inline void fast_rows(
+METAL_FUNC void fast_rows(
     thread Row* w,
     const device T* x,
     device T* y,
@@ -203,7 +203,7 @@ inline void fast_rows(
 // [N, K / group_size]; y: [M, N]; shared: split * tiles * blocks * 64 floats.
 // Threadgroup `group` of `split` SIMD groups has 8 * tiles outputs.
 template <typename T, int group_size, int bits, int blocks, int split, int tiles>
-inline void fast_quantized(
+METAL_FUNC void fast_quantized(
     const device T* x,
     const device uint* w,
     const device T* scales,
@@ -232,7 +232,7 @@ inline void fast_quantized(
 
 // The same for w: [N, K].
 template <typename T, int blocks, int split, int tiles>
-inline void fast_dense(
+METAL_FUNC void fast_dense(
     const device T* x,
     const device T* w,
     device T* y,

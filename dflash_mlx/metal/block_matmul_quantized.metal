@@ -17,7 +17,7 @@ using namespace metal;
 // One lane's elements of a row, scaled to fit weights that are masked but not
 // shifted. Returns their sum.
 template <typename T, int bits, int values>
-inline float load_row(const device T* x, thread float* v) {
+METAL_FUNC float load_row(const device T* x, thread float* v) {
   float sum = 0;
   if (bits == 4) {
     UNROLL
@@ -87,7 +87,7 @@ struct PackedWeights {
 };
 
 template <int lanes>
-inline float sum_of_lanes(float v) {
+METAL_FUNC float sum_of_lanes(float v) {
   return lanes == 4 ? quad_sum(v) : simd_sum(v);
 }
 
@@ -102,7 +102,7 @@ template <
     int values,
     int lanes,
     int outputs>
-inline void quantized_rows(
+METAL_FUNC void quantized_rows(
     const device T* x,
     const device uint* w,
     const device T* scales,

@@ -6,6 +6,7 @@ layers.py makes the calls, gate.py judges them.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,9 +30,11 @@ def check_mode(mode: str) -> None:
 
 
 def machine() -> str:
-    """What verdicts depend on besides a kernel and a shape."""
-    info = mx.device_info()
-    return f"{info['device_name']}, {info['architecture']}, mlx {mx.__version__}"
+    """What verdicts depend on besides a kernel and a shape: chip, MLX, and the system,
+    which brings the compiler."""
+    info, system = mx.device_info(), platform.mac_ver()[0] or "none"
+    chip = f"{info['device_name']}, {info['architecture']}"
+    return f"{chip}, macOS {system}, mlx {mx.__version__}"
 
 
 class Dispatch:

@@ -67,8 +67,7 @@ class Request:
 
     def about(self, rows: int) -> str:
         """What a verdict on these calls is filed under."""
-        texts = {fingerprint(kernel.source) for kernel in self.operation.kernels}
-        return f"{self.operation.name} {self.shape} rows {rows} {sorted(texts)}"
+        return f"{self.operation.name} {self.shape} rows {rows} [{fingerprint()}]"
 
 
 def judge(
@@ -142,8 +141,11 @@ def outputs(result: Any) -> list[mx.array]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error that says something."""
-    return next((line for line in str(error).splitlines() if line.strip()), "no word")
+    """The line of an error that says most: a compiler's first complaint, or the first
+    that says anything."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    complaints = [line for line in lines if "error:" in line]
+    return next(iter(complaints + lines), "no word")
 
 
 def race(runs: dict[str, Callable], clock: Callable[[], float]) -> dict[str, float]:

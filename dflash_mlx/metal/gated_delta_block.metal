@@ -12,25 +12,29 @@
 #include <metal_stdlib>
 using namespace metal;
 
+// Arrays of a lane live in registers only where every index is known.
+#define UNROLL _Pragma("clang loop unroll(full)")
+
 /// Sum of `Count` numbers, a power of two, neighbours first.
 template <int Count>
-inline float pairwise(const thread float* parts) {
+METAL_FUNC float pairwise(const thread float* parts) {
   return pairwise<Count / 2>(parts) + pairwise<Count / 2>(parts + Count / 2);
 }
 
 template <>
-inline float pairwise<1>(const thread float* parts) {
+METAL_FUNC float pairwise<1>(const thread float* parts) {
   return parts[0];
 }
 
 /// Sum of the 32 chains of a row, `Chains` of them in each lane, for all these lanes.
 /// With one chain per lane it is simd_sum's; with more, neighbours go first.
 template <int Chains>
-inline float over_row(const thread float* parts) {
+METAL_FUNC float over_row(const thread float* parts) {
   if (Chains == 1) {
     return simd_sum(parts[0]);
   }
   float sum = pairwise<Chains>(parts);
+  UNROLL
   for (ushort step = 1; step < 32 / Chains; step *= 2) {
     sum += simd_shuffle_xor(sum, step);
   }
@@ -40,10 +44,12 @@ inline float over_row(const thread float* parts) {
 /// One lane's part of one row of the state, brought through one row of the block.
 /// Returns the row's delta and its y.
 template <int Chains, int Length, bool Vector, typename Q, typename K, typename G>
-inline float2 advance(thread float* s, Q q, K k, G g, float v, float beta) {
+METAL_FUNC float2 advance(thread float* s, Q q, K k, G g, float v, float beta) {
   float parts[Chains];
+  UNROLL
   for (int c = 0; c < Chains; ++c) {
     float sum = 0.0f;
+    UNROLL
     for (int i = 0; i < Length; ++i) {
       const int e = c * Length + i;
       s[e] = s[e] * float(g[Vector ? e : 0]);
@@ -52,8 +58,10 @@ inline float2 advance(thread float* s, Q q, K k, G g, float v, float beta) {
     parts[c] = sum;
   }
   const float delta = (v - over_row<Chains>(parts)) * beta;
+  UNROLL
   for (int c = 0; c < Chains; ++c) {
     float sum = 0.0f;
+    UNROLL
     for (int i = 0; i < Length; ++i) {
       const int e = c * Length + i;
       s[e] = s[e] + float(k[e]) * delta;
@@ -69,14 +77,14 @@ inline float2 advance(thread float* s, Q q, K k, G g, float v, float beta) {
 /// Shapes: q, k [B, T, Hk, Dk]; v, y, tape [B, T, Hv, Dv]; beta [B, T, Hv]; g the same
 /// or, with Vector, [B, T, Hv, Dk]; state, last [B, Hv, Dv, Dk].
 /// A lane holds `Chains` chains of `Rows` rows of the state; a simdgroup, Chains * Rows
-/// rows. Loops over them have fixed counts, or `s` would not stay in registers.
+/// rows.
 /// Grid: 32 lanes, simdgroups for Dv, B * Hv.
 template <int Dk, int Chains, int Rows, bool Vector, typename Q, typename K,
           typename V, typename G, typename B, typename S, typename Out>
-inline void gated_delta_block(Q q, K k, V v, G g, B beta, S state, device Out* y,
-                              device float* last, device float* tape,
-                              const constant int* k_shape,
-                              const constant int* v_shape, uint3 at) {
+METAL_FUNC void gated_delta_block(Q q, K k, V v, G g, B beta, S state, device Out* y,
+                                  device float* last, device float* tape,
+                                  const constant int* k_shape,
+                                  const constant int* v_shape, uint3 at) {
   constexpr int lanes = 32 / Chains, width = Dk / lanes;
   const int count = k_shape[1], k_heads = k_shape[2], v_heads = v_shape[2];
   const int height = v_shape[3], lane = at.x % lanes, from = lane * width;
@@ -91,8 +99,10 @@ inline void gated_delta_block(Q q, K k, V v, G g, B beta, S state, device Out* y
 
   int row[Rows];  // past the end: the last row once more, not written
   float s[Rows][width];
+  UNROLL
   for (int r = 0; r < Rows; ++r) {
     row[r] = min(first + r, height - 1);
+    UNROLL
     for (int e = 0; e < width; ++e) {
       s[r][e] = float(state[(int(at.z) * height + row[r]) * Dk + from + e]);
     }
@@ -100,11 +110,12 @@ inline void gated_delta_block(Q q, K k, V v, G g, B beta, S state, device Out* y
   for (int t = 0; t < count; ++t) {
     const int out = ((start + t) * v_heads + head) * height;
     float2 made[Rows];
-#pragma clang loop unroll(full)
+    UNROLL
     for (int r = 0; r < Rows; ++r) {
       made[r] = advance<Chains, Dk / 32, Vector>(
           s[r], q, k, g, float(v[out + row[r]]), float(beta[0]));
     }
+    UNROLL
     for (int r = 0; r < Rows; ++r) {
       if (lane == 0 && first + r < height) {
         tape[out + row[r]] = made[r].x;
@@ -116,7 +127,9 @@ inline void gated_delta_block(Q q, K k, V v, G g, B beta, S state, device Out* y
     g += v_heads * (Vector ? Dk : 1);
     beta += v_heads;
   }
+  UNROLL
   for (int r = 0; r < Rows; ++r) {
+    UNROLL
     for (int e = 0; e < width; ++e) {
       if (first + r < height) {
         last[(int(at.z) * height + row[r]) * Dk + from + e] = s[r][e];
@@ -130,9 +143,9 @@ inline void gated_delta_block(Q q, K k, V v, G g, B beta, S state, device Out* y
 /// Shapes as above; `last` is written. A thread holds one column of `Rows` rows.
 /// Grid: Dk, groups of Rows rows for Dv, B * Hv.
 template <int Rows, bool Vector, typename S, typename K, typename G, typename D>
-inline void gated_delta_rewind(S state, K k, G g, D tape, int keep, device float* last,
-                               const constant int* k_shape,
-                               const constant int* tape_shape, uint3 at) {
+METAL_FUNC void gated_delta_rewind(S state, K k, G g, D tape, int keep,
+                                   device float* last, const constant int* k_shape,
+                                   const constant int* tape_shape, uint3 at) {
   const int count = k_shape[1], k_heads = k_shape[2], width = k_shape[3];
   const int v_heads = tape_shape[2], height = tape_shape[3], column = at.x;
   const int head = at.z % v_heads, start = at.z / v_heads * count;
@@ -140,6 +153,7 @@ inline void gated_delta_rewind(S state, K k, G g, D tape, int keep, device float
 
   float s[Rows];
   int row[Rows];
+  UNROLL
   for (int r = 0; r < Rows; ++r) {
     row[r] = min(first + r, height - 1);
     s[r] = state[(int(at.z) * height + row[r]) * width + column];
@@ -148,11 +162,13 @@ inline void gated_delta_rewind(S state, K k, G g, D tape, int keep, device float
     const float key = float(k[(t * k_heads + k_head) * width + column]);
     const int gate = t * v_heads + head;
     const float decay = float(g[Vector ? gate * width + column : gate]);
+    UNROLL
     for (int r = 0; r < Rows; ++r) {
       s[r] = s[r] * decay;
       s[r] = s[r] + key * tape[gate * height + row[r]];
     }
   }
+  UNROLL
   for (int r = 0; r < Rows; ++r) {
     if (first + r < height) {
       last[(int(at.z) * height + row[r]) * width + column] = s[r];

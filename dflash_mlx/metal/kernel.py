@@ -59,9 +59,10 @@ def source(name: str) -> str:
 
 
 @cache
-def fingerprint(name: str) -> str:
-    """Twelve digits that change with the kernel's text."""
-    return sha256(source(name).encode()).hexdigest()[:12]
+def fingerprint() -> str:
+    """Twelve digits that change with the text of any kernel or launcher."""
+    files = sorted([*FOLDER.glob("*.metal"), *FOLDER.glob("*.py")])
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 @cache
@@ -77,14 +78,14 @@ def compiled(
 
     Args:
         name: The `.metal` file with its functions.
-        variant: What tells this use of them from others; part of MLX's cache key.
+        variant: What tells this use of them from others.
         inputs, outputs: Names of the buffers in `body`.
         body: The call of one of the functions. MLX finds `x_shape`, `x_strides` and
             thread positions here only.
         contiguous: Copy inputs that are not row-contiguous.
     """
     return mx.fast.metal_kernel(
-        name=f"dflash_{variant}_{fingerprint(name)}",
+        name=f"dflash_{variant}",
         input_names=list(inputs),
         output_names=list(outputs),
         source=body,
