@@ -311,6 +311,7 @@ def verify(
     Exits with 1 when an output differs by more than a near tie.
     """
     from .bench.verify import run
+    from .terminal.ask import note
 
     run(
         prompts,
@@ -323,6 +324,7 @@ def verify(
         block_size=block_size,
         max_tokens=max_tokens,
         as_json=json,
+        notice=note,
     )
 
 

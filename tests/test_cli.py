@@ -160,7 +160,10 @@ def test_models_lists_what_runs():
 def test_verify():
     run = program("verify", "--max-tokens", "60")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.endswith("4 of 4 answers identical to plain decoding.\n")
+    assert run.stdout.endswith(
+        "4 of 4 answers identical to plain decoding; their logits are equal bit for "
+        "bit.\n"
+    )
     told = json.loads(program("verify", QUESTION, "--json", "-m", "20").stdout)
     assert told["identical"] and told["results"][0]["verdict"] == "identical"
 

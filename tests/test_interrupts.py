@@ -20,6 +20,7 @@ FILES = {
     str(ROOT / name)
     for name in (
         "loop.py",
+        "decoding.py",
         "rollback.py",
         "prompt_cache.py",
         "models/targets/base.py",

@@ -7,7 +7,7 @@ there, and what that means.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
@@ -19,7 +19,6 @@ from ..engine import apply_template
 from ..loading import load
 from ..loop import decode
 from ..pair import Pair
-from ..terminal.ask import note
 
 PROMPTS = (
     "What is 48 + 76?",
@@ -93,6 +92,7 @@ def run(
     block_size: int | None,
     max_tokens: int,
     as_json: bool,
+    notice: Callable[[str], None],
 ) -> None:
     """Compare on `prompts` and print the outcome; exit 1 on a real difference, and
     with exact kernels on any."""
@@ -103,7 +103,7 @@ def run(
         draft_quantize=draft_quantize,
         trust_remote_code=trust_remote_code,
         kernels=kernels,
-        notice=note,
+        notice=notice,
     )
     pair.require_drafter()
     results = []
