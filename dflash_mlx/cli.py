@@ -258,6 +258,9 @@ def kernels(
         str | None, o.option("--model", "Measure this model's shapes anew.")
     ] = None,
     draft: o.Draft = None,
+    quantize: o.Quantize = None,
+    draft_quantize: o.DraftQuantize = None,
+    trust_remote_code: o.TrustRemoteCode = False,
     check: Annotated[
         bool, typer.Option("--check", help="Check all on this machine: a report.")
     ] = False,
@@ -271,8 +274,17 @@ def kernels(
     """
     from .terminal import kernels as terminal
 
+    terminal.require_one(
+        model, check, clear, draft or quantize or draft_quantize or trust_remote_code
+    )
     if model:
-        terminal.measure(model, draft)
+        terminal.measure(
+            model,
+            draft,
+            quantize=quantize,
+            draft_quantize=draft_quantize,
+            trust_remote_code=trust_remote_code,
+        )
     elif check:
         if not terminal.report():
             raise typer.Exit(1)

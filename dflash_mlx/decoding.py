@@ -101,21 +101,21 @@ class Decoding:
             progress(len(ids), len(ids))
         return flight
 
-    def restart(self, flight: Flight, step: int) -> Flight:
-        """Compute the caches anew after a pass that failed, and repeat it, as a row.
+    def restart(self, text: list[int], said: bool, step: int) -> Flight:
+        """Compute the caches anew after something failed: all arrays are in doubt.
 
         Args:
-            flight: What failed: whatever hangs on its arrays is lost.
+            text: Every token, the prompt's and those told.
+            said: Some were told: the last one is passed as a row on trial.
             step: As in `prefill`.
         """
-        text, tail = self.cache.tokens, self.cache.tail
         self.cache.reset()
         self._begin()
-        if flight.width == 0:
+        if not said:
             return self.prefill(text, step, None)
-        self._feed(text, step, None, total=len(text) + 1)
-        self.cache.tail = tail
-        return self.send(mx.array(tail))
+        self._feed(text[:-1], step, None, total=len(text))
+        self.cache.tail = text[-1:]
+        return self.send(mx.array(text[-1:]))
 
     def _feed(self, ids, step, progress, total):
         """Pass the first ids of `total` in chunks."""

@@ -62,6 +62,11 @@ def wired(model: nn.Module) -> Iterator[None]:
         mx.set_wired_limit(old)
 
 
+def runs_on_metal() -> bool:
+    """Whether arrays are computed by Metal, where its kernels run."""
+    return mx.metal.is_available() and mx.default_device() == mx.gpu
+
+
 def wired_limit() -> int | None:
     """Bytes that the system lets the GPU wire, where a user has set it; None
     elsewhere."""

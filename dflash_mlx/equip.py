@@ -12,9 +12,11 @@ from dataclasses import replace
 import mlx.core as mx
 import mlx.nn as nn
 
+from . import device
 from .errors import UnsupportedError
 from .metal.dispatch import Dispatch
-from .metal.gate import Request
+from .metal.gate import Request, fault
+from .metal.kernel import Case
 from .metal.layers import install
 from .metal.verdicts import Verdicts
 from .models.targets.base import Target
@@ -25,6 +27,9 @@ Notice = Callable[[str], None]
 # The passes that are compared bit for bit, and the rows before them.
 WIDTHS = (2, 3, 5, 8, 16)
 PREFIX = 24
+
+
+INEXACT = "Leave --exact out: every token is the target's own choice even so."
 
 
 def quiet(line: str) -> None:
@@ -53,7 +58,7 @@ def equip(
     """
     if mode == "off":
         return pair
-    if mx.metal.is_available():
+    if device.runs_on_metal():
         pair = _with_kernels(pair, mode == "exact", notice, verdicts, again)
     if mode == "exact":
         pair.target.exact = True
@@ -67,14 +72,44 @@ def _with_kernels(pair, exact, notice, verdicts, again):
     pair.target.forget_views()
     dispatches = (target,)
     if isinstance(pair.drafter, nn.Module):
-        drafter = Dispatch(False, verdicts, notice)
+        drafter = target.sibling()
         install(pair.drafter, drafter)
         dispatches += (drafter,)
     pair = replace(pair, kernels=dispatches)
-    for dispatch, requests in zip(dispatches, asked(pair), strict=False):
-        if not dispatch.exact:
+    for dispatch, requests in zip(dispatches, asked(pair), strict=True):
+        if dispatch.exact:
+            check_right(requests)
+        else:
             dispatch.settle(requests, again)
+    if exact and target.unexact:
+        raise UnsupportedError(
+            f"Rows of this model may depend on their block: {target.unexact}.", INEXACT
+        )
     return pair
+
+
+def check_right(requests: list[Request]) -> None:
+    """Raise UnsupportedError where an exact kernel is wrong on this machine.
+
+    A shape that it refuses stays with MLX; `check_exact` judges the outcome.
+    """
+    for request in requests:
+        operation = request.operation
+        cases = [operation.sample(request.case, rows) for rows in (1, 16)]
+        trials = [(operation.exact, case, operation.tail) for case in cases]
+        trials += [(k, case, same) for k in operation.needs for case in k.cases()]
+        for kernel, case, tail in trials:
+            why = "" if kernel.refuses(**case) else fault(kernel, case, tail)
+            if why:
+                raise UnsupportedError(
+                    f"The {kernel.name} kernel is wrong here: it {why}.",
+                    "Send the output of `dflash-mlx kernels --check`.",
+                )
+
+
+def same(case: Case) -> Case:
+    """The case itself."""
+    return case
 
 
 def asked(pair: Pair) -> list[list[Request]]:
@@ -120,11 +155,11 @@ def check_exact(target: Target) -> None:
         cache = _cache_of(target, prefix)
         block = target.verify(ids[:, :width], cache)[0]
         wanted = mx.concatenate(alone[:width], axis=1)
-        if not mx.array_equal(block, wanted, equal_nan=True):
+        if not mx.array_equal(block, wanted):  # nor may they be no numbers
             raise UnsupportedError(
                 f"Rows of this model depend on their block here: logits of {width} "
                 "rows together are not those of the rows alone.",
-                "Leave --exact out: every token is the target's own choice even so.",
+                INEXACT,
             )
 
 

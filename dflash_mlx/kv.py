@@ -74,7 +74,7 @@ class OrderedKVCache(RotatingKVCache):
         if N > 1 or window_size is None or self.offset < window_size:
             return super().make_mask(N, window_size, return_array)
         rows = min(self.offset + 1, self.max_size)
-        return mx.arange(rows) >= rows - window_size
+        return (mx.arange(rows) >= rows - window_size)[None]
 
 
 def check_quantization(cache: list[Any], bits: int, group_size: int) -> None:

@@ -8,12 +8,15 @@ close the generator at any time; the caches then hold exactly what was yielded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 
 from .decoding import Decoding
 from .errors import OptionError, PromptError
-from .metal.dispatch import MOST_ROWS
+from .metal.dispatch import FAILURES, MOST_ROWS
+from .metal.gate import first_line
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import Chooser, LogitsProcessor, Sampler
@@ -82,44 +85,73 @@ def decode(
         require((block_size or 1) <= MOST_ROWS, "block_size", EXACT, block_size)
         widest = min(widest, MOST_ROWS)
     state = Decoding(pair, cache, chooser, kv, drafting)
+    course = Course(cache.tokens + ids, left)
+    start = partial(state.prefill, ids, prefill_step_size, progress)
     try:
-        flight = state.prefill(ids, prefill_step_size, progress)
         while True:
-            # What follows a single row is known before it is read, so the next
-            # single row is sent off first: plain decoding, pipelined as mlx-lm's.
-            ahead = None
-            if flight.width <= 1 and widest == 1 and left > 1:
-                ahead = state.send(flight.choices)
             try:
-                tokens, accepted = flight.read()
-            except RuntimeError as error:
-                # The GPU's verdict on a kernel; without kernels it is somebody else's.
-                if not pair.drop_kernels(str(error)):
-                    raise
-                flight = state.restart(flight, prefill_step_size)
-                continue
-            tokens, ended = cut(tokens[:left], stop_ids, scan)
-            state.commit(flight, tokens)
-            left -= len(tokens)
-            width, logits = flight.width, flight.logits[: len(tokens)]
-            flight = ahead  # what the round needed is let go before it is told
-            ended = ended or left == 0
-            block = failed = None
-            if flight is None and not ended:
-                # Drafted while the caller uses the round; caches do not change by it.
-                try:
-                    block = state.draft(mx.array(tokens[-1:]), min(widest, left))
-                except BaseException as error:  # what is committed is told first
-                    failed = error
-            accepted = min(accepted, len(tokens))
-            yield Round(tokens, max(width - 1, 0), accepted, width, logits)
-            if failed is not None:
-                raise failed
-            if ended:
+                yield from _rounds(state, course, start, widest, stop_ids, scan)
                 return
-            flight = flight or state.send(block)
+            except FAILURES as error:
+                # The GPU's verdict on a kernel; without kernels it is somebody else's.
+                if not pair.drop_kernels(first_line(error)):
+                    raise
+            start = partial(state.restart, course.text, course.said, prefill_step_size)
     finally:
         state.close()
+
+
+@dataclass
+class Course:
+    """How far a decoding has come.
+
+    Args:
+        text: All tokens, of the prompt and after.
+        left: How many may follow.
+        said: Some of them are the target's.
+        ended: None follows.
+    """
+
+    text: list[int]
+    left: int
+    said: bool = False
+    ended: bool = False
+
+
+def _rounds(state, course, start, widest, stop_ids, scan) -> Iterator[Round]:
+    """Rounds from the flight that `start` gives; what is told is in `course`."""
+    flight = start()
+    while not course.ended:
+        # What follows a single row is known before it is read, so the next
+        # single row is sent off first: plain decoding, pipelined as mlx-lm's.
+        ahead = None
+        if flight.width <= 1 and widest == 1 and course.left > 1:
+            ahead = state.send(flight.choices)
+        tokens, accepted = flight.read()
+        tokens, ended = cut(tokens[: course.left], stop_ids, scan)
+        course.text += tokens
+        course.left -= len(tokens)
+        course.said, course.ended = True, ended or course.left == 0
+        block = failed = None
+        try:
+            state.commit(flight, tokens)
+        except FAILURES as error:  # after `scan` has seen them, tokens are told
+            failed = error
+        width, logits = flight.width, flight.logits[: len(tokens)]
+        flight = ahead  # what the round needed is let go before it is told
+        if flight is None and failed is None and not course.ended:
+            # Drafted while the caller uses the round; caches do not change by it.
+            try:
+                anchor = mx.array(tokens[-1:])
+                block = state.draft(anchor, min(widest, course.left))
+            except BaseException as error:  # what is committed is told first
+                failed = error
+        accepted = min(accepted, len(tokens))
+        yield Round(tokens, max(width - 1, 0), accepted, width, logits)
+        if failed is not None:
+            raise failed
+        if not course.ended:
+            flight = flight or state.send(block)
 
 
 def usable(

@@ -27,7 +27,10 @@ def known_as(kind: type, name: str) -> Callable | None:
     """The function that a class's methods know by a global name; None if none does."""
     for base in kind.__mro__:
         for value in vars(base).values():
-            if isinstance(value, FunctionType) and name in value.__code__.co_names:
+            if not isinstance(value, FunctionType):
+                continue
+            # An attribute may have the name as well.
+            if name in value.__code__.co_names and name in value.__globals__:
                 return value.__globals__[name]
     return None
 

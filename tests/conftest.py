@@ -11,6 +11,7 @@ mx.set_default_device(mx.cpu)
 
 import emulator  # noqa: E402
 
+from dflash_mlx import device  # noqa: E402
 from dflash_mlx.metal import kernel  # noqa: E402
 
 # What MLX tells of an M3 Max with 64 GB.
@@ -35,6 +36,7 @@ def metal(monkeypatch):
     kernel.compiled.cache_clear()
     monkeypatch.setattr(mx.fast, "metal_kernel", emulator.metal_kernel)
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(device, "runs_on_metal", lambda: True)
     monkeypatch.setattr(mx, "device_info", lambda *device: dict(APPLE))
     monkeypatch.setattr(mx, "set_wired_limit", lambda limit: 0)
     yield

@@ -1,14 +1,15 @@
 """Dispatch, gate and verdicts: with kernels that are right, wrong, slow or broken."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import mlx.core as mx
 import pytest
 
 from dflash_mlx.errors import OptionError
-from dflash_mlx.metal import gate
-from dflash_mlx.metal.dispatch import Dispatch, check_mode
+from dflash_mlx.metal import dispatch as dispatch_module
+from dflash_mlx.metal.dispatch import Dispatch, check_mode, machine
 from dflash_mlx.metal.gate import BUCKETS, Operation, Request, fault, judge
 from dflash_mlx.metal.kernel import Kernel
 from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
@@ -194,21 +195,57 @@ def test_what_is_known_is_not_measured_again(tmp_path, monkeypatch):
     assert said and called(dispatch, kernel, 4) is None
 
 
-def test_a_new_text_of_a_kernel_is_measured_anew(tmp_path, monkeypatch):
-    settled(tmp_path, monkeypatch, doubling(), "doubling")
-    monkeypatch.setattr(gate, "fingerprint", lambda: "another")
-    _, said = settled(tmp_path, monkeypatch, doubling(), "doubling")
-    assert said
+def test_what_verdicts_depend_on(metal, monkeypatch):
+    told = machine()
+    for part in ("Apple M3 Max", "applegpu_g15s", "macOS", mx.__version__):
+        assert part in told
+    monkeypatch.setattr(dispatch_module, "fingerprint", lambda: "another")
+    assert machine() != told
+
+
+def test_what_cannot_be_measured_stays_stock(tmp_path, monkeypatch):
+    calls = iter(range(100))
+
+    def launch(x):
+        if next(calls) > 3:
+            raise RuntimeError("lost")
+        return 2 * x
+
+    dispatch = Dispatch(verdicts=verdicts(tmp_path))
+    dispatch.settle([request(doubling(launch=launch))])
+    whys = [verdict.why for verdict in verdicts(tmp_path).all().values()]
+    assert len(whys) == 4 and all("lost" in why for why in whys)
+
+
+def test_two_writers_lose_nothing(tmp_path):
+    def write(name):
+        for n in range(20):
+            verdicts(tmp_path).put(f"{name}{n}", Verdict(STOCK, name))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, "abc"))
+    assert len(verdicts(tmp_path).all()) == 60
+
+
+def test_a_needed_kernel_must_be_right_too(tmp_path):
+    wrong = doubling("wrong", lambda x: 3 * x)
+    op = replace(operation(doubling()), needs=(wrong,))
+    verdict = judge(Request(op, "8", {"x": mx.ones((1, 2, 8))}), 2)
+    assert verdict.choice == STOCK and "wrong: is off by 1" in verdict.why
 
 
 def test_a_crash_while_measuring_is_remembered(tmp_path, monkeypatch):
-    def crash(*asked):
-        raise SystemExit
+    file, kernel = verdicts(tmp_path).file, doubling()
 
-    monkeypatch.setattr("dflash_mlx.metal.dispatch.judge", crash)
-    kernel = doubling()
-    with pytest.raises(SystemExit):
+    def interrupted(*asked):
+        interrupted.left = file.read_text()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dflash_mlx.metal.dispatch.judge", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         Dispatch(verdicts=verdicts(tmp_path)).settle([request(kernel)])
+    assert not verdicts(tmp_path).all()  # a user's impatience is no crash
+    file.write_text(interrupted.left)
     (verdict,) = verdicts(tmp_path).all().values()
     assert verdict.choice == STOCK and "ended while it was measured" in verdict.why
     dispatch, _ = settled(tmp_path, monkeypatch, kernel, "doubling")
@@ -245,6 +282,34 @@ def test_exact_takes_every_row_without_a_race(tmp_path):
     assert said == ["Rows may depend on their block: doubling odd."]
     dispatch.drop("doubling", "why")
     assert "rows may now depend on their block" in said[1]
+    assert dispatch.launch(kernel, {"x": mx.ones((1, 4, 8))}) is None
+
+
+def test_exact_takes_the_exact_one_of_several(tmp_path):
+    fast, right = doubling("fast", lambda x: 3 * x), doubling("right")
+    case = {"x": mx.ones((1, 4, 8))}
+    y = Dispatch(True, verdicts(tmp_path)).call(operation(fast, right), "8", 4, case)
+    assert y.max().item() == 2
+
+
+def test_nothing_is_said_twice(tmp_path):
+    kernel, said = doubling(refuses=lambda x: "odd"), []
+    dispatch = Dispatch(True, verdicts(tmp_path), said.append)
+    for rows in (2, 3):
+        assert called(dispatch, kernel, rows) is None
+    assert len(said) == 1
+
+
+def test_siblings_drop_together(tmp_path, monkeypatch):
+    kernel = doubling()
+    dispatch, said = settled(tmp_path, monkeypatch, kernel, "doubling")
+    other = dispatch.sibling()
+    other.settle([request(kernel)])
+    assert called(other, kernel, 4) is not None
+    dispatch.drop("doubling", "why")
+    assert called(other, kernel, 4) is None and not other.in_service
+    other.drop("doubling", "why")
+    assert len(said) == 2
 
 
 def test_listening_collects_each_shape_once(tmp_path):

@@ -83,6 +83,12 @@ def test_a_load_measures_once(metal, file, monkeypatch):
     assert sum("Measuring" in line for line in said) == 2  # target and drafter, once
 
 
+def test_options_of_kernels_that_do_not_go_together():
+    for arguments in (("--check", "--clear"), ("--draft", "tiny"), ("--quantize", "4")):
+        run = program("kernels", *arguments)
+        assert run.returncode == 2 and run.stderr.startswith("dflash-mlx: ")
+
+
 def test_switches():
     assert kernel_mode("auto", False) == "auto" and kernel_mode("off", False) == "off"
     assert kernel_mode("auto", True) == kernel_mode("exact", True) == "exact"

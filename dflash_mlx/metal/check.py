@@ -14,7 +14,8 @@ import mlx.core as mx
 
 from . import KERNELS
 from .delta_rule import DELTA
-from .gate import Operation, fault, outputs
+from .dispatch import FAILURES
+from .gate import Operation, fault, first_line, outputs
 from .gated_delta_block import BLOCK, REWIND
 from .kernel import Case, Kernel
 from .layers import OPERATIONS
@@ -56,10 +57,18 @@ def check() -> Iterator[Finding]:
 
 def asked(kernel: Kernel, question: str, ask: Callable[[Case], str]) -> Finding:
     """Put a question about each of a kernel's own cases."""
-    answers = [ask(case) for case in kernel.cases()]
+    answers = [answer_of(ask, case) for case in kernel.cases()]
     wrong = [answer for answer in answers if answer]
     answer = f"{len(wrong)} are not: {wrong[0]}" if wrong else "yes"
     return Finding(kernel.name, question, len(answers), answer, not wrong)
+
+
+def answer_of(ask: Callable[[Case], str], case: Case) -> str:
+    """An answer, a failure being one."""
+    try:
+        return ask(case)
+    except FAILURES as error:
+        return f"does not run: {first_line(error)}"
 
 
 def twice(kernel: Kernel, case: Case) -> str:

@@ -37,6 +37,7 @@ DELTA = Operation(
     like,
     _first,
     gain=-0.02,  # what it saves is the state's way back, which is not raced
+    needs=(REWIND,),
 )
 
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from ..errors import OptionError
 from .gate import BUCKETS, Operation, Request, first_line, judge
-from .kernel import Case, Kernel
+from .kernel import Case, Kernel, fingerprint
 from .verdicts import STOCK, Verdict, Verdicts, default_file
 
 MODES = ("auto", "off", "exact")
@@ -30,11 +30,11 @@ def check_mode(mode: str) -> None:
 
 
 def machine() -> str:
-    """What verdicts depend on besides a kernel and a shape: chip, MLX, and the system,
-    which brings the compiler."""
+    """What verdicts depend on besides a shape: chip, MLX, the kernels' texts, and the
+    system, which brings the compiler."""
     info, system = mx.device_info(), platform.mac_ver()[0] or "none"
     chip = f"{info['device_name']}, {info['architecture']}"
-    return f"{chip}, macOS {system}, mlx {mx.__version__}"
+    return f"{chip}, macOS {system}, mlx {mx.__version__}, kernels {fingerprint()}"
 
 
 class Dispatch:
@@ -48,6 +48,7 @@ class Dispatch:
 
     Attributes:
         dropped: By kernel, why it runs no more in this session.
+        unexact: Why rows may come to depend on their block, if they may.
     """
 
     def __init__(
@@ -60,14 +61,21 @@ class Dispatch:
         self.verdicts = verdicts or Verdicts(machine(), default_file())
         self._notice, self._said = notice, set()
         self.dropped: dict[str, str] = {}
+        self.unexact: str = ""
         self._chosen: dict[tuple[str, str, int], Kernel | None] = {}
         self._heard: dict[tuple[str, str], Request] | None = None
+
+    def sibling(self) -> Dispatch:
+        """One that need not be exact, for the drafter: what one drops, both drop."""
+        other = Dispatch(False, self.verdicts, self._notice)
+        other.dropped, other._said = self.dropped, self._said
+        return other
 
     @property
     def in_service(self) -> list[str]:
         """Names of the kernels that run something."""
         names = {kernel.name for kernel in self._chosen.values() if kernel is not None}
-        return sorted(names)
+        return sorted(names - self.dropped.keys())
 
     def call(self, operation: Operation, shape: str, rows: int, case: Case) -> Any:
         """Run a call by a kernel, or return None where the stock operation is to run.
@@ -161,13 +169,24 @@ class Dispatch:
         if unknown:
             self._say(f"Measuring kernels: {len(unknown)} shapes, once on this chip.")
         for about in unknown:
-            # Should the program not survive the trial, this is what is left of it.
-            lost = Verdict(STOCK, "the program ended while it was measured")
-            self.verdicts.put(about, lost)
-            known[about] = judge(*wanted[about])
-            self.verdicts.put(about, known[about])
+            known[about] = self._judge(about, *wanted[about])
         for about, (request, rows) in wanted.items():
             self._apply(request, rows, known[about])
+
+    def _judge(self, about, request, rows):
+        """Measure, and keep the verdict."""
+        # Should the program not survive the trial, this is what is left of it.
+        lost = Verdict(STOCK, "the program ended while it was measured")
+        self.verdicts.put(about, lost)
+        try:
+            verdict = judge(request, rows)
+        except FAILURES as error:
+            verdict = Verdict(STOCK, f"could not be measured: {first_line(error)}")
+        except BaseException:  # a user's Ctrl-C says nothing of a kernel
+            self.verdicts.forget(about)
+            raise
+        self.verdicts.put(about, verdict)
+        return verdict
 
     def _apply(self, request, rows, verdict):
         kernels = {kernel.name: kernel for kernel in request.operation.kernels}

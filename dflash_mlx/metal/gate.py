@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .kernel import Case, Kernel, fingerprint
+from .kernel import Case, Kernel
 from .verdicts import STOCK, Verdict
 
 # Rows that a verdict is measured at; it holds for all below, down to the next.
@@ -39,6 +39,7 @@ class Operation:
         tail: A smaller call that gives the last part of a call's result, where the
             twin of the whole one would take too much memory.
         gain: Share of the stock operation's time that a kernel must save.
+        needs: Kernels that its kernels' results go to, right or none of them runs.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Operation:
     alone: Callable[[Case, int], Case]
     tail: Callable[[Case], Case] = lambda case: case
     gain: float = GAIN
+    needs: tuple[Kernel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Request:
 
     def about(self, rows: int) -> str:
         """What a verdict on these calls is filed under."""
-        return f"{self.operation.name} {self.shape} rows {rows} [{fingerprint()}]"
+        return f"{self.operation.name} {self.shape} rows {rows}"
 
 
 def judge(
@@ -82,6 +84,10 @@ def judge(
     """
     operation = request.operation
     case = operation.sample(request.case, rows)
+    for kernel in operation.needs:
+        why = next(filter(None, (fault(kernel, case) for case in kernel.cases())), "")
+        if why:
+            return Verdict(STOCK, f"{kernel.name}: {why}")
     fit, faults = [], []
     for kernel in operation.kernels:
         why = fault(kernel, case, operation.tail)

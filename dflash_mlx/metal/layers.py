@@ -9,7 +9,7 @@ MLX or mlx-lm is touched.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import mlx.core as mx
@@ -179,14 +179,13 @@ def install(model: nn.Module, dispatch: Dispatch) -> None:
         "gated_delta_update": DeltaRule(dispatch),
     }
     kinds = KINDS | EXACT_KINDS if dispatch.exact else KINDS
+    rebound = cache(lambda kind: rebound_class(kind, **names))
     for _, module in model.named_modules():
-        kind = kinds.get(type(module))
-        if kind is not None:
-            module.dispatch = dispatch
-        else:
-            kind = rebound_class(type(module), **names)
+        kind = kinds.get(type(module)) or rebound(type(module))
         if kind is not None:
             module.__class__ = kind
+        if type(module) in KINDS.values():
+            module.dispatch = dispatch
 
 
 def in_pieces(
@@ -278,6 +277,8 @@ def attention(
         types(queries, keys, values),
         ", sinks" if sinks is not None else "",
     )
+    if dispatch.exact and cache is None:
+        dispatch.unexact = "some of its layers attend to keys of others"
     case = {
         "q": queries,
         "k": keys,

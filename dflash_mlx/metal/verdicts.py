@@ -6,9 +6,11 @@ Owns the file of verdicts and the question what they depend on. Knows no kernel.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -60,17 +62,39 @@ class Verdicts:
 
     def put(self, about: str, verdict: Verdict) -> None:
         """Keep one verdict."""
-        everything = self._read()
-        everything.setdefault(self.machine, {})[about] = asdict(verdict)
-        self._write(everything)
+        with self._alone():
+            everything = self._read()
+            everything.setdefault(self.machine, {})[about] = asdict(verdict)
+            self._write(everything)
+
+    def forget(self, about: str) -> None:
+        """Forget one verdict."""
+        with self._alone():
+            everything = self._read()
+            everything.get(self.machine, {}).pop(about, None)
+            self._write(everything)
 
     def clear(self) -> int:
         """Forget this machine's verdicts; how many there were."""
-        everything = self._read()
-        gone = everything.pop(self.machine, {})
-        if gone:
-            self._write(everything)
+        with self._alone():
+            everything = self._read()
+            gone = everything.pop(self.machine, {})
+            if gone:
+                self._write(everything)
         return len(gone)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Other programs that change the file wait meanwhile."""
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            lock = self.file.with_suffix(".lock").open("w")
+        except OSError:  # nor can the file be written then
+            yield
+            return
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _read(self) -> dict:
         try:
@@ -84,8 +108,7 @@ class Verdicts:
 
     def _write(self, everything: dict) -> None:
         with contextlib.suppress(OSError):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            # Of its own, since two programs may measure at once.
+            # Whole or not at all, for those who read meanwhile.
             draft = self.file.with_suffix(f".{os.getpid()}")
             draft.write_text(json.dumps(everything, indent=1, sort_keys=True))
             draft.replace(self.file)

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ..device import describe
 from ..equip import equip
-from ..errors import UnsupportedError
+from ..errors import OptionError, UnsupportedError
 from ..loading import load
 from ..metal.check import Finding, check
 from ..metal.dispatch import machine
@@ -34,10 +34,24 @@ def show() -> None:
     put(table)
 
 
-def measure(model: str, draft: str | None) -> None:
+def measure(
+    model: str,
+    draft: str | None = None,
+    *,
+    quantize: int | None = None,
+    draft_quantize: int | None = None,
+    trust_remote_code: bool = False,
+) -> None:
     """Measure a pair's shapes anew, and print all verdicts."""
     require_metal()
-    pair, _ = load(model, draft, kernels="off")
+    pair, _ = load(
+        model,
+        draft,
+        quantize=quantize,
+        draft_quantize=draft_quantize,
+        trust_remote_code=trust_remote_code,
+        kernels="off",
+    )
     equip(pair, "auto", note, again=True)
     show()
 
@@ -72,6 +86,16 @@ def row(finding: Finding) -> str:
     """A line of the report."""
     cells = (finding.kernel, finding.question, finding.cases, finding.answer)
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def require_one(model: str | None, check: bool, clear: bool, of_model: object) -> None:
+    """Raise OptionError where options of `kernels` do not go together."""
+    if bool(model) + check + clear > 1:
+        raise OptionError(
+            "--model, --check and --clear exclude each other.", "Drop two."
+        )
+    if of_model and not model:
+        raise OptionError("These options need --model.", "Name the model to measure.")
 
 
 def require_metal() -> None:
