@@ -2,10 +2,11 @@
 
 import mlx.core as mx
 import pytest
+import typer
 from tiny import Script, make_drafter, make_model, reference, some_prompt
 
 from dflash_mlx import Pair, decode, load
-from dflash_mlx.bench import demo, race
+from dflash_mlx.bench import demo, race, verify
 from dflash_mlx.bench.verify import compare
 from dflash_mlx.bench.widen import Shape, Widening, shape_of, widen
 from dflash_mlx.errors import OptionError
@@ -98,3 +99,31 @@ def test_the_demo_runs(capsys):
     demo.main()
     out = capsys.readouterr().out
     assert out.count("outputs identical") == 3 and "tokens per round" in out
+
+
+@pytest.mark.parametrize("kernels, code", (("exact", 1), ("auto", 0)))
+def test_verify_exits_by_bits_if_asked(monkeypatch, capsys, kernels, code):
+    near = verify.Comparison("", 3, None, None, "identical", False)
+    monkeypatch.setattr(verify, "compare", lambda *asked: near)
+    options = dict.fromkeys(("draft", "quantize", "draft_quantize", "block_size"))
+    options |= {"model": "tiny", "kernels": kernels, "max_tokens": 2, "notice": print}
+    left = 0
+    try:
+        verify.run(["Hi"], trust_remote_code=False, as_json=False, **options)
+    except typer.Exit as end:
+        left = end.exit_code
+    assert left == code and "not equal bit for bit" in capsys.readouterr().out
+
+
+def test_verify_sees_one_bit_anywhere(monkeypatch):
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    pair = Pair.of(model, Script(prompt + reference(model, prompt, 20), (2, 0, 5)))
+    calls, stock = iter(range(99)), type(pair.target).verify
+
+    def off(target, tokens, cache, taps=()):
+        logits, *rest = stock(target, tokens, cache, taps)
+        return logits * (1 + 1e-6 * (next(calls) == 1)), *rest
+
+    monkeypatch.setattr(type(pair.target), "verify", off)
+    found = compare(pair, prompt, "", (), 20, 6)
+    assert found.verdict == "identical" and not found.bits

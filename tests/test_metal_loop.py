@@ -9,7 +9,7 @@ from test_metal_dispatch import doubling, verdicts
 from tiny import Script, make_drafter, make_model, reference, run, some_prompt
 
 from dflash_mlx import PromptCache, Sampling, engine, load
-from dflash_mlx.decoding import Flight
+from dflash_mlx.decoding import Decoding, Flight
 from dflash_mlx.metal.dispatch import Dispatch
 from dflash_mlx.pair import Pair
 
@@ -89,6 +89,58 @@ def test_a_restart_keeps_the_conversation_before(monkeypatch, tmp_path):
     failing(monkeypatch, {0})
     assert run(pair, more, 12, prompt_cache=cache) == said[1]
     assert mx.array_equal(mx.array(cache.tokens[:20]), mx.array(prompt))
+
+
+PLACES = ("prefill", "_feed", "send", "draft", "commit", "_flush")
+
+
+@pytest.mark.parametrize("error", (RuntimeError, ValueError))
+@pytest.mark.parametrize("at", (0, 1, 3))
+@pytest.mark.parametrize("place", PLACES)
+def test_wherever_a_kernel_fails(monkeypatch, tmp_path, place, at, error):
+    model, prompt, said = make_model("qwen3"), some_prompt(20), []
+    answer = reference(model, prompt, TOKENS)
+    pair = Pair.of(model, Script(prompt + answer, PLAN))
+    pair = replace(pair, kernels=(in_service(tmp_path, said),))
+    stock, calls, spelt = getattr(Decoding, place), iter(range(10**6)), []
+
+    def breaking(state, *arguments, **options):
+        if next(calls) == at:
+            raise error("[metal::Device] Unable to build metal library from source")
+        return stock(state, *arguments, **options)
+
+    def scan(tokens):
+        spelt.extend(tokens)
+
+    monkeypatch.setattr(Decoding, place, breaking)
+    cache = PromptCache(pair)
+    options = {"prompt_cache": cache, "prefill_step_size": 8, "scan": scan}
+    assert run(pair, prompt, TOKENS, **options) == answer == spelt
+    assert cache.tokens + cache.tail == prompt + answer and not cache.broken
+    assert len(said) == (next(calls) > at)
+
+
+def test_a_restart_shows_the_drafter_its_window(monkeypatch, tmp_path):
+    seen = []
+
+    class Looking(Script):
+        def extend(self, features, cache):
+            seen.append(features.shape[1])
+            return super().extend(features, cache)
+
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    drafter = Looking(prompt + reference(model, prompt, 20), (2, 0, 5))
+    drafter.window = 8
+    pair = Pair.of(model, drafter)
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {2})
+    run(pair, prompt, 20)
+    assert seen.count(7) == 2  # in the prefill, and in the restart
+
+
+def test_a_first_round_never_stalls():
+    answer = engine.Answer(None, set(), 9, engine.Stats("dflash"))
+    assert not answer.stalls(1e6)
 
 
 def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):

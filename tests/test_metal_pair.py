@@ -1,5 +1,8 @@
 """Whole pairs on the emulator: the loop with kernels in every layer."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import emulator
 import mlx.core as mx
 import pytest
@@ -13,7 +16,8 @@ from dflash_mlx.bench.verify import compare
 from dflash_mlx.engine import apply_template
 from dflash_mlx.equip import check_exact, equip
 from dflash_mlx.errors import UnsupportedError
-from dflash_mlx.metal import layers
+from dflash_mlx.metal import block_matmul, delta_rule, layers
+from dflash_mlx.metal.dispatch import Dispatch
 from dflash_mlx.metal.kernel import Kernel
 from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
 from dflash_mlx.pair import Pair
@@ -137,13 +141,62 @@ def test_recurrent_states_come_back_from_the_tape(metal, monkeypatch, tmp_path, 
     assert {"gated_delta_block", "gated_delta_rewind"} <= seen
 
 
+@pytest.mark.parametrize("window", (16, 48))
 @pytest.mark.parametrize("family", ("gemma3_text", "gpt_oss"))
-def test_exact_holds_where_windows_are_full(metal, monkeypatch, tmp_path, family):
-    model = architectures.build(family)
-    pair = Pair.of(model)
-    pair.target.exact = True
-    difference = block_against_rows(pair.target, some_prompt(24))
-    assert difference == 0
+def test_exact_holds_where_windows_are_full(
+    metal, monkeypatch, tmp_path, family, window
+):
+    monkeypatch.setitem(architectures.COMMON, "head_dim", 32)
+    monkeypatch.setitem(architectures.COMMON, "sliding_window", window)
+    pair = Pair.of(architectures.build(family))
+    pair = equipped(monkeypatch, tmp_path, pair, "exact")
+    seen = launched(monkeypatch)
+    assert block_against_rows(pair.target, some_prompt(70)) == 0
+    assert "block_attention" in seen
+
+
+def test_exact_is_refused_where_layers_share_keys(metal, monkeypatch, tmp_path):
+    """Such a layer does not tell at which position the keys of its window begin."""
+    for name in ("head_dim", "global_head_dim"):
+        monkeypatch.setitem(architectures.COMMON, name, 32)
+    monkeypatch.setitem(architectures.COMMON, "sliding_window", 48)
+    pair = Pair.of(architectures.build("gemma4_text"))
+    with pytest.raises(UnsupportedError, match="attend to keys of others"):
+        equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+
+
+@pytest.mark.parametrize("wrong", (0.0, 1.01, float("nan")))
+def test_exact_is_refused_where_a_kernel_is_wrong(metal, monkeypatch, tmp_path, wrong):
+    stock = block_matmul.dense
+    right = layers.MATMUL.exact
+
+    def launch(x, weight):
+        return stock(x, weight) * wrong
+
+    bad = replace(right, launch=launch)
+    monkeypatch.setattr(layers, "MATMUL", replace(layers.MATMUL, exact=bad))
+    pair = Pair.of(make_model("qwen3"))
+    with pytest.raises(UnsupportedError, match="matmul_exact kernel is wrong here"):
+        equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+
+
+def test_only_the_target_is_exact(metal, monkeypatch, tmp_path):
+    monkeypatch.setattr("dflash_mlx.equip.check_exact", lambda target: None)
+    pair, _ = load("tiny", kernels="off")
+    pair = equipped(monkeypatch, tmp_path, pair, "exact")
+    assert [dispatch.exact for dispatch in pair.kernels] == [True, False]
+    assert pair.drop_kernels("hung") and all(d.dropped for d in pair.kernels)
+    again = equipped(monkeypatch, tmp_path, Pair.of(pair.model), "exact")
+    layer = pair.target.anatomy.list_layers(pair.model)[0]
+    assert layer.mlp.up_proj.dispatch is again.kernels[0]
+
+
+def test_a_tape_is_of_its_call():
+    rule = delta_rule.DeltaRule(Dispatch(verdicts=Verdicts("chip", Path("none"))))
+    rule.tape = "of another call"
+    q, gate, ones = mx.ones((1, 2, 1, 16)), mx.ones((1, 2, 1)), mx.ones((1,))
+    rule(q, q, q, gate, gate, ones, ones)
+    assert rule.tape is None
 
 
 @pytest.mark.parametrize("family", ("qwen3_moe", "gpt_oss"))
