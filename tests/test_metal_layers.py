@@ -8,6 +8,7 @@ from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
 from mlx_lm.models.switch_layers import SwitchGLU
 from tiny import make_model
 
+from dflash_mlx.bench import architectures
 from dflash_mlx.errors import OptionError
 from dflash_mlx.kv import OrderedKVCache
 from dflash_mlx.loop import decode
@@ -56,6 +57,22 @@ def test_a_model_says_the_same_with_kernels_that_round_alike(family, dtype):
     assert {name for name, *_ in asked.calls} == {matmul, "attention"}
     assert len(asked.calls) == 4 * (7 + 1) + 1  # four layers and a head
     assert {rows for _, _, rows, _ in asked.calls} == {6}
+
+
+def test_sinks_reach_the_kernel():
+    stock, model = (architectures.build("gpt_oss") for _ in range(2))
+    install(model, Asked(run=by_stock))
+    ids = mx.arange(6)[None]
+    assert mx.array_equal(model(ids), stock(ids))
+
+
+def test_packings_are_other_shapes():
+    asked = Asked()
+    for group_size, bits in ((32, 4), (32, 8), (64, 4)):
+        layer = nn.QuantizedLinear(64, 32, False, group_size, bits)
+        install(nn.Sequential(layer), asked)
+        layer(random(1, 2, 64))
+    assert len(set(asked.shapes)) == 3
 
 
 @pytest.mark.parametrize("bits", (None, 4))

@@ -69,7 +69,7 @@ def test_a_failure_without_kernels_is_raised(monkeypatch):
 
 def test_a_restart_keeps_sampling_and_penalties(monkeypatch, tmp_path):
     model, prompt = make_model("qwen3"), some_prompt(20)
-    sampling = Sampling(temp=0.8, seed=3, repetition_penalty=1.3)
+    sampling = Sampling(temp=0.8, seed=3, repetition_penalty=1.3, frequency_penalty=0.7)
     pair = Pair.of(model, make_drafter())
     answer = run(pair, prompt, TOKENS, sampling=sampling)
     failing(monkeypatch, {4})

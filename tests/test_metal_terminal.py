@@ -2,13 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 
+import emulator
 import mlx.core as mx
 import pytest
 from test_cli import program
+from test_metal_dispatch import doubling, operation, raising
 
 from dflash_mlx import load
 from dflash_mlx.errors import OptionError, UnsupportedError
+from dflash_mlx.metal import block_matmul, check, gated_delta_block
+from dflash_mlx.metal.gated_delta_block import BLOCK
+from dflash_mlx.metal.layers import MATMUL
 from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
 from dflash_mlx.terminal import doctor, kernels
 from dflash_mlx.terminal.options import kernel_mode
@@ -130,3 +136,46 @@ def test_exact_is_refused_where_rows_depend_on_their_block(monkeypatch):
 def test_verify_with_exact_compares_bits():
     run = program("verify", "--exact", "--max-tokens", "40")
     assert "equal bit for bit" in run.stdout and "not equal" not in run.stdout
+
+
+def asking(monkeypatch, *suspects):
+    """`check` asks these only."""
+    monkeypatch.setattr(check, "KERNELS", {kernel.name: kernel for kernel in suspects})
+    monkeypatch.setattr(check, "OPERATIONS", ())
+    monkeypatch.setattr(check, "BLOCK", replace(BLOCK, cases=lambda: iter(())))
+
+
+def test_the_report_tells_right_from_wrong(metal, monkeypatch, capsys):
+    asking(monkeypatch, doubling())
+    assert kernels.report() and "All is right." in capsys.readouterr().out
+    calls = iter(range(99))
+    for launch, what in (
+        (lambda x: 2 * x + 1, "off by 1"),
+        (lambda x: 2 * x + 5e-7 * (next(calls) % 2), "two launches differ"),
+        (raising(RuntimeError("a:1:2: error: no such name")), "error: no such name"),
+    ):
+        asking(monkeypatch, doubling(), doubling("suspect", launch))
+        assert not kernels.report()
+        told = capsys.readouterr().out
+        assert "SOMETHING IS WRONG" in told and what in told
+
+
+def test_a_row_that_depends_on_its_block_is_told():
+    social = doubling(launch=lambda x: 2 * x + x[:, -1:].sum())
+    case = {"x": mx.arange(32.0).reshape(1, 4, 8)}
+    assert "row 0 of 4" in check.invariance(operation(social), case)
+    assert check.invariance(operation(doubling()), case) == ""
+    assert check.mlx_bits(operation(social), case) and not check.mlx_bits(
+        operation(doubling()), case
+    )
+
+
+@pytest.mark.slow
+def test_real_kernels_pass_the_report(metal, monkeypatch, capsys):
+    suspects = (gated_delta_block.REWIND, block_matmul.DENSE_EXACT)
+    monkeypatch.setattr(check, "KERNELS", {kernel.name: kernel for kernel in suspects})
+    monkeypatch.setattr(check, "OPERATIONS", (MATMUL,))
+    with emulator.using(seeds=(0,), checks=False):
+        assert kernels.report()
+    told = capsys.readouterr().out
+    assert told.count("| yes |") == 6 and "rounds as MLX does" in told
