@@ -71,7 +71,7 @@ def load(
         trust_remote_code: Allow code that comes with a model or tokenizer.
         kernels: "auto" uses Metal kernels where they are faster here, "off" none of
             them; "exact" makes rows independent of their block, so that drafting
-            gives the bits of plain decoding.
+            gives the bits of plain decoding. Kernels have no gradients.
         notice: Told, in one line, what a user should know of kernels.
 
     Returns:
