@@ -171,7 +171,7 @@ def test_blocks_go_to_the_kernel_and_single_rows_do_not(tmp_path, monkeypatch):
     dispatch, said = settled(tmp_path, monkeypatch, kernel, "doubling")
     ran = [called(dispatch, kernel, rows) is not None for rows in range(1, 19)]
     assert ran == [False, *[True] * 15, False, False]
-    assert len(said) == 1 and "4 shapes" in said[0]
+    assert len(said) == 1 and "4 trials" in said[0]
 
 
 def test_stock_stays_where_it_is_faster(tmp_path, monkeypatch):

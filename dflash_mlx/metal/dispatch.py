@@ -167,7 +167,7 @@ class Dispatch:
         known = {} if again else self.verdicts.all()
         unknown = [about for about in wanted if about not in known]
         if unknown:
-            self._say(f"Measuring kernels: {len(unknown)} shapes, once on this chip.")
+            self._say(f"Measuring kernels, once on this chip: {len(unknown)} trials.")
         for about in unknown:
             known[about] = self._judge(about, *wanted[about])
         for about, (request, rows) in wanted.items():

@@ -35,7 +35,8 @@ TAIL = 8192
 def _x(case: Case, rows: int) -> Case:
     """A call of a product with so many random rows."""
     x = case["x"]
-    return case | {"x": mx.random.normal((1, rows, x.shape[-1])).astype(x.dtype)}
+    drawn = mx.random.normal((1, rows, x.shape[-1]), key=mx.random.key(rows))
+    return case | {"x": drawn.astype(x.dtype)}
 
 
 def _row(case: Case, row: int) -> Case:
@@ -73,11 +74,13 @@ QUANTIZED = Operation(
 def _context(case: Case, rows: int) -> Case:
     """A causal call of attention with so many random rows at the end of a context."""
 
-    def random(array, rows):
-        _, heads, _, dim = array.shape
-        return mx.random.normal((1, heads, rows, dim)).astype(array.dtype)
+    def random(name, rows):
+        _, heads, _, dim = case[name].shape
+        key = mx.random.key(ord(name))  # MLX's own generator is the user's
+        drawn = mx.random.normal((1, heads, rows, dim), key=key)
+        return drawn.astype(case[name].dtype)
 
-    q, k, v = random(case["q"], rows), *(random(case[n], CONTEXT) for n in "kv")
+    q, k, v = random("q", rows), random("k", CONTEXT), random("v", CONTEXT)
     return case | {"q": q, "k": k, "v": v, "mask": "causal", "first": 0}
 
 
