@@ -130,6 +130,8 @@ def test_ctrl_c_keeps_the_text_and_exits_with_130():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs ignore it, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     first = run.stdout.read(3)  # the answer has begun
     time.sleep(0.3)
