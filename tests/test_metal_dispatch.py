@@ -312,6 +312,12 @@ def test_siblings_drop_together(tmp_path, monkeypatch):
     assert len(said) == 2
 
 
+def test_a_drafter_tells_what_exactness_loses(tmp_path):
+    said = []
+    Dispatch(True, verdicts(tmp_path), said.append).sibling().drop("doubling", "why")
+    assert "rows may now depend on their block" in said[0]
+
+
 def test_listening_collects_each_shape_once(tmp_path):
     kernel = doubling()
     dispatch = Dispatch(verdicts=verdicts(tmp_path))

@@ -62,6 +62,7 @@ class Dispatch:
         self._notice, self._said = notice, set()
         self.dropped: dict[str, str] = {}
         self.unexact: str = ""
+        self._vowed = exact  # this one, or its sibling
         self._chosen: dict[tuple[str, str, int], Kernel | None] = {}
         self._heard: dict[tuple[str, str], Request] | None = None
 
@@ -69,6 +70,7 @@ class Dispatch:
         """One that need not be exact, for the drafter: what one drops, both drop."""
         other = Dispatch(False, self.verdicts, self._notice)
         other.dropped, other._said = self.dropped, self._said
+        other._vowed = self._vowed
         return other
 
     @property
@@ -124,7 +126,7 @@ class Dispatch:
         """Take a kernel out of service until the program ends; said once."""
         if name not in self.dropped:
             self.dropped[name] = why
-            lost = "; rows may now depend on their block" if self.exact else ""
+            lost = "; rows may now depend on their block" if self._vowed else ""
             self._say(f"The {name} kernel is off from here on{lost}: {why}")
         for key, kernel in self._chosen.items():
             if kernel is not None and kernel.name == name:
