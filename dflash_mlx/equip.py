@@ -7,6 +7,7 @@ metal's to say.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 import mlx.core as mx
@@ -15,8 +16,7 @@ import mlx.nn as nn
 from . import device
 from .errors import UnsupportedError
 from .metal.dispatch import Dispatch
-from .metal.gate import Request, fault
-from .metal.kernel import Case
+from .metal.gate import Request, fault, whole
 from .metal.layers import install
 from .metal.verdicts import Verdicts
 from .models.targets.base import Target
@@ -97,7 +97,7 @@ def check_right(requests: list[Request]) -> None:
         operation = request.operation
         cases = [operation.sample(request.case, rows) for rows in (1, 16)]
         trials = [(operation.exact, case, operation.tail) for case in cases]
-        trials += [(k, case, same) for k in operation.needs for case in k.cases()]
+        trials += [(k, case, whole) for k in operation.needs for case in k.cases()]
         for kernel, case, tail in trials:
             why = "" if kernel.refuses(**case) else fault(kernel, case, tail)
             if why:
@@ -107,21 +107,14 @@ def check_right(requests: list[Request]) -> None:
                 )
 
 
-def same(case: Case) -> Case:
-    """The case itself."""
-    return case
-
-
 def asked(pair: Pair) -> list[list[Request]]:
     """What a round of the pair asks of its kernels, by dispatch.
 
     Nothing is computed: the graph of a round is built and dropped.
     """
-    found = []
-    for dispatch in pair.kernels:
-        with dispatch.listening() as requests:
-            _dry_round(pair)
-        found.append(requests)
+    with ExitStack() as ears:
+        found = [ears.enter_context(d.listening()) for d in pair.kernels]
+        _dry_round(pair)
     return found
 
 

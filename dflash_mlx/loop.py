@@ -15,8 +15,8 @@ import mlx.core as mx
 
 from .decoding import Decoding
 from .errors import OptionError, PromptError
-from .metal.dispatch import FAILURES, MOST_ROWS
-from .metal.gate import first_line
+from .metal.dispatch import MOST_ROWS
+from .metal.gate import FAILURES, first_line
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import Chooser, LogitsProcessor, Sampler

@@ -14,13 +14,12 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import OptionError
-from .gate import BUCKETS, Operation, Request, first_line, judge
+from .gate import BUCKETS, FAILURES, Operation, Request, first_line, judge
 from .kernel import Case, Kernel, fingerprint
 from .verdicts import STOCK, Verdict, Verdicts, default_file
 
 MODES = ("auto", "off", "exact")
 MOST_ROWS = BUCKETS[-1]
-FAILURES = (RuntimeError, ValueError)  # what MLX raises
 
 
 def check_mode(mode: str) -> None:
@@ -79,6 +78,13 @@ class Dispatch:
         names = {kernel.name for kernel in self._chosen.values() if kernel is not None}
         return sorted(names - self.dropped.keys())
 
+    def takes(self, rows: int) -> bool:
+        """Whether a call of so many rows can go to a kernel, whatever its shape:
+        cheap to ask before a call is put into words."""
+        if rows == 1:
+            return self.exact or self._heard is not None
+        return rows <= MOST_ROWS
+
     def call(self, operation: Operation, shape: str, rows: int, case: Case) -> Any:
         """Run a call by a kernel, or return None where the stock operation is to run.
 
@@ -88,7 +94,7 @@ class Dispatch:
             rows: Rows of the block.
             case: The arguments.
         """
-        if rows > MOST_ROWS:
+        if not self.takes(rows):
             return None
         if self._heard is not None:
             request = Request(operation, shape, case)

@@ -211,6 +211,8 @@ def in_pieces(
 def dense(dispatch: Dispatch, x: mx.array, weight: mx.array) -> mx.array | None:
     """x [..., K] W^T of weight [N, K], or None where MLX's own is to run."""
     rows = x.size // x.shape[-1]
+    if not dispatch.takes(rows):
+        return None
     shape = "{}x{}, {}".format(*weight.shape, types(x, weight))
     return dispatch.call(MATMUL, shape, rows, {"x": x, "weight": weight})
 
@@ -220,6 +222,8 @@ def quantized(
 ) -> mx.array | None:
     """x [..., K] by a quantized layer's weights, or None where MLX's own is to run."""
     rows = x.size // x.shape[-1]
+    if not dispatch.takes(rows):
+        return None
     shape = "{}x{} {}, {} bits in {}, {}".format(
         layer["weight"].shape[0],
         x.shape[-1],
@@ -265,9 +269,9 @@ def attention(
     stock = partial(
         scaled_dot_product_attention, queries, keys, values, cache, scale, mask, sinks
     )
-    # A quantized cache gives triples.
     if (
-        not isinstance(keys, mx.array)
+        not dispatch.takes(queries.shape[2])
+        or not isinstance(keys, mx.array)  # a quantized cache gives triples
         or len(queries) > 1
         or not simple(mask, queries, keys)
     ):
