@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from . import rollback
 from .errors import OptionError
-from .kv import quantize
+from .kv import block_masks, quantize
 from .models.targets.replay import Tape
 from .pair import Pair
 from .prompt_cache import PromptCache
@@ -70,6 +70,7 @@ class Decoding:
         self.drafting = drafting
         self.taps = pair.drafter.taps if drafting else ()
         cache.settle()
+        self.before = len(cache.tokens) + len(cache.tail)
         self.history = mx.array(cache.tokens, dtype=mx.uint32)
         self.since_clear = 0
         self._begin()
@@ -101,20 +102,27 @@ class Decoding:
             progress(len(ids), len(ids))
         return flight
 
-    def restart(self, text: list[int], said: bool, step: int) -> Flight:
+    def restart(self, text: list[int], given: int, step: int) -> Flight:
         """Compute the caches anew after something failed: all arrays are in doubt.
 
         Args:
             text: Every token, the prompt's and those told.
-            said: Some were told: the last one is passed as a row on trial.
+            given: How many were not told. Of the others, if there are any, the last
+                one is passed as a row on trial.
             step: As in `prefill`.
         """
-        self.cache.reset()
-        self._begin()
-        if not said:
+        told = len(text) > given
+        with self._change():
+            self.cache.reset()
+            # Should this end early, the caches do not lack what was told before.
+            self.cache.tail = text[:] if told else text[: self.before]
+            self._begin()
+        if not told:
             return self.prefill(text, step, None)
-        self._feed(text[:-1], step, None, total=len(text))
-        self.cache.tail = text[-1:]
+        prompt, answer = text[: given - 1], text[given - 1 :]
+        self._feed(prompt, step, None, total=len(text))
+        with block_masks(self.cache.target):  # they were no prompt's rows at first
+            self._feed(answer[:-1], step, None, total=len(answer))
         return self.send(mx.array(text[-1:]))
 
     def _feed(self, ids, step, progress, total):
@@ -139,8 +147,8 @@ class Decoding:
         self.history = mx.array(self.cache.tokens, dtype=mx.uint32)
 
     def _taken(self, ids):
-        """Prompt tokens passed the target; the last answer's tail was among them."""
-        self.cache.tail = []
+        """Tokens passed the target; the tail, if there is one, came first."""
+        self.cache.tail = self.cache.tail[len(ids) :]
         self.cache.tokens += ids
 
     @contextmanager

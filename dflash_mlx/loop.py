@@ -85,18 +85,24 @@ def decode(
         require((block_size or 1) <= MOST_ROWS, "block_size", EXACT, block_size)
         widest = min(widest, MOST_ROWS)
     state = Decoding(pair, cache, chooser, kv, drafting)
-    course = Course(cache.tokens + ids, left)
+    text = cache.tokens + ids
+    course = Course(text, len(text), left)
+    scan, progress = (calling(course, called) for called in (scan, progress))
     start = partial(state.prefill, ids, prefill_step_size, progress)
     try:
         while True:
+            # One of them may be dropped while its work is under way.
+            kernels = pair.kernels_in_service
             try:
                 yield from _rounds(state, course, start, widest, stop_ids, scan)
                 return
             except FAILURES as error:
                 # The GPU's verdict on a kernel; without kernels it is somebody else's.
-                if not pair.drop_kernels(first_line(error)):
+                if course.outside:
                     raise
-            start = partial(state.restart, course.text, course.said, prefill_step_size)
+                if not (pair.drop_kernels(first_line(error)) or kernels):
+                    raise
+            start = partial(state.restart, text, course.given, prefill_step_size)
     finally:
         state.close()
 
@@ -107,15 +113,29 @@ class Course:
 
     Args:
         text: All tokens, of the prompt and after.
+        given: How many of them are not this decoding's.
         left: How many may follow.
-        said: Some of them are the target's.
         ended: None follows.
+        outside: A function of the caller runs.
     """
 
     text: list[int]
+    given: int
     left: int
-    said: bool = False
     ended: bool = False
+    outside: bool = False
+
+
+def calling(course: Course, function: Callable | None) -> Callable | None:
+    """A caller's function, told apart: what it raises says nothing of a kernel."""
+
+    def call(*args):
+        course.outside = True
+        result = function(*args)
+        course.outside = False
+        return result
+
+    return function and call
 
 
 def _rounds(state, course, start, widest, stop_ids, scan) -> Iterator[Round]:
@@ -131,7 +151,7 @@ def _rounds(state, course, start, widest, stop_ids, scan) -> Iterator[Round]:
         tokens, ended = cut(tokens[: course.left], stop_ids, scan)
         course.text += tokens
         course.left -= len(tokens)
-        course.said, course.ended = True, ended or course.left == 0
+        course.ended = ended or course.left == 0
         block = failed = None
         try:
             state.commit(flight, tokens)

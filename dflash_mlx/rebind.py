@@ -38,10 +38,11 @@ def known_as(kind: type, name: str) -> Callable | None:
 def rebound_class(kind: type, **names: Callable) -> type | None:
     """A subclass whose methods know other functions by some global names of their
     file; None if no method uses one of the names."""
+    # Of each name its last definition: what a class overrides stays overridden.
+    defined = {k: v for base in reversed(kind.__mro__) for k, v in vars(base).items()}
     methods = {
         key: rebound(value, **names)
-        for base in reversed(kind.__mro__)
-        for key, value in vars(base).items()
+        for key, value in defined.items()
         if isinstance(value, FunctionType) and names.keys() & {*value.__code__.co_names}
     }
     return type(kind.__name__, (kind,), methods) if methods else None

@@ -66,7 +66,7 @@ def interrupted(pair, prompt, at):
 # Lines between two interruptions; all of them are too many for a test.
 @pytest.mark.parametrize("speculate", (True, False))
 @pytest.mark.parametrize(
-    ("family", "step"), [("qwen3_next", 97), ("gemma3_text", 37), ("qwen3", 23)]
+    ("family", "step"), [("qwen3_next", 53), ("gemma3_text", 37), ("qwen3", 23)]
 )
 def test_an_interrupt_at_any_line(family, step, speculate):
     model = architectures.build(family)

@@ -123,6 +123,17 @@ def test_a_wrong_kernel_never_races():
     assert "fast" not in verdict.microseconds
 
 
+def test_a_kernel_must_be_right_on_every_form_of_a_shape():
+    def launch(x):
+        return 2 * x + (x.min() < 0)
+
+    op = replace(
+        operation(doubling(launch=launch)), forms=lambda c: [c, {"x": -c["x"]}]
+    )
+    verdict = judge(Request(op, "8", {"x": mx.ones((1, 2, 8))}), 4)
+    assert verdict.choice == STOCK and "off by 1" in verdict.why
+
+
 def test_verdicts_are_kept_by_machine(tmp_path):
     kept = verdicts(tmp_path)
     kept.put("a", Verdict("doubling", "faster", {"stock": 2.0}))
@@ -134,7 +145,13 @@ def test_verdicts_are_kept_by_machine(tmp_path):
     assert verdicts(tmp_path, "other").all() == {"a": Verdict(STOCK, "slower")}
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"chip": 3}', '{"chip": {"a": {"b": 1}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", '{"chip": 3}', '{"chip": {"a": {"b": 1}}}'),
+        '{"chip": {"a": {"choice": ["b"], "why": ""}}}',
+    ],
+)
 def test_a_broken_file_counts_as_empty(tmp_path, text):
     kept = verdicts(tmp_path)
     kept.file.parent.mkdir()
@@ -149,6 +166,16 @@ def test_a_file_that_cannot_be_written_costs_nothing(tmp_path):
     kept = verdicts(tmp_path)
     kept.put("a", Verdict(STOCK, ""))
     assert kept.all() == {}
+
+
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
+    def flock(*arguments):
+        raise OSError("Operation not supported")
+
+    monkeypatch.setattr("dflash_mlx.metal.verdicts.fcntl.flock", flock)
+    kept = verdicts(tmp_path)
+    kept.put("a", Verdict(STOCK, ""))
+    assert kept.all() == {"a": Verdict(STOCK, "")} and kept.clear() == 1
 
 
 def settled(tmp_path, monkeypatch, kernel, choice, **options):
@@ -321,11 +348,14 @@ def test_a_drafter_tells_what_exactness_loses(tmp_path):
 def test_listening_collects_each_shape_once(tmp_path):
     kernel = doubling()
     dispatch = Dispatch(verdicts=verdicts(tmp_path))
+    assert not dispatch.takes(1) and Dispatch(True, dispatch.verdicts).takes(1)
     with dispatch.listening() as requests:
+        assert dispatch.takes(1)
         for rows in (2, 5):
             called(dispatch, kernel, rows)
         dispatch.call(operation(kernel), "9", 2, {"x": mx.ones((1, 2, 9))})
     called(dispatch, kernel, 2)
+    assert not dispatch.takes(1)
     assert [request.shape for request in requests] == ["8", "9"]
 
 

@@ -4,6 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.models import qwen3
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
 from mlx_lm.models.switch_layers import SwitchGLU
 from tiny import make_model
@@ -12,8 +13,14 @@ from dflash_mlx.bench import architectures
 from dflash_mlx.errors import OptionError
 from dflash_mlx.kv import OrderedKVCache
 from dflash_mlx.loop import decode
-from dflash_mlx.metal.gate import fault
-from dflash_mlx.metal.layers import OPERATIONS, QUANTIZED, attention, install
+from dflash_mlx.metal.gate import Request, fault
+from dflash_mlx.metal.layers import (
+    ATTENTION,
+    OPERATIONS,
+    QUANTIZED,
+    attention,
+    install,
+)
 from dflash_mlx.pair import Pair
 
 
@@ -188,6 +195,28 @@ def test_an_operation_can_make_its_calls(operation):
     for row in (0, 4):
         alone = operation.stock(**operation.alone(sample, row))
         assert mx.allclose(alone, out[..., row : row + 1, :], atol=0.05)
+
+
+def test_what_a_class_overrides_stays_overridden():
+    class Twice(qwen3.Attention):
+        def __call__(self, *arguments):
+            return 2 * super().__call__(*arguments)
+
+    layer = qwen3.Attention(make_model("qwen3").args)
+    wanted = 2 * layer(x := random(1, 3, 64))
+    layer.__class__ = Twice
+    install(nn.Sequential(layer), Asked(run=by_stock))
+    assert mx.allclose(layer(x), wanted, atol=1e-6)
+
+
+def test_attention_is_tried_with_a_mask_too():
+    case = next(ATTENTION.exact.cases()) | {"mask": None}
+    plain, masked = Request(ATTENTION, "", case).samples(4)
+    assert plain["mask"] == "causal" and masked["mask"].dtype == mx.bool_
+    assert not ATTENTION.exact.refuses(**masked)
+    seen = masked["mask"].sum(axis=-1).tolist()
+    assert len(set(seen)) == 1 and 1 < seen[0] < plain["k"].shape[2] - 4
+    assert masked["mask"][-1, -1] and not masked["mask"][-2, -1]
 
 
 @pytest.mark.parametrize("window", (None, 6))

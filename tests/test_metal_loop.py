@@ -8,8 +8,11 @@ import pytest
 from test_metal_dispatch import doubling, verdicts
 from tiny import Script, make_drafter, make_model, reference, run, some_prompt
 
-from dflash_mlx import PromptCache, Sampling, engine, load
+from dflash_mlx import PromptCache, Sampling, decode, engine, load
+from dflash_mlx.bench import architectures
+from dflash_mlx.bench.families import text_for
 from dflash_mlx.decoding import Decoding, Flight
+from dflash_mlx.errors import OptionError
 from dflash_mlx.metal.dispatch import Dispatch
 from dflash_mlx.pair import Pair
 
@@ -91,6 +94,110 @@ def test_a_restart_keeps_the_conversation_before(monkeypatch, tmp_path):
     assert mx.array_equal(mx.array(cache.tokens[:20]), mx.array(prompt))
 
 
+@pytest.mark.parametrize("at", (0, 1, 3))
+@pytest.mark.parametrize("drafting", (True, False))
+@pytest.mark.parametrize("family", ("gemma3_text", "llama4", "qwen3_next"))
+def test_windows_chunks_and_states_are_computed_anew(
+    monkeypatch, tmp_path, at, drafting, family
+):
+    model = architectures.build(family)
+    prompt, answer = text_for(model, 30)
+    pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {at})
+    cache = PromptCache(pair)
+    assert run(pair, prompt, 30, prompt_cache=cache) == answer
+    assert cache.tokens + cache.tail == prompt + answer and not cache.broken
+
+
+@pytest.mark.parametrize("drafting", (True, False))
+def test_a_restart_keeps_what_a_bounded_cache_saw(monkeypatch, tmp_path, drafting):
+    """Its front rows are seen by the answer, and hidden from a prompt."""
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    answer = run(Pair.of(model), prompt, TOKENS, max_kv_size=24)
+    pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {6})
+    assert run(pair, prompt, TOKENS, max_kv_size=24) == answer
+
+
+def test_a_kernel_may_be_dropped_before_it_fails(monkeypatch, tmp_path):
+    """As one that stalls is, while its work is under way."""
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    answer = reference(model, prompt, TOKENS)
+    pair = Pair.of(model, Script(prompt + answer, PLAN))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {3})
+    told = []
+    for round in decode(pair, prompt, max_tokens=TOKENS):
+        told += round.tokens
+        pair.drop_kernels("a round took 30 s")
+    assert told == answer
+
+
+@pytest.mark.parametrize("error", (RuntimeError, ValueError))
+@pytest.mark.parametrize("name", ("scan", "progress"))
+def test_what_a_caller_raises_is_the_callers(tmp_path, name, error):
+    calls = []
+
+    def cancel(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error("cancelled")
+
+    pair = replace(Pair.of(make_model("qwen3")), kernels=(in_service(tmp_path, []),))
+    with pytest.raises(error, match="cancelled"):
+        run(pair, some_prompt(20), 9, prefill_step_size=8, **{name: cancel})
+    assert len(calls) == 2 and pair.kernels_in_service == ["doubling"]
+
+
+@pytest.mark.parametrize("at", (0, 4))
+@pytest.mark.parametrize("error", (KeyboardInterrupt, RuntimeError))
+def test_a_restart_that_ends_early_loses_nothing(monkeypatch, tmp_path, at, error):
+    pair = Pair.of(make_model("qwen3"))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    cache, told = PromptCache(pair), some_prompt(20)
+    told += run(pair, told, 12, prompt_cache=cache)
+    failing(monkeypatch, {at})
+    stock, forward, passes = Decoding.restart, Decoding._forward, []
+
+    def breaking(state, *arguments):
+        passes.append(arguments)
+        if len(passes) == 2:
+            raise error("again")
+        return forward(state, *arguments)
+
+    def restart(*arguments):
+        monkeypatch.setattr(Decoding, "_forward", breaking)
+        return stock(*arguments)
+
+    monkeypatch.setattr(Decoding, "restart", restart)
+    more = some_prompt(9, 8)
+    rounds = decode(pair, more, prompt_cache=cache, prefill_step_size=8)
+    answer = []
+    with pytest.raises(error, match="again"):
+        for round in rounds:
+            answer += round.tokens
+    told += more + answer if answer else []
+    assert bool(answer) == bool(at) and 0 < len(cache.tokens) < len(told)
+    assert cache.tokens + cache.tail == told and not cache.broken
+
+
+def test_caches_that_were_taken_over_are_left_alone(monkeypatch, tmp_path):
+    pair = Pair.of(make_model("qwen3"))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    cache = PromptCache(pair)
+    first = decode(pair, some_prompt(20), max_tokens=3, prompt_cache=cache)
+    next(first), next(first)
+    second = decode(pair, [5], prompt_cache=cache)
+    next(second), next(second)
+    held = list(cache.tokens)
+    failing(monkeypatch, {0})
+    with pytest.raises(OptionError, match="taken over"):
+        next(first)
+    assert cache.tokens == held and next(second).tokens
+
+
 PLACES = ("prefill", "_feed", "send", "draft", "commit", "_flush")
 
 
@@ -135,12 +242,44 @@ def test_a_restart_shows_the_drafter_its_window(monkeypatch, tmp_path):
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
     failing(monkeypatch, {2})
     run(pair, prompt, 20)
-    assert seen.count(7) == 2  # in the prefill, and in the restart
+    # All of it in the prefill; the prompt's part and the answer's in the restart.
+    assert seen[0] == 7 and (3, 4) in zip(seen, seen[1:], strict=False)
+
+
+def test_an_answer_may_be_left_after_a_restart(monkeypatch, tmp_path):
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    pair = Pair.of(model, Script(prompt + reference(model, prompt, TOKENS), PLAN))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {2})
+    cache, told = PromptCache(pair), list(prompt)
+    rounds = decode(pair, prompt, max_tokens=TOKENS, prompt_cache=cache)
+    for _ in range(3):
+        told += next(rounds).tokens
+    rounds.close()
+    assert cache.tokens + cache.tail == told and not cache.broken
+    assert {entry.offset for entry in cache.target} == {len(cache.tokens)}
+
+
+def test_the_drafters_kernels_are_dropped_too(tmp_path):
+    target = Dispatch(True, verdicts(tmp_path))
+    drafter = target.sibling()
+    target._chosen["doubling", "8", 2] = doubling()
+    drafter._chosen["doubling", "8", 2] = doubling("another")
+    pair = replace(Pair.of(make_model("qwen3")), kernels=(target, drafter))
+    assert pair.kernels_in_service == ["another", "doubling"]
+    assert pair.drop_kernels("hung") and not pair.kernels_in_service
 
 
 def test_a_first_round_never_stalls():
     answer = engine.Answer(None, set(), 9, engine.Stats("dflash"))
     assert not answer.stalls(1e6)
+
+
+@pytest.mark.parametrize("usual, most", ((0.5, 20.0), (3.0, 60.0)))
+def test_a_stall_is_long_and_unusual(usual, most):
+    answer = engine.Answer(None, set(), 9, engine.Stats("dflash"))
+    answer.stats.rounds, answer.stats.seconds_by_width = 2, {4: [2, 2 * usual]}
+    assert not answer.stalls(most - 1) and answer.stalls(most + 1)
 
 
 def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
@@ -161,5 +300,6 @@ def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
     messages = [{"role": "user", "content": "Count from 1 to 30."}]
     prompt = engine.apply_template(tokenizer, messages)
     responses = engine.stream_generate(pair, tokenizer, prompt, max_tokens=60)
-    assert sum(1 for _ in responses) == 60
+    kernels = [response.stats.kernels for response in responses]
+    assert len(kernels) == 60 and (kernels[0], kernels[-1]) == (["doubling"], [])
     assert len(said) == 1 and "a round took 30 s" in said[0]

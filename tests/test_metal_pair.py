@@ -180,6 +180,29 @@ def test_exact_is_refused_where_a_kernel_is_wrong(metal, monkeypatch, tmp_path, 
         equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
 
 
+def test_exact_is_refused_where_masked_attention_is_wrong(metal, monkeypatch, tmp_path):
+    """The check of the whole model ends before any window is full."""
+    right = layers.ATTENTION.exact
+
+    def launch(mask, **case):
+        out = right.launch(mask=mask, **case)
+        return out * 1.01 if isinstance(mask, mx.array) else out
+
+    bad = replace(layers.ATTENTION, exact=replace(right, launch=launch))
+    monkeypatch.setattr(layers, "ATTENTION", bad)
+    pair = Pair.of(make_model("qwen3"))
+    with pytest.raises(UnsupportedError, match="block_attention kernel is wrong here"):
+        equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+
+
+def test_a_target_without_a_drafter_need_not_be_verified(metal, monkeypatch, tmp_path):
+    pair = Pair.of(architectures.build("longcat_flash_ngram"))
+    with pytest.raises(UnsupportedError, match="its embedding"):
+        _ = pair.target.anatomy
+    pair = equipped(monkeypatch, tmp_path, pair, "auto")
+    assert len(run(pair, some_prompt(9), 4)) == 4
+
+
 def test_only_the_target_is_exact(metal, monkeypatch, tmp_path):
     monkeypatch.setattr("dflash_mlx.equip.check_exact", lambda target: None)
     pair, _ = load("tiny", kernels="off")

@@ -117,7 +117,8 @@ def test_exact_refuses_what_it_cannot_keep():
         next(decode(pair, [1, 2, 3], kv=KVBits(4, 32, 0)))
 
 
-def test_exact_is_refused_where_rows_depend_on_their_block(monkeypatch):
+@pytest.mark.parametrize("rows", (2, 5, 16))
+def test_exact_is_refused_where_rows_depend_on_their_block(monkeypatch, rows):
     from dflash_mlx import equip
 
     pair, _ = load("tiny")
@@ -125,10 +126,10 @@ def test_exact_is_refused_where_rows_depend_on_their_block(monkeypatch):
 
     def off(target, tokens, cache, taps=()):
         logits, *rest = stock(target, tokens, cache, taps)
-        return logits + 1e-3 * (tokens.shape[1] == 5), *rest
+        return logits + 1e-3 * (tokens.shape[1] == rows), *rest
 
     monkeypatch.setattr(type(pair.target), "verify", off)
-    with pytest.raises(UnsupportedError, match="5 rows together"):
+    with pytest.raises(UnsupportedError, match=f"{rows} rows together"):
         equip.equip(pair, "exact")
 
 

@@ -31,6 +31,11 @@ def whole(case: Case) -> Case:
     return case
 
 
+def single(case: Case) -> list[Case]:
+    """The case alone: a shape's calls are all of one form."""
+    return [case]
+
+
 @dataclass(frozen=True)
 class Operation:
     """Calls of one kind, and what may run them.
@@ -46,6 +51,8 @@ class Operation:
             twin of the whole one would take too much memory.
         gain: Share of the stock operation's time that a kernel must save.
         needs: Kernels that its kernels' results go to, right or none of them runs.
+        forms: Calls of a given one's shape that a kernel runs by other code, itself
+            the first; it must be right on all of them.
     """
 
     name: str
@@ -57,6 +64,7 @@ class Operation:
     tail: Callable[[Case], Case] = whole
     gain: float = GAIN
     needs: tuple[Kernel, ...] = ()
+    forms: Callable[[Case], list[Case]] = single
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,10 @@ class Request:
         """What a verdict on these calls is filed under."""
         return f"{self.operation.name} {self.shape} rows {rows}"
 
+    def samples(self, rows: int) -> list[Case]:
+        """Calls with so many random rows, of every form."""
+        return self.operation.forms(self.operation.sample(self.case, rows))
+
 
 def judge(
     request: Request, rows: int, clock: Callable[[], float] = perf_counter
@@ -89,14 +101,16 @@ def judge(
         clock: Seconds.
     """
     operation = request.operation
-    case = operation.sample(request.case, rows)
+    samples = request.samples(rows)
+    case = samples[0]
     for kernel in operation.needs:
         why = next(filter(None, (fault(kernel, case) for case in kernel.cases())), "")
         if why:
             return Verdict(STOCK, f"{kernel.name}: {why}")
     fit, faults = [], []
     for kernel in operation.kernels:
-        why = fault(kernel, case, operation.tail)
+        found = (fault(kernel, sample, operation.tail) for sample in samples)
+        why = next(filter(None, found), "")
         faults += [f"{kernel.name}: {why}"] if why else []
         fit += [] if why else [kernel]
     if not fit:

@@ -84,6 +84,13 @@ def _context(case: Case, rows: int) -> Case:
     return case | {"q": q, "k": k, "v": v, "mask": "causal", "first": 0}
 
 
+def _masked(case: Case) -> list[Case]:
+    """A causal call, and the same with the mask of a sliding window."""
+    rows, keys = case["q"].shape[2], case["k"].shape[2]
+    behind = mx.arange(keys - rows, keys)[:, None] - mx.arange(keys)
+    return [case, case | {"mask": (behind >= 0) & (behind < keys // 2)}]
+
+
 def _query(case: Case, row: int) -> Case:
     """The call of attention that one row makes, over the keys that it sees."""
     q, k, v, mask = (case[name] for name in ("q", "k", "v", "mask"))
@@ -105,6 +112,7 @@ ATTENTION = Operation(
     ),
     _context,
     _query,
+    forms=_masked,
 )
 
 OPERATIONS = (MATMUL, QUANTIZED, ATTENTION)

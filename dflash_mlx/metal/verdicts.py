@@ -57,7 +57,9 @@ class Verdicts:
         found = {}
         for about, entry in self._read().get(self.machine, {}).items():
             with contextlib.suppress(TypeError):
-                found[about] = Verdict(**entry)
+                verdict = Verdict(**entry)
+                if isinstance(verdict.choice, str):
+                    found[about] = verdict
         return found
 
     def put(self, about: str, verdict: Verdict) -> None:
@@ -93,7 +95,8 @@ class Verdicts:
             yield
             return
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # some file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _read(self) -> dict:
