@@ -167,17 +167,24 @@ class Decoding:
         yield
         self.quiet = True
 
-    def draft(self, anchor: mx.array, width: int) -> mx.array:
+    def draft(
+        self, anchor: mx.array, width: int, drafts: mx.array | None = None
+    ) -> mx.array:
         """Start drafting width - 1 tokens behind `anchor` [1]; the block [width].
 
         It may come out narrower. Nothing is read here.
+
+        Args:
+            drafts: [width - 1] tokens that somebody else proposes.
         """
         if self.kv.bits and self.rows < self.kv.start:
             # Rows of one pass must all see the cache in one form, as single rows do.
             width = min(width, self.kv.start - self.rows)
         block = anchor.astype(mx.uint32)
         if width > 1:
-            block = mx.concatenate([block, self._propose(block, width)])
+            if drafts is None:
+                drafts = self._propose(block, width)
+            block = mx.concatenate([block, drafts[: width - 1]])
             mx.async_eval(block)
         return block
 

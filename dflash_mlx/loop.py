@@ -8,19 +8,19 @@ close the generator at any time; the caches then hold exactly what was yielded.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-
-import mlx.core as mx
 
 from .decoding import Decoding
 from .errors import OptionError, PromptError
+from .lookup import Lookup
 from .metal.dispatch import MOST_ROWS
 from .metal.gate import FAILURES, first_line
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import Chooser, LogitsProcessor, Sampler
+from .steering import Course, Steering
 from .types import KVBits, Round, Sampling, require
+from .width import Controller, Fixed
 
 EXACT = f"{MOST_ROWS} or less with --exact"
 
@@ -52,8 +52,8 @@ def decode(
         prompt_ids: The tokens behind what `prompt_cache` holds.
         max_tokens: Most tokens to produce; -1 for as many as the context allows.
         sampling: How the target chooses.
-        block_size: Rows of a block, the anchor included; None is the drafter's own,
-            1 means no drafting.
+        block_size: Rows of a block, the anchor included; None is what measurements
+            find best, round by round; 1 means no drafting.
         speculate: False decodes plainly.
         stop_ids: Tokens that end the text; the one that did is the last token.
         scan: Called once with each round's tokens before they are committed;
@@ -80,13 +80,12 @@ def decode(
     left = token_limit(pair, len(cache.tokens), len(ids), max_tokens)
     chooser = Chooser(sampling, logits_processors, sampler)
     drafting = speculate and pair.drafter is not None and block_size != 1
-    widest = (block_size or pair.drafter.block_size) if drafting else 1
     if pair.target.exact:
         require((block_size or 1) <= MOST_ROWS, "block_size", EXACT, block_size)
-        widest = min(widest, MOST_ROWS)
     state = Decoding(pair, cache, chooser, kv, drafting)
     text = cache.tokens + ids
     course = Course(text, len(text), left)
+    steering = steered(pair, course, block_size if drafting else 1)
     scan, progress = (calling(course, called) for called in (scan, progress))
     start = partial(state.prefill, ids, prefill_step_size, progress)
     try:
@@ -94,7 +93,7 @@ def decode(
             # One of them may be dropped while its work is under way.
             kernels = pair.kernels_in_service
             try:
-                yield from _rounds(state, course, start, widest, stop_ids, scan)
+                yield from _rounds(state, steering, start, stop_ids, scan)
                 return
             except FAILURES as error:
                 # The GPU's verdict on a kernel; without kernels it is somebody else's.
@@ -107,23 +106,13 @@ def decode(
         state.close()
 
 
-@dataclass
-class Course:
-    """How far a decoding has come.
-
-    Args:
-        text: All tokens, of the prompt and after.
-        given: How many of them are not this decoding's.
-        left: How many may follow.
-        ended: None follows.
-        outside: A function of the caller runs.
-    """
-
-    text: list[int]
-    given: int
-    left: int
-    ended: bool = False
-    outside: bool = False
+def steered(pair: Pair, course: Course, block_size: int | None) -> Steering:
+    """Rounds as a block size asks for, or as measurements do where it is None."""
+    most = MOST_ROWS if pair.target.exact else course.left
+    if block_size is not None:
+        return Steering(Fixed(block_size), course, most)
+    controller = Controller(pair.drafter.block_size, pair.pace)
+    return Steering(controller, course, most, Lookup(course.text))
 
 
 def calling(course: Course, function: Callable | None) -> Callable | None:
@@ -138,36 +127,35 @@ def calling(course: Course, function: Callable | None) -> Callable | None:
     return function and call
 
 
-def _rounds(state, course, start, widest, stop_ids, scan) -> Iterator[Round]:
-    """Rounds from the flight that `start` gives; what is told is in `course`."""
+def _rounds(state, steering, start, stop_ids, scan) -> Iterator[Round]:
+    """Rounds from the flight that `start` gives; what is told is in the course."""
+    course = steering.course
+    steering.begin()
     flight = start()
     while not course.ended:
         # What follows a single row is known before it is read, so the next
         # single row is sent off first: plain decoding, pipelined as mlx-lm's.
         ahead = None
-        if flight.width <= 1 and widest == 1 and course.left > 1:
+        if flight.width <= 1 and course.left > 1 and steering.streams():
             ahead = state.send(flight.choices)
         tokens, accepted = flight.read()
         tokens, ended = cut(tokens[: course.left], stop_ids, scan)
-        course.text += tokens
-        course.left -= len(tokens)
-        course.ended = ended or course.left == 0
+        course.take(tokens, ended)
         block = failed = None
         try:
             state.commit(flight, tokens)
         except FAILURES as error:  # after `scan` has seen them, tokens are told
             failed = error
-        width, logits = flight.width, flight.logits[: len(tokens)]
+        round = steering.report(flight, tokens, accepted)
         flight = ahead  # what the round needed is let go before it is told
         if flight is None and failed is None and not course.ended:
             # Drafted while the caller uses the round; caches do not change by it.
             try:
-                anchor = mx.array(tokens[-1:])
-                block = state.draft(anchor, min(widest, course.left))
+                block = steering.draft(state)
             except BaseException as error:  # what is committed is told first
                 failed = error
-        accepted = min(accepted, len(tokens))
-        yield Round(tokens, max(width - 1, 0), accepted, width, logits)
+        with steering.watch.paused():
+            yield round
         if failed is not None:
             raise failed
         if not course.ended:

@@ -6,7 +6,7 @@ Knows numbers, not files: loading.py reads those.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.nn as nn
@@ -16,6 +16,7 @@ from .metal.dispatch import Dispatch
 from .models.drafters.base import Drafter
 from .models.targets import make_target
 from .models.targets.base import Target
+from .width import Pace
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Pair:
         drafter: Who guesses them, or None for plain decoding.
         reason: Why there is no drafter, for the statistics.
         kernels: Those of the target and of the drafter, where there are any.
+        pace: What its rounds have shown, which widths are chosen by.
     """
 
     target: Target
     drafter: Drafter | None = None
     reason: str = ""
     kernels: tuple[Dispatch, ...] = ()
+    pace: Pace = field(default_factory=Pace, repr=False, compare=False)
 
     @property
     def model(self) -> nn.Module:

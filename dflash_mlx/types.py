@@ -84,6 +84,7 @@ class Round:
         drafted: Tokens that were proposed.
         accepted: How many of `tokens` were proposed (always the first ones).
         width: Rows that the target verified; 0 for the token that prefill gives.
+        source: Who proposed: "drafter", "lookup", or "plain" for nobody.
         logits: [len(tokens), V], processed logits that each token was chosen from.
     """
 
@@ -91,7 +92,13 @@ class Round:
     drafted: int
     accepted: int
     width: int
+    source: str = "plain"
     logits: mx.array = field(repr=False, compare=False, default=None)
+
+    @property
+    def judged(self) -> int:
+        """How many drafts could be kept: those up to the end of the text."""
+        return self.accepted if len(self.tokens) == self.accepted else self.drafted
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ def test_caches_equal_plain_decodings_bit_for_bit(target, plan):
     run(plain, prompt, TOKENS, prompt_cache=wanted)
     pair = Pair.of(model, Script(prompt + answer, PLANS[plan]))
     cache = PromptCache(pair)
-    for _ in decode(pair, prompt, max_tokens=TOKENS, prompt_cache=cache):
+    options = {"max_tokens": TOKENS, "block_size": 8, "prompt_cache": cache}
+    for _ in decode(pair, prompt, **options):
         rows = len(cache.tokens)
         assert cache.tokens + cache.tail == (prompt + answer)[: rows + 1]
         assert cache.drafter[0].offset <= rows
@@ -266,7 +267,7 @@ def test_penalties_equal_mlx_lms(small):
 def test_rounds_report_what_happened(small):
     model, prompt, answer = small
     pair = Pair.of(model, Script(prompt + answer, [2, 0, 99], block_size=6))
-    rounds = list(decode(pair, prompt, max_tokens=TOKENS))
+    rounds = list(decode(pair, prompt, max_tokens=TOKENS, block_size=6))
     assert [round.width for round in rounds[:4]] == [0, 6, 6, 6]
     assert [round.accepted for round in rounds[:4]] == [0, 2, 0, 5]
     assert [round.drafted for round in rounds[:4]] == [0, 5, 5, 5]
@@ -346,7 +347,7 @@ def test_drafts_are_made_with_the_targets_noise(small):
     text = [token for round in plain for token in round.tokens]
     logits = [row[None] for round in plain for row in round.logits]
     oracle = Oracle(prompt + text, logits, PROMPT)
-    rounds = list(decode(Pair.of(model, oracle), prompt, **options))
+    rounds = list(decode(Pair.of(model, oracle), prompt, block_size=8, **options))
     assert [token for round in rounds for token in round.tokens] == text
     assert all(round.accepted == round.drafted for round in rounds)
     assert len(rounds) == 5

@@ -241,7 +241,7 @@ def test_a_restart_shows_the_drafter_its_window(monkeypatch, tmp_path):
     pair = Pair.of(model, drafter)
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
     failing(monkeypatch, {2})
-    run(pair, prompt, 20)
+    run(pair, prompt, 20, block_size=drafter.block_size)
     # All of it in the prefill; the prompt's part and the answer's in the restart.
     assert seen[0] == 7 and (3, 4) in zip(seen, seen[1:], strict=False)
 

@@ -1,0 +1,255 @@
+"""How many rows the next verify pass gets, and who proposes its drafts.
+
+Owns the choice, fed by what rounds report and nothing else: which drafts were kept, and
+how long it took. The most tokens per second win; one row is plain decoding. Knows no
+model, no token and no text.
+
+Drafting may lose against plain decoding no more than a small share of its time: every
+drafted round pays its loss from a credit, or its gain into it. With no credit left it
+parks. A parked drafter is watched by guesses: it drafts a block that is not verified
+but compared with what plain decoding then says, which costs a draft pass and no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .acceptance import Acceptance
+from .costs import DRAFTER, LOOKUP, PLAIN, Costs
+from .types import Round
+
+# Of a lookup's first draft, before any was judged.
+LOOKUP_PRIOR = 0.6
+# Rows of the widest block from a prompt lookup.
+LOOKUP_ROWS = 16
+# Plain rounds that drafting may lose before it has gained any.
+CREDIT = 2.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the next round does.
+
+    Args:
+        width: Rows that the target verifies; 1 is plain decoding.
+        source: Who proposes the width - 1 drafts.
+        guess: Rows of a block to draft beside it, to be compared and not verified.
+    """
+
+    width: int = 1
+    source: str = PLAIN
+    guess: int = 0
+
+
+class Found(Protocol):
+    """What a prompt lookup has to say.
+
+    Attributes:
+        drafts: How many tokens.
+        kind: How good the match is; matches of a kind share an acceptance.
+    """
+
+    drafts: int
+    kind: str
+
+
+@dataclass
+class Pace:
+    """What the rounds of a pair have shown, kept from text to text.
+
+    Args:
+        costs: What rounds cost here.
+        drafter: Which of the drafter's drafts are kept.
+        lookup: Which of a prompt lookup's, by the kind of match.
+        credit: Plain rounds that drafting may lose from now on.
+    """
+
+    costs: Costs = field(default_factory=Costs)
+    drafter: Acceptance = field(default_factory=Acceptance)
+    lookup: dict[str, Acceptance] = field(default_factory=dict)
+    credit: float = CREDIT
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Always as many rows: what a block size asks for."""
+
+    width: int
+
+    def plan(self, context: int, left: int, found: Found | None = None) -> Plan:
+        """As Controller.plan."""
+        width = min(self.width, left)
+        return Plan(width, DRAFTER) if width > 1 else Plan()
+
+    def report(
+        self, plan: Plan, round: Round, context: int, seconds: float, kind: str = ""
+    ) -> None:
+        """As Controller.report."""
+
+    def judge(self, source: str, kind: str, judged: int, accepted: int) -> None:
+        """As Controller.judge."""
+
+
+class Controller:
+    """Chooses widths.
+
+    Args:
+        widest: Rows of the drafter's widest block.
+        pace: What earlier texts have shown; it counts less than this one's.
+    """
+
+    KEEP = 1.02  # another width must be better by this factor
+    RETURN = 1.03  # and drafting better than plain decoding, where that goes on
+    SHARE = 0.014  # of plain decoding's time that drafting may lose
+    MOST = 4.0  # rounds as wide as the last that it may lose at most
+    FORGIVEN = -0.4  # a debt beyond this is forgotten
+    GUESS = 8  # rows of a guess: more would take plain decoding longer to judge
+    GAP = 8  # tokens between two guesses
+    PARKED_AGE = 0.5  # rounds of forgetting per plain token
+    MEASURED = 3  # plain rounds that measure what one costs; the first is not counted
+    UNSEEN = 2  # drafted rounds after which it is, where it is not known
+    REFRESH = 192  # and after which it is again
+    CLEAR = 1.6  # but not where drafting is faster by this factor
+    OUTLIER = 3.0  # rounds that took longer than that many expected are somebody else's
+
+    def __init__(self, widest: int, pace: Pace):
+        self.widest = widest
+        self.pace, self.costs = pace, pace.costs
+        self.drafter = pace.drafter
+        self.drafter.age(Acceptance.HALF_LIFE)
+        self.last = Plan(widest, DRAFTER)
+        self.to_measure = 0
+        self.since_guess = self.since_plain = 0
+        self.hopeful = False
+
+    def plan(self, context: int, left: int, found: Found | None = None) -> Plan:
+        """The next round; nothing changes by asking.
+
+        Args:
+            context: Rows before it.
+            left: Most tokens that it may give.
+            found: What the lookup proposes, if anything.
+        """
+        if self.to_measure:
+            return Plan()
+        best = self._best(context, left, found)
+        if best.source != PLAIN and self.pace.credit > 0:
+            return best
+        if best.source == PLAIN and self._should_guess(context, left):
+            return Plan(guess=min(self.widest, self.GUESS))
+        return Plan()
+
+    def price(self, plan: Plan, context: int) -> float:
+        """What a plan's round costs, in plain rounds."""
+        plain = self.costs.seconds(PLAIN, 1, context)
+        return self.costs.seconds(plan.source, plan.width, context) / plain
+
+    def _best(self, context, left, found):
+        """The plan with the most tokens per second."""
+        # Per plain round, plain decoding gives one token.
+        best, most, kept = Plan(), 1.0, 0.0
+        for source, kind, widest in self._offers(left, found):
+            tokens = self._acceptance(source, kind).expected(widest - 1)
+            for width in range(2, widest + 1):
+                plan = Plan(width, source)
+                gain = tokens[width - 1] / self.price(plan, context)
+                kept = gain if plan == self.last else kept
+                if gain > most:
+                    best, most = plan, gain
+        if self.last.source == PLAIN:
+            return best if most > self.RETURN else Plan()
+        return self.last if best != Plan() and kept * self.KEEP > most else best
+
+    def _offers(self, left, found):
+        """(source, kind, most rows) of everyone who can draft now."""
+        yield DRAFTER, "", min(self.widest, left)
+        if found is not None:
+            yield LOOKUP, found.kind, min(LOOKUP_ROWS, found.drafts + 1, left)
+
+    def _acceptance(self, source, kind):
+        if source == DRAFTER:
+            return self.drafter
+        return self.pace.lookup.setdefault(kind, Acceptance(LOOKUP_PRIOR))
+
+    def _should_guess(self, context, left):
+        if left <= self.GAP or not self.hopeful and self.pace.credit <= 0:
+            return False
+        if self.since_guess < self.GAP:
+            return False
+        # Where not even perfect drafts would pay there is nothing to find out.
+        widths = range(2, self.widest + 1)
+        prices = (self.price(Plan(width, DRAFTER), context) for width in widths)
+        return any(w > self.RETURN * p for w, p in zip(widths, prices, strict=True))
+
+    def report(
+        self, plan: Plan, round: Round, context: int, seconds: float, kind: str = ""
+    ) -> None:
+        """Take in a round.
+
+        Args:
+            plan: What it did.
+            round: What came of it.
+            context: Rows before it.
+            seconds: What it took, the caller's time left out.
+            kind: Of the lookup's match, if that drafted.
+        """
+        if plan.source == PLAIN:
+            self._plain(plan, context, seconds)
+        else:
+            self._drafted(plan, round, context, seconds)
+            self.judge(plan.source, kind, round.judged, round.accepted)
+            self._see_to_measuring(context)
+        self.last = plan
+
+    def _drafted(self, plan, round, context, seconds):
+        """What a drafted round cost, and gained."""
+        plain = self.costs.seconds(PLAIN, 1, context)
+        usual = self.costs.seconds(plan.source, plan.width, context)
+        self.costs.see(plan.source, plan.width, context, seconds)
+        price = min(seconds, self.OUTLIER * usual) / plain
+        self._pay(len(round.tokens) - price, self.MOST * usual / plain)
+        self.since_plain += 1
+
+    def _plain(self, plan, context, seconds):
+        """What a plain round cost, and the guess beside it."""
+        if plan.guess:
+            self.since_guess = 0
+            plain = self.costs.seconds(PLAIN, 1, context)
+            self._pay(-self.costs.drafting(plan.guess, context) / plain)
+        elif self.last == plan:  # the first one after others was not sent ahead
+            self.costs.see(PLAIN, 1, context, seconds)
+        self._pay(self.SHARE, self.pace.credit)
+        self.drafter.age(self.PARKED_AGE)
+        self.to_measure = max(0, self.to_measure - 1)
+        self.since_guess += 1
+        self.since_plain = 0
+
+    def _pay(self, gain, most=0.0):
+        """Put a gain, in plain rounds, into the credit, up to `most`."""
+        credit = min(self.pace.credit + gain, max(most, CREDIT))
+        self.pace.credit = max(self.FORGIVEN, credit)
+
+    def _see_to_measuring(self, context):
+        """Plan plain rounds if what they cost may have changed, and matters."""
+        unseen = not self.costs.knows_plain(context)
+        if self.since_plain < (self.UNSEEN if unseen else self.REFRESH):
+            return
+        self.since_plain = 0
+        if not self.costs.known or self._best_gain(context) < self.CLEAR:
+            self.to_measure = self.MEASURED
+
+    def _best_gain(self, context):
+        """The drafter's best width against plain decoding."""
+        tokens = self.drafter.expected(self.widest - 1)
+        return max(
+            tokens[width - 1] / self.price(Plan(width, DRAFTER), context)
+            for width in range(2, self.widest + 1)
+        )
+
+    def judge(self, source: str, kind: str, judged: int, accepted: int) -> None:
+        """Take in how drafts compared with the text, whether they were used or not."""
+        if judged:
+            self._acceptance(source, kind).count(judged, accepted)
+        if source == DRAFTER:
+            self.hopeful = accepted > judged // 2  # the next guess need not wait

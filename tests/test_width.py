@@ -1,0 +1,216 @@
+"""The choice of widths, against an oracle that knows every curve (simulator.py)."""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import accumulate
+from statistics import mean
+
+import pytest
+from simulator import VERIFY, WIDEST, Case, curve
+
+from dflash_mlx.costs import DRAFTER, GUESS, LOOKUP, PLAIN, Costs, Curve, Stopwatch
+from dflash_mlx.types import Round
+from dflash_mlx.width import Controller, Fixed, Pace, Plan
+
+CHANCES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+TOKENS = 1500
+SEEDS = range(3)
+
+
+def controller(name: str, off: float = 0.0, seed: int = 0) -> Controller:
+    """One whose calibration was off by so much (a standard deviation of logarithms)."""
+    draw, known = random.Random(seed), curve(name)
+    verify, draft = (
+        {width: t * draw.lognormvariate(0.0, off) for width, t in points.items()}
+        for points in (known.verify, known.draft)
+    )
+    return Controller(WIDEST, Pace(Costs(Curve(verify, draft))))
+
+
+def outcome(name, chance, tokens=TOKENS, off=0.05):
+    """Speed of the oracle's and of plain decoding's: means over seeds."""
+    of_oracle, of_plain = [], []
+    for seed in SEEDS:
+        case = Case(name, chance, seed)
+        speed = case.run(controller(name, off, seed), tokens)
+        of_oracle.append(speed / case.oracle(tokens))
+        of_plain.append(speed * case.unit)
+    return mean(of_oracle), min(of_plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VERIFY)
+def test_stationary_texts(name):
+    """Within 5 % of the oracle on average, never below 0.97 of plain decoding."""
+    found = {chance: outcome(name, lambda done, p=chance: p) for chance in CHANCES}
+    print(name, found)
+    assert mean(of_oracle for of_oracle, _ in found.values()) >= 0.95
+    assert min(of_oracle for of_oracle, _ in found.values()) >= 0.92
+    assert min(of_plain for _, of_plain in found.values()) >= 0.97
+
+
+def drifting(done: int) -> float:
+    """A chance that rises and falls every 2,500 tokens."""
+    return 0.5 + 0.45 * math.sin(done / 400)
+
+
+def alternating(length: int):
+    """Prose and code in turn, each of about `length` tokens."""
+    draw, ends, at = random.Random(length), [], 0
+    while at < 6000:
+        at += draw.randint(length // 2, length * 3 // 2)
+        ends.append(at)
+    return lambda done: (0.3, 0.92)[sum(end <= done for end in ends) % 2]
+
+
+@pytest.mark.slow
+def test_texts_that_change():
+    """Within 5 % of an oracle that sees every change come, on average."""
+    texts = (drifting, alternating(400), alternating(200))
+    found = {name: [outcome(name, text, 4000) for text in texts] for name in VERIFY}
+    print(found)
+    of_oracle = {name: mean(o for o, _ in rows) for name, rows in found.items()}
+    assert mean(of_oracle.values()) >= 0.95
+    assert min(of_oracle.values()) >= 0.92
+    assert min(of_plain for rows in found.values() for _, of_plain in rows) >= 0.97
+
+
+@pytest.mark.parametrize("name", ("flat", "cliff", "moe"))
+def test_comes_back_within_tens_of_tokens(name):
+    """After 600 tokens that nobody could draft come some that are easy."""
+    waits = []
+    for seed in range(5):
+        case = Case(name, lambda done: 0.0 if done < 600 else 0.97, seed)
+        case.run(controller(name), 900)
+        done = list(accumulate(case.gave))
+        rounds = zip(done, case.widths, strict=True)
+        waits.append(next(at - 600 for at, width in rounds if at > 600 and width > 1))
+    print(name, waits)
+    assert max(waits) <= 60
+
+
+def test_nothing_is_guessed_where_perfect_drafts_would_not_pay():
+    costs = Costs(Curve({1: 1.0, 16: 16.0}, {2: 0.2, 16: 0.2}))
+    control = Controller(WIDEST, Pace(costs))
+    for done in range(200):
+        plan = control.plan(done, 999)
+        assert plan == Plan()
+        control.report(plan, Round([0], 0, 0, 1), done, 1.0)
+
+
+def test_is_the_same_for_the_same_measurements():
+    runs = []
+    for _ in range(2):
+        case = Case("moe", alternating(200), 7)
+        case.run(controller("moe", 0.05), 800)
+        runs.append(case.widths)
+    assert runs[0] == runs[1] and len(set(runs[0])) > 2
+
+
+def test_without_a_calibration_it_finds_out():
+    """A curve far from the guess: never far below plain, and near the best width."""
+    for chance, least in ((0.1, 0.93), (0.95, 0.85)):
+        case = Case("linear", lambda done, p=chance: p, 1)
+        speed = case.run(Controller(WIDEST, Pace(Costs(GUESS))), 1500)
+        assert speed / case.oracle(1500) >= least
+
+
+def test_what_was_learnt_is_kept_for_the_next_text():
+    pace = Pace(Costs(curve("linear")))
+    Case("linear", lambda done: 0.1, 1).run(Controller(WIDEST, pace), 300)
+    again = Controller(WIDEST, pace)
+    assert again.plan(10, 500).width == 1
+    fresh = Controller(WIDEST, Pace(Costs(curve("linear"))))
+    assert fresh.plan(10, 500).width > 1
+
+
+def test_the_credit_parks_a_drafter_whose_costs_were_wrong():
+    """A calibration that says drafting is free: only the rounds tell otherwise."""
+    wrong = Curve({1: 1.0, 16: 1.0}, {2: 0.0, 16: 0.0})
+    case = Case("linear", lambda done: 0.4, 3)
+    speed = case.run(Controller(WIDEST, Pace(Costs(wrong))), 2000)
+    assert speed * case.unit >= 0.94
+
+
+def test_fixed_widths():
+    assert Fixed(8).plan(0, 99) == Plan(8, DRAFTER)
+    assert Fixed(8).plan(0, 3) == Plan(3, DRAFTER)
+    assert Fixed(1).plan(0, 99) == Fixed(8).plan(0, 1) == Plan()
+
+
+def test_no_plan_is_wider_than_what_is_left():
+    control = controller("flat")
+    assert control.plan(0, 99).width == WIDEST
+    assert control.plan(0, 5).width <= 5 and control.plan(0, 1) == Plan()
+
+
+class Said:
+    """A lookup with ten tokens to propose."""
+
+    drafts, kind = 10, "long"
+
+
+def test_lookup_is_taken_where_it_is_worth_more():
+    control = controller("moe")
+    for _ in range(30):
+        control.judge(DRAFTER, "", 15, 0)
+        control.judge(LOOKUP, "long", 10, 10)
+    assert control.plan(0, 99, Said()) == Plan(11, LOOKUP)
+    assert control.plan(0, 99).source == PLAIN
+    for _ in range(60):
+        control.judge(LOOKUP, "long", 10, 0)
+    assert control.plan(0, 99, Said()).source == PLAIN
+
+
+def test_kinds_of_matches_do_not_mix():
+    control = controller("flat")
+    for _ in range(40):
+        control.judge(DRAFTER, "", 15, 0)
+        control.judge(LOOKUP, "short", 10, 0)
+        control.judge(LOOKUP, "long", 10, 10)
+    assert control.plan(0, 99, Said()).source == LOOKUP
+
+
+def test_longer_contexts_have_costs_of_their_own():
+    costs = Costs(curve("flat"))
+    for _ in range(10):
+        costs.see(DRAFTER, 8, 100, 2 * costs.curve.seconds(DRAFTER, 8))
+        costs.see(DRAFTER, 8, 9000, 6 * costs.curve.seconds(DRAFTER, 8))
+    near, far = (costs.seconds(DRAFTER, 8, rows) for rows in (100, 9000))
+    assert near == pytest.approx(2 * costs.curve.seconds(DRAFTER, 8), rel=0.02)
+    assert far == pytest.approx(3 * near, rel=0.02)
+    # Where nothing was seen yet, the nearest range stands in.
+    assert costs.seconds(DRAFTER, 8, 20_000) == far
+
+
+def test_a_width_tells_of_those_near_it():
+    costs = Costs(curve("flat"))
+    for _ in range(5):
+        costs.see(DRAFTER, 8, 0, 3 * costs.curve.seconds(DRAFTER, 8))
+        costs.see(PLAIN, 1, 0, costs.curve.seconds(PLAIN, 1))
+    off = [
+        costs.seconds(DRAFTER, w, 0) / costs.curve.seconds(DRAFTER, w)
+        for w in (2, 5, 7, 8)
+    ]
+    assert off[0] < off[1] < off[2] < 3.0 and off[0] < 1.8 and off[-1] > 2.6
+
+
+def test_a_single_slow_round_is_not_believed():
+    costs = Costs(curve("flat"))
+    usual = costs.curve.seconds(DRAFTER, 8)
+    for _ in range(10):
+        costs.see(DRAFTER, 8, 0, usual)
+    costs.see(DRAFTER, 8, 0, 50 * usual)
+    assert costs.seconds(DRAFTER, 8, 0) < 1.2 * usual
+
+
+def test_stopwatch_leaves_pauses_out():
+    now = [0.0]
+    watch = Stopwatch(lambda: now[0])
+    now[0] = 2.0
+    with watch.paused():
+        now[0] = 7.0
+    now[0] = 8.0
+    assert watch.lap() == 3.0 and watch.lap() == 0.0
