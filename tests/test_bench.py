@@ -46,7 +46,12 @@ def test_widening_changes_neither_tokens_nor_acceptance(tiny):
 
 @pytest.mark.parametrize(
     "change",
-    [{"hidden_size": 100}, {"head_dim": 48}, {"num_key_value_heads": 8}],
+    [
+        {"hidden_size": 100},
+        {"head_dim": 48},
+        {"num_attention_heads": 6, "num_key_value_heads": 3},
+        {"num_key_value_heads": 3},
+    ],
 )
 def test_shapes_that_cannot_hold_the_small_one(tiny, change):
     small = shape_of(tiny[0].target.config)
