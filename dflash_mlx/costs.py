@@ -94,6 +94,10 @@ class Costs:
     REACH = 0.35  # difference of logarithms of widths over which they matter
 
     def __init__(self, curve: Curve = GUESS):
+        self.use(curve)
+
+    def use(self, curve: Curve) -> None:
+        """Begin anew from a curve."""
         self.curve = curve
         self._seconds_of = cache(curve.seconds)
         self.ranges: dict[int, dict[tuple[str, int], Drift]] = {}
@@ -104,6 +108,10 @@ class Costs:
         """Whether plain rounds were measured, here or by a calibration."""
         seen = any((PLAIN, 1) in table for table in self.ranges.values())
         return seen or not self.curve.guessed
+
+    def plain(self, context: int) -> float | None:
+        """Seconds of a plain round, if anyone has measured one."""
+        return self.seconds(PLAIN, 1, context) if self.known else None
 
     def see(self, source: str, width: int, context: int, seconds: float) -> None:
         """Take in a round of so many seconds."""

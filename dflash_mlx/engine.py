@@ -1,7 +1,7 @@
 """Text in, GenerationResponses out: mlx-lm's generate API over the loop.
 
-Owns encoding, detokenization, stop strings, clocks and statistics. Decoding itself
-is loop.py's; nothing here touches a model or a cache.
+Owns encoding, detokenization, stop strings and clocks. Decoding itself is loop.py's,
+counting stats.py's; nothing here touches a model or a cache.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import zip_longest
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +22,7 @@ from .loop import decode, token_limit, usable
 from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import LogitsProcessor, Sampler, log_probabilities
+from .stats import UNDRAFTED, Stats
 from .text import TextStream
 from .types import KVBits, Round, Sampling
 
@@ -30,103 +30,6 @@ from .types import KVBits, Round, Sampling
 # that hangs: some of the fast ones of others have, after minutes (docs/kernels.md).
 STALL = 20.0
 STALL_RATIO = 20.0
-
-
-@dataclass
-class Stats:
-    """Counters of one generation; none ever decreases.
-
-    Attributes:
-        engine: "dflash" or "plain".
-        reason: Why plain, or an empty string.
-        rounds: Verify passes, the prefill not counted.
-        drafted, accepted: Tokens proposed (up to the end of the text), and kept.
-        accepted_at: accepted_at[i] rounds kept at least i + 1 drafts.
-        drafted_at: drafted_at[i] rounds proposed at least i + 1 drafts.
-        seconds_by_width: width -> [rounds, seconds in all].
-        prompt_tokens, cached_tokens: Tokens of the prompt; of those before it.
-        time_to_first_token: Seconds.
-        tokens: Tokens produced, the prefill's included.
-        answers: Answers that were counted.
-        kernels: Names of the kernels that ran at its end.
-    """
-
-    engine: str
-    reason: str = ""
-    rounds: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    accepted_at: list[int] = field(default_factory=list)
-    drafted_at: list[int] = field(default_factory=list)
-    seconds_by_width: dict[int, list[float]] = field(default_factory=dict)
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    time_to_first_token: float = 0.0
-    tokens: int = 0
-    answers: int = 0
-    kernels: list[str] = field(default_factory=list)
-
-    @property
-    def tokens_per_round(self) -> float:
-        """The papers' tau: tokens a verify pass gives, the bonus token included and
-        the prefill's token not."""
-        return (self.tokens - self.answers) / self.rounds if self.rounds else 0.0
-
-    @property
-    def acceptance(self) -> list[float]:
-        """How often a draft at each position of the block was kept."""
-        pairs = zip(self.accepted_at, self.drafted_at, strict=True)
-        return [kept / drafted for kept, drafted in pairs]
-
-    def count(self, round: Round, seconds: float) -> None:
-        """Add a round that took so long."""
-        self.tokens += len(round.tokens)
-        if round.width == 0:
-            self.time_to_first_token = seconds
-            self.answers += 1
-            return
-        # Drafts behind the end of the text were never judged.
-        ended = len(round.tokens) == round.accepted
-        judged = round.accepted if ended else round.drafted
-        self.rounds += 1
-        self.drafted += judged
-        self.accepted += round.accepted
-        while len(self.drafted_at) < judged:
-            self.drafted_at.append(0)
-            self.accepted_at.append(0)
-        for i in range(judged):
-            self.drafted_at[i] += 1
-            self.accepted_at[i] += i < round.accepted
-        spent = self.seconds_by_width.setdefault(round.width, [0, 0.0])
-        spent[0] += 1
-        spent[1] += seconds
-
-    def add(self, other: Stats) -> None:
-        """Pool another answer's counters with these."""
-        for name in ("rounds", "drafted", "accepted", "tokens", "answers"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("accepted_at", "drafted_at"):
-            pairs = zip_longest(getattr(self, name), getattr(other, name), fillvalue=0)
-            setattr(self, name, [a + b for a, b in pairs])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "engine": self.engine,
-            "reason": self.reason,
-            "rounds": self.rounds,
-            "drafted": self.drafted,
-            "accepted": self.accepted,
-            "tokens_per_round": self.tokens_per_round,
-            "acceptance": self.acceptance,
-            "cached_tokens": self.cached_tokens,
-            "kernels": self.kernels,
-            "time_to_first_token": self.time_to_first_token,
-            "seconds_by_width": {
-                str(width): {"rounds": n, "seconds": s}
-                for width, (n, s) in sorted(self.seconds_by_width.items())
-            },
-        }
 
 
 @dataclass
@@ -200,7 +103,8 @@ def stream_generate(
         prompt: Text or token ids; with a `prompt_cache`, what follows its content.
         max_tokens: Most tokens; -1 for as many as the context allows.
         sampling: Temperature, filters, penalties, seed.
-        block_size: Rows of a block; None is the drafter's own, 1 drafts nothing.
+        block_size: Rows of a block; None is what pays best here, round by round; 1
+            drafts nothing.
         speculate: False is plain decoding.
         logits_processors, sampler: mlx-lm's forms; see sampling.Chooser.
         stop: Strings that end the answer and are not part of it.
@@ -223,7 +127,8 @@ def stream_generate(
     cache = usable(pair, prompt_cache, max_kv_size)
     held, tail = len(cache.tokens), len(cache.tail)
     limit = token_limit(pair, held, tail + len(ids), max_tokens)
-    stats = Stats(*engine_of(pair, speculate, block_size))
+    _, reason = engine_of(pair, speculate, block_size)
+    stats = Stats("plain", reason or UNDRAFTED)
     stats.prompt_tokens, stats.cached_tokens = len(ids), held + tail
     stop = (stop,) if isinstance(stop, str) else stop
     text = TextStream(tokenizer.detokenizer, stop)
@@ -251,7 +156,8 @@ def stream_generate(
             if answer.stalls(spent):
                 pair.drop_kernels(f"a round took {spent:.0f} s")
             stats.kernels = pair.kernels_in_service
-            yield from answer.responses(round, spent)
+            at = held + tail + len(ids) + stats.tokens
+            yield from answer.responses(round, spent, pair.pace.costs.plain(at))
             answer.wait()
 
 
@@ -296,9 +202,17 @@ class Answer:
         usual = sum(spent for _, spent in rounds) / max(self.stats.rounds, 1)
         return self.stats.rounds > 0 and seconds > max(STALL, STALL_RATIO * usual)
 
-    def responses(self, round: Round, seconds: float) -> Iterator[GenerationResponse]:
-        """A response for each token of a committed round that took so long."""
-        self.stats.count(round, seconds)
+    def responses(
+        self, round: Round, seconds: float, plain: float | None = None
+    ) -> Iterator[GenerationResponse]:
+        """A response for each token of a committed round.
+
+        Args:
+            round: What came.
+            seconds: It took.
+            plain: Seconds of a plain round here, if known.
+        """
+        self.stats.count(round, seconds, plain)
         self.first = self.first or time.perf_counter()
         before = self.stats.tokens - len(round.tokens)
         for i, token in enumerate(round.tokens):
@@ -447,8 +361,12 @@ def summary(response: GenerationResponse) -> list[str]:
     if stats.engine == "plain":
         return [*lines, f"DFlash: off ({stats.reason})"]
     share = stats.accepted / stats.drafted if stats.drafted else 0.0
-    return [
-        *lines,
-        f"DFlash: {stats.tokens_per_round:.2f} tokens per round, "
-        f"{share:.0%} of {stats.drafted} drafts accepted",
-    ]
+    told = (
+        f"{stats.tokens_per_round:.2f} tokens per round, "
+        f"{share:.0%} of {stats.drafted} drafts accepted"
+    )
+    if stats.lookup_rounds:
+        told += f", {stats.lookup_rounds} rounds from the prompt's own words"
+    if stats.speedup is not None:
+        told += f", about {stats.speedup:.1f} times plain decoding"
+    return [*lines, f"DFlash: {told}"]

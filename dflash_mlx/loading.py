@@ -21,6 +21,7 @@ from mlx_lm.utils import load_adapters, load_model, load_tokenizer, quantize_mod
 
 from . import device, hub, registry
 from .activation import choose_dtype
+from .calibrate import calibrate
 from .equip import equip, quiet
 from .errors import (
     ConfigError,
@@ -72,7 +73,7 @@ def load(
         kernels: "auto" uses Metal kernels where they are faster here, "off" none of
             them; "exact" makes rows independent of their block, so that drafting
             gives the bits of plain decoding. Kernels have no gradients.
-        notice: Told, in one line, what a user should know of kernels.
+        notice: Told, in one line, what a user should know of kernels and measurements.
 
     Returns:
         The pair and mlx-lm's tokenizer. Where no drafter can be used the pair decodes
@@ -116,7 +117,9 @@ def load(
         pair = Pair.of(target, None, config, error.message)
     if pair.drafter is not None and not device.native_bfloat16():
         choose_dtype(pair, tokenizer)
-    return equip(pair, kernels, notice), tokenizer
+    pair = equip(pair, kernels, notice)
+    calibrate(pair, notice)
+    return pair, tokenizer
 
 
 def load_drafter(

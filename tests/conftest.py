@@ -11,7 +11,8 @@ mx.set_default_device(mx.cpu)
 
 import emulator  # noqa: E402
 
-from dflash_mlx import device  # noqa: E402
+from dflash_mlx import calibrate, device  # noqa: E402
+from dflash_mlx.costs import GUESS  # noqa: E402
 from dflash_mlx.metal import kernel  # noqa: E402
 
 # What MLX tells of an M3 Max with 64 GB.
@@ -23,6 +24,13 @@ APPLE = {
     "memory_size": 68_719_476_736,
     "resource_limit": 499_000,
 }
+
+
+@pytest.fixture(autouse=True)
+def curves(monkeypatch, tmp_path_factory):
+    """Measured costs are kept for the session, and not in the user's file."""
+    file = tmp_path_factory.getbasetemp() / "costs.json"
+    monkeypatch.setattr(calibrate, "default_file", lambda: file)
 
 
 @pytest.fixture
@@ -39,5 +47,7 @@ def metal(monkeypatch):
     monkeypatch.setattr(device, "runs_on_metal", lambda: True)
     monkeypatch.setattr(mx, "device_info", lambda *device: dict(APPLE))
     monkeypatch.setattr(mx, "set_wired_limit", lambda limit: 0)
+    # How long the emulator takes tells nothing.
+    monkeypatch.setattr(calibrate, "measure", lambda pair: GUESS)
     yield
     kernel.compiled.cache_clear()

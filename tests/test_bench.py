@@ -31,7 +31,10 @@ def test_widening_changes_neither_tokens_nor_acceptance(tiny):
         messages = [{"role": "user", "content": prompt}]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         told = [
-            [(r.tokens, r.accepted) for r in decode(each, ids, max_tokens=60)]
+            [
+                (r.tokens, r.accepted)
+                for r in decode(each, ids, max_tokens=60, block_size=8)
+            ]
             for each in (pair, wide)
         ]
         assert told[0] == told[1]

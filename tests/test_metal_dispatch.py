@@ -154,8 +154,8 @@ def test_verdicts_are_kept_by_machine(tmp_path):
 )
 def test_a_broken_file_counts_as_empty(tmp_path, text):
     kept = verdicts(tmp_path)
-    kept.file.parent.mkdir()
-    kept.file.write_text(text)
+    kept.store.file.parent.mkdir()
+    kept.store.file.write_text(text)
     assert kept.all() == {}
     kept.put("a", Verdict(STOCK, ""))
     assert kept.all() == {"a": Verdict(STOCK, "")}
@@ -172,7 +172,7 @@ def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
     def flock(*arguments):
         raise OSError("Operation not supported")
 
-    monkeypatch.setattr("dflash_mlx.metal.verdicts.fcntl.flock", flock)
+    monkeypatch.setattr("dflash_mlx.store.fcntl.flock", flock)
     kept = verdicts(tmp_path)
     kept.put("a", Verdict(STOCK, ""))
     assert kept.all() == {"a": Verdict(STOCK, "")} and kept.clear() == 1
@@ -262,7 +262,7 @@ def test_a_needed_kernel_must_be_right_too(tmp_path):
 
 
 def test_a_crash_while_measuring_is_remembered(tmp_path, monkeypatch):
-    file, kernel = verdicts(tmp_path).file, doubling()
+    file, kernel = verdicts(tmp_path).store.file, doubling()
 
     def interrupted(*asked):
         interrupted.left = file.read_text()
@@ -361,7 +361,7 @@ def test_listening_collects_each_shape_once(tmp_path):
 
 def test_verdicts_are_plain_json(tmp_path, monkeypatch):
     settled(tmp_path, monkeypatch, doubling(), "doubling")
-    told = json.loads(verdicts(tmp_path).file.read_text())["chip"]
+    told = json.loads(verdicts(tmp_path).store.file.read_text())["chip"]
     assert len(told) == len(BUCKETS)
     assert all(entry["choice"] == "doubling" for entry in told.values())
 

@@ -47,7 +47,7 @@ def tiny():
 def rounds(pair, tokenizer, prompt, tokens=32):
     """An answer's tokens and what each of its rounds accepted."""
     ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
-    found = list(decode(pair, ids, max_tokens=tokens))
+    found = list(decode(pair, ids, max_tokens=tokens, block_size=8))
     said = [token for round in found for token in round.tokens]
     return said, [round.accepted for round in found]
 

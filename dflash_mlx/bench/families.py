@@ -168,7 +168,8 @@ def check_loop(
     cache = PromptCache(pair)
     said: list[int] = []
     worst, partings, total = 0.0, 0, len(answer)
-    for round in decode(pair, prompt, max_tokens=total, prompt_cache=cache):
+    options = {"max_tokens": total, "block_size": pair.drafter.block_size}
+    for round in decode(pair, prompt, prompt_cache=cache, **options):
         said += round.tokens
         worst = max(worst, beside.follow(prompt + said, cache))
         if said != answer[: len(said)]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..engine import Stats, apply_template, stream_generate
+from ..engine import apply_template, stream_generate
 from ..loading import check_pair
 from ..models.drafters import load_folder
 from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
 from ..pair import Pair
+from ..stats import Stats
 
 PROMPTS = (
     "What is 48 + 76?",
@@ -61,12 +62,13 @@ def measure(
         prompts: What is asked.
         max_tokens: Of each answer.
     """
-    pooled = Stats("dflash")
+    pooled = Stats()
+    options = {"max_tokens": max_tokens, "block_size": pair.drafter.block_size}
     for prompt in prompts:
         ids: str | list[int] = prompt
         if tokenizer.has_chat_template:
             ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
-        for response in stream_generate(pair, tokenizer, ids, max_tokens=max_tokens):
+        for response in stream_generate(pair, tokenizer, ids, **options):
             last = response
         pooled.add(last.stats)
     return pooled

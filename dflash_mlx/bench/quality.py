@@ -12,8 +12,9 @@ import json
 from random import Random
 
 from ..device import describe
-from ..engine import Stats, apply_template, stream_generate
+from ..engine import apply_template, stream_generate
 from ..loading import load
+from ..stats import Stats
 from ..train.exercises import draw
 
 SEED = 2026
@@ -21,11 +22,12 @@ SEED = 2026
 
 def measure(pair, tokenizer, exercises, max_tokens: int = 400) -> tuple[int, Stats]:
     """Answers right to the letter, and the counters of all answers together."""
-    right, pooled = 0, Stats("dflash")
+    right, pooled = 0, Stats()
+    options = {"max_tokens": max_tokens, "block_size": pair.drafter.block_size}
     for prompt, wanted in exercises:
         ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
         text = ""
-        for response in stream_generate(pair, tokenizer, ids, max_tokens=max_tokens):
+        for response in stream_generate(pair, tokenizer, ids, **options):
             text += response.text
         right += text == wanted
         pooled.add(response.stats)

@@ -63,7 +63,7 @@ def seconds_per_round(pair: Pair, prompt: list[int], rounds: int) -> list[float]
     """Times of a decoding's rounds, without the prefill, the first and the last."""
     times = []
     start = time.perf_counter()
-    steps = decode(pair, prompt, max_tokens=BLOCK * rounds)
+    steps = decode(pair, prompt, max_tokens=BLOCK * rounds, block_size=BLOCK)
     for _, round in zip(range(rounds), steps, strict=False):
         now = time.perf_counter()
         if round.width == BLOCK:

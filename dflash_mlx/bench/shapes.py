@@ -26,6 +26,7 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from .. import device, registry
+from ..calibrate import calibrate
 from ..convert import DTYPES
 from ..equip import Notice, equip, quiet
 from ..errors import NotEnoughMemoryError, OptionError
@@ -177,7 +178,9 @@ def shaped(
         pair, entry.target, entry.drafter, bits=quantize, draft_bits=draft_quantize
     )
     mx.clear_cache()
-    return equip(pair, kernels, notice), tokenizer
+    pair = equip(pair, kernels, notice)
+    calibrate(pair, notice)
+    return pair, tokenizer
 
 
 def check_memory(

@@ -58,7 +58,9 @@ def compare(
     """Decode `ids` plainly and with drafts side by side, up to the first difference."""
     options = {"max_tokens": max_tokens, "stop_ids": stop_ids}
     plain = tokens_with_logits(decode(pair, ids, speculate=False, **options))
-    drafted = tokens_with_logits(decode(pair, ids, block_size=block_size, **options))
+    # Always blocks: measurements might find that plain decoding is best here.
+    width = block_size or pair.drafter.block_size
+    drafted = tokens_with_logits(decode(pair, ids, block_size=width, **options))
     at, bits = 0, True
     for ours, theirs in zip_longest(plain, drafted):
         if ours is None or theirs is None:

@@ -251,9 +251,11 @@ def check_enough(conversations: int, options: TrainOptions) -> None:
 def tokens_per_round(pair: Pair, examples: list[Example]) -> float:
     """Greedy decoding of the first answers of `examples`: tokens per verify pass."""
     tokens = rounds = 0
+    width = pair.drafter.block_size
     for example in examples:
         start, end = example.spans[0]
-        for round in decode(pair, example.ids[:start], max_tokens=end - start):
+        options = {"max_tokens": end - start, "block_size": width}
+        for round in decode(pair, example.ids[:start], **options):
             if round.width:
                 tokens, rounds = tokens + len(round.tokens), rounds + 1
     return tokens / max(rounds, 1)
