@@ -5,6 +5,8 @@ Owns counts that forget. Knows no costs and chooses nothing: width.py does.
 
 from __future__ import annotations
 
+import math
+
 
 class Acceptance:
     """The chance that each draft of a block is kept, given that those before it were.
@@ -41,6 +43,11 @@ class Acceptance:
         for i in range(reached):
             self.tried[i] += 1.0
             self.kept[i] += i < accepted
+
+    def limit(self, rounds: float) -> None:
+        """Let what was seen count no more than so many rounds."""
+        if self.tried and self.tried[0] > rounds:
+            self.age(self.HALF_LIFE * math.log2(self.tried[0] / rounds))
 
     def chances(self, drafts: int) -> list[float]:
         """The chance of each of `drafts` places."""

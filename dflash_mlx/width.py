@@ -23,8 +23,8 @@ from .types import Round
 LOOKUP_PRIOR = 0.6
 # Rows of the widest block from a prompt lookup.
 LOOKUP_ROWS = 16
-# Plain rounds that drafting may lose before it has gained any.
-CREDIT = 2.0
+# Plain rounds that drafting may lose in a text before it has gained any.
+CREDIT = 1.5
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class Controller:
 
     KEEP = 1.02  # another width must be better by this factor
     RETURN = 1.03  # and drafting better than plain decoding, where that goes on
+    MEMORY = 1.0  # rounds that all earlier texts are worth
     SHARE = 0.014  # of plain decoding's time that drafting may lose
     MOST = 4.0  # rounds as wide as the last that it may lose at most
     FORGIVEN = -0.4  # a debt beyond this is forgotten
@@ -117,11 +118,12 @@ class Controller:
         self.widest = widest
         self.pace, self.costs = pace, pace.costs
         self.drafter = pace.drafter
-        self.drafter.age(Acceptance.HALF_LIFE)
+        self.drafter.limit(self.MEMORY)
+        pace.credit = min(pace.credit, CREDIT)
         self.last = Plan(widest, DRAFTER)
         self.to_measure = 0
         self.since_guess = self.since_plain = 0
-        self.hopeful = False
+        self.hopeful: dict[str, bool] = {}  # who kept most of the last block
 
     def plan(self, context: int, left: int, found: Found | None = None) -> Plan:
         """The next round; nothing changes by asking.
@@ -134,11 +136,9 @@ class Controller:
         if self.to_measure:
             return Plan()
         best = self._best(context, left, found)
-        if best.source != PLAIN and self.pace.credit > 0:
-            return best
         if best.source == PLAIN and self._should_guess(context, left):
             return Plan(guess=min(self.widest, self.GUESS))
-        return Plan()
+        return best
 
     def price(self, plan: Plan, context: int) -> float:
         """What a plan's round costs, in plain rounds."""
@@ -153,7 +153,10 @@ class Controller:
             tokens = self._acceptance(source, kind).expected(widest - 1)
             for width in range(2, widest + 1):
                 plan = Plan(width, source)
-                gain = tokens[width - 1] / self.price(plan, context)
+                price = self.price(plan, context)
+                if price - 1.0 > self.pace.credit and not self._hopeful(source, kind):
+                    break  # more than may be lost, should nothing be kept
+                gain = tokens[width - 1] / price
                 kept = gain if plan == self.last else kept
                 if gain > most:
                     best, most = plan, gain
@@ -172,8 +175,11 @@ class Controller:
             return self.drafter
         return self.pace.lookup.setdefault(kind, Acceptance(LOOKUP_PRIOR))
 
+    def _hopeful(self, source, kind=""):
+        return self.hopeful.get(source + kind, False)
+
     def _should_guess(self, context, left):
-        if left <= self.GAP or not self.hopeful and self.pace.credit <= 0:
+        if left <= self.GAP or self.pace.credit <= 0 and not self._hopeful(DRAFTER):
             return False
         if self.since_guess < self.GAP:
             return False
@@ -251,5 +257,4 @@ class Controller:
         """Take in how drafts compared with the text, whether they were used or not."""
         if judged:
             self._acceptance(source, kind).count(judged, accepted)
-        if source == DRAFTER:
-            self.hopeful = accepted > judged // 2  # the next guess need not wait
+            self.hopeful[source + kind] = accepted > judged // 2
