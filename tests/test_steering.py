@@ -1,0 +1,228 @@
+"""Rounds of every kind in one answer: the words stay, and what is reported is true."""
+
+from __future__ import annotations
+
+import random
+
+import mlx.core as mx
+import pytest
+from test_targets import SAME_BITS
+from tiny import Script, make_drafter, make_model, reference, run, some_prompt
+
+from dflash_mlx import Pair, PromptCache, Sampling, decode, load, loop
+from dflash_mlx.bench import architectures
+from dflash_mlx.costs import DRAFTER, LOOKUP, PLAIN
+from dflash_mlx.engine import apply_template
+from dflash_mlx.lookup import Lookup
+from dflash_mlx.steering import Course, Guess, Steering
+from dflash_mlx.types import KVBits
+from dflash_mlx.width import Fixed, Plan
+
+TOKENS = 70
+
+
+class Restless:
+    """Another width and another proposer every round, drawn; keeps all reports."""
+
+    seed, made = 0, []
+
+    def __init__(self, widest, pace):
+        self.widest, self.draw = widest, random.Random(self.seed)
+        self.reports, self.judged, self.asked = [], [], []
+        Restless.made.append(self)
+
+    def plan(self, context, left, found=None):
+        """Plain rounds may be asked for twice: once before their token is known."""
+        self.draw.seed(f"{self.seed} {context} {left}")
+        offers = [Plan()] + [Plan(guess=6)] * 3 * (left > 6)
+        offers += [Plan(w, DRAFTER) for w in range(2, min(self.widest, left) + 1)]
+        if found is not None:
+            self.asked.append(found)
+            most = min(found.drafts + 1, left)
+            offers += [Plan(w, LOOKUP) for w in range(2, most + 1)] * 2
+        return self.draw.choice(offers)
+
+    def report(self, plan, round, context, seconds, kind=""):
+        self.reports.append((plan, round, context, seconds, kind))
+
+    def judge(self, source, kind, judged, accepted):
+        self.judged.append((source, kind, judged, accepted))
+
+
+@pytest.fixture(params=(1, 2, 4))
+def restless(request, monkeypatch):
+    """Widths that change every round."""
+    monkeypatch.setattr(Restless, "seed", request.param)
+    monkeypatch.setattr(Restless, "made", [])
+    monkeypatch.setattr(loop, "Controller", Restless)
+    return Restless
+
+
+def repeating(length, seed=5):
+    """A prompt in which the same words come again, so that lookup finds something."""
+    words = some_prompt(12, seed)
+    return (words + some_prompt(5, seed + 1) + words)[:length]
+
+
+@pytest.mark.parametrize("family", ("qwen3", "llama", "qwen3_moe"))
+@pytest.mark.parametrize("dtype", ("float32", "4bit"))
+def test_any_mixture_of_rounds_says_the_same(restless, family, dtype):
+    model, prompt = make_model(family, dtype), repeating(29)
+    answer = reference(model, prompt, TOKENS)
+    pair = Pair.of(model, Script(prompt + answer, [2, 0, 5, 1, 99, 3]))
+    cache, told = PromptCache(pair), []
+    for round in decode(pair, prompt, max_tokens=TOKENS, prompt_cache=cache):
+        told += round.tokens
+    assert told == answer
+    assert cache.tokens + cache.tail == prompt + answer
+    sources = {report[0].source for report in restless.made[0].reports}
+    widths = {report[0].width for report in restless.made[0].reports}
+    assert {PLAIN, DRAFTER} <= sources and len(widths) > 4
+
+
+@pytest.mark.parametrize("family", sorted({*SAME_BITS} - {"qwen3", "qwen3_moe"}))
+@pytest.mark.slow
+def test_any_mixture_in_targets_that_keep_more_than_rows(restless, family):
+    """Recurrent states, short convolutions, experts: after rounds of every kind."""
+    model = architectures.build(family)
+    prompt = repeating(29)
+    answer = run(Pair.of(model), prompt, TOKENS)
+    pair = Pair.of(model, Script(prompt + answer, [2, 0, 5, 1, 99, 3]))
+    cache = PromptCache(pair)
+    assert run(pair, prompt, TOKENS, prompt_cache=cache) == answer
+    more = some_prompt(4, 8)
+    wanted = run(Pair.of(model), cache.tokens + cache.tail + more, 12)
+    pair.drafter.text = cache.tokens + cache.tail + more + wanted
+    assert run(pair, more, 12, prompt_cache=cache) == wanted
+
+
+OPTIONS = {
+    "sampled": {"sampling": Sampling(temp=1.2, top_p=0.95, seed=3)},
+    "penalties": {"sampling": Sampling(repetition_penalty=1.3, logit_bias={3: 2.0})},
+    "quantized cache": {"kv": KVBits(8, 32, 40)},
+    "bounded cache": {"max_kv_size": 48},
+    "small steps": {"prefill_step_size": 7},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_any_mixture_under_any_option(restless, name):
+    model, prompt, options = make_model("qwen3"), repeating(29), OPTIONS[name]
+    answer = run(Pair.of(model), prompt, TOKENS, **options)
+    for drafter in (make_drafter(), Script(prompt + answer, [3, 0, 99])):
+        assert run(Pair.of(model, drafter), prompt, TOKENS, **options) == answer
+
+
+def test_reports_add_up_to_the_text(restless):
+    model, prompt = make_model("llama"), repeating(29)
+    answer = reference(model, prompt, TOKENS)
+    pair = Pair.of(model, Script(prompt + answer, [2, 0, 5, 1, 99, 3]))
+    told = list(decode(pair, prompt, max_tokens=TOKENS))
+    reports = restless.made[0].reports
+    assert [report[1] for report in reports] == told[1:]
+    at = len(prompt) + 1
+    for plan, round, context, seconds, kind in reports:
+        assert context == at and plan.width == round.width and seconds > 0
+        assert plan.source == round.source and bool(kind) >= (plan.source == LOOKUP)
+        at += len(round.tokens)
+
+
+def test_guesses_are_judged_by_what_follows(restless):
+    model, prompt = make_model("llama"), repeating(29)
+    answer = reference(model, prompt, TOKENS)
+    text = prompt + answer
+    pair = Pair.of(model, Script(text, [99], vocab=97))  # always right
+    run(pair, prompt, TOKENS)
+    judged = [entry for entry in restless.made[0].judged if entry[0] == DRAFTER]
+    assert judged and all(drafts == kept for _, _, drafts, kept in judged)
+    pair = Pair.of(model, Script(text, [0]))  # always wrong
+    run(pair, prompt, TOKENS)
+    judged = [entry for entry in restless.made[1].judged if entry[0] == DRAFTER]
+    assert judged and all(kept == 0 for _, _, _, kept in judged)
+
+
+def test_a_guess_changes_no_cache(monkeypatch):
+    class Guessing(Restless):
+        def plan(self, context, left, found=None):
+            return Plan(guess=6) if left > 6 else Plan()
+
+    monkeypatch.setattr(loop, "Controller", Guessing)
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    answer = reference(model, prompt, 30)
+    pair = Pair.of(model, make_drafter())
+    cache, plain = PromptCache(pair), PromptCache(pair)
+    assert run(pair, prompt, 30, prompt_cache=cache) == answer
+    assert run(pair, prompt, 30, prompt_cache=plain, speculate=False) == answer
+    assert {entry.offset for entry in cache.drafter} == {len(cache.tokens)}
+    for ours, theirs in zip(cache.target, plain.target, strict=True):
+        for x, y in zip(ours.keys_and_values(), theirs.keys_and_values(), strict=True):
+            rows = len(cache.tokens)
+            assert mx.array_equal(x[..., :rows, :], y[..., :rows, :])
+
+
+def test_the_drafter_knows_all_after_many_plain_rounds(monkeypatch):
+    """Parked, then back: its context has every committed row, as if never parked."""
+
+    class Late(Restless):
+        def plan(self, context, left, found=None):
+            return Plan() if left > 20 else Plan(min(8, left), DRAFTER)
+
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    wanted = list(decode(Pair.of(model, make_drafter()), prompt, max_tokens=120))[-1]
+    monkeypatch.setattr(loop, "Controller", Late)
+    pair = Pair.of(model, make_drafter())
+    parked, always = PromptCache(pair), PromptCache(pair)
+    said = run(pair, prompt, 120, prompt_cache=parked)
+    assert run(pair, prompt, 120, prompt_cache=always, block_size=8) == said
+    assert said[-len(wanted.tokens) :] == wanted.tokens
+    for ours, theirs in zip(parked.drafter, always.drafter, strict=True):
+        assert ours.offset == theirs.offset
+        for x, y in zip(ours.fetch(), theirs.fetch(), strict=True):
+            assert mx.allclose(x, y, atol=1e-5)
+
+
+def test_the_callers_time_is_not_counted():
+    now = [0.0]
+    steering = Steering(Fixed(1), Course([1, 2], 2, 9), 9)
+    steering.watch.clock = lambda: now[0]
+    steering.watch.lap()
+    with steering.watch.paused():
+        now[0] += 100.0
+    now[0] += 1.0
+    assert steering.watch.lap() == 1.0
+
+
+@pytest.mark.parametrize(
+    "said,verdict",
+    [([], None), ([7], None), ([7, 8], (2, 2)), ([9], (2, 0)), ([7, 9, 1], (2, 1))],
+)
+def test_verdict_of_a_guess(said, verdict):
+    assert Guess(DRAFTER, "", 1, [7, 8]).verdict([5, *said]) == verdict
+
+
+def test_lookup_drafts_what_the_text_said_before(monkeypatch):
+    class Copying(Restless):
+        def plan(self, context, left, found=None):
+            most = min(found.drafts + 1 if found else 1, left)
+            return Plan(most, LOOKUP) if most > 1 else Plan()
+
+    monkeypatch.setattr(loop, "Controller", Copying)
+    pair, tokenizer = load("tiny")
+    question = {"role": "user", "content": "Write the 9 times table up to 12."}
+    first = apply_template(tokenizer, [question])
+    answer = run(pair, first, 60, speculate=False)
+    said = {"role": "assistant", "content": tokenizer.decode(answer)}
+    again = apply_template(tokenizer, [question, said, question])
+    rounds = list(decode(pair, again, max_tokens=60))
+    told = [token for round in rounds for token in round.tokens]
+    assert told == run(pair, again, 60, speculate=False)
+    copied = [round for round in rounds if round.source == LOOKUP]
+    assert sum(round.accepted for round in copied) > 30
+
+
+def test_lookup_knows_the_text_as_it_grows():
+    text = [1, 2, 3, 4]
+    lookup = Lookup(text)
+    assert lookup.find(4) is None
+    text += [1, 2, 3]
+    assert lookup.find(2).tokens == [4, 1]
