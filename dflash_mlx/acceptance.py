@@ -6,6 +6,49 @@ Owns counts that forget. Knows no costs and chooses nothing: width.py does.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+
+class Trust:
+    """How often drafts are kept that a drafter trusts so much: its word, calibrated.
+
+    Recent drafts count more. Until there are some of a kind, its word is taken.
+    """
+
+    BINS = 8
+    HALF_LIFE = 200.0  # drafts of a kind until one counts half
+    LEAN = 4.0  # drafts that the drafter's own word is worth
+
+    def __init__(self):
+        self.kept, self.tried = [0.0] * self.BINS, [0.0] * self.BINS
+
+    def _bin(self, trust):
+        return min(int(trust * self.BINS), self.BINS - 1)
+
+    def count(self, trust: Sequence[float], accepted: int) -> None:
+        """Add a block with such trust in its drafts, of which the first were kept."""
+        factor = 0.5 ** (1.0 / self.HALF_LIFE)
+        for i, word in enumerate(trust[: accepted + 1]):
+            at = self._bin(word)
+            self.kept[at] = self.kept[at] * factor + (i < accepted)
+            self.tried[at] = self.tried[at] * factor + 1.0
+
+    def chances(self, trust: Sequence[float]) -> list[float]:
+        """The chance of each draft."""
+        return [
+            (self.kept[at] + self.LEAN * word) / (self.tried[at] + self.LEAN)
+            for word, at in ((word, self._bin(word)) for word in trust)
+        ]
+
+
+def expected(chances: Sequence[float]) -> list[float]:
+    """Expected tokens of a round with 0, 1, ... drafts of such chances, the bonus token
+    included."""
+    tokens, chain = [1.0], 1.0
+    for chance in chances:
+        chain *= chance
+        tokens.append(tokens[-1] + chain)
+    return tokens
 
 
 class Acceptance:
@@ -62,10 +105,5 @@ class Acceptance:
         return found[:drafts]
 
     def expected(self, drafts: int) -> list[float]:
-        """Expected tokens of a round with 0, 1, ... `drafts` drafts, the bonus token
-        included."""
-        tokens, chain = [1.0], 1.0
-        for chance in self.chances(drafts):
-            chain *= chance
-            tokens.append(tokens[-1] + chain)
-        return tokens
+        """Expected tokens of a round with 0, 1, ... `drafts` drafts."""
+        return expected(self.chances(drafts))

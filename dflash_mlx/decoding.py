@@ -14,6 +14,7 @@ import mlx.core as mx
 from . import rollback
 from .errors import OptionError
 from .kv import block_masks, quantize
+from .models.drafters.base import Confident
 from .models.targets.replay import Tape
 from .pair import Pair
 from .prompt_cache import PromptCache
@@ -68,6 +69,8 @@ class Decoding:
         self.target, self.drafter = pair.target, pair.drafter
         self.cache, self.chooser, self.kv = cache, chooser, kv
         self.drafting = drafting
+        self.confident = isinstance(pair.drafter, Confident) and pair.drafter.confident
+        self.trust: mx.array | None = None  # [n] in the drafts of the last block
         self.taps = pair.drafter.taps if drafting else ()
         cache.settle()
         self.before = len(cache.tokens) + len(cache.tail)
@@ -168,7 +171,11 @@ class Decoding:
         self.quiet = True
 
     def draft(
-        self, anchor: mx.array, width: int, drafts: mx.array | None = None
+        self,
+        anchor: mx.array,
+        width: int,
+        drafts: mx.array | None = None,
+        weigh: bool = False,
     ) -> mx.array:
         """Start drafting width - 1 tokens behind `anchor` [1]; the block [width].
 
@@ -176,16 +183,17 @@ class Decoding:
 
         Args:
             drafts: [width - 1] tokens that somebody else proposes.
+            weigh: Ask a drafter that can tell how far it trusts its drafts: `trust`.
         """
         if self.kv.bits and self.rows < self.kv.start:
             # Rows of one pass must all see the cache in one form, as single rows do.
             width = min(width, self.kv.start - self.rows)
-        block = anchor.astype(mx.uint32)
+        block, self.trust = anchor.astype(mx.uint32), None
         if width > 1:
             if drafts is None:
-                drafts = self._propose(block, width)
+                drafts = self._propose(block, width, weigh and self.confident)
             block = mx.concatenate([block, drafts[: width - 1]])
-            mx.async_eval(block)
+            mx.async_eval(block, *([] if self.trust is None else [self.trust]))
         return block
 
     def send(self, block: mx.array) -> Flight:
@@ -193,7 +201,7 @@ class Decoding:
         with self._change():
             return self._fly(block.astype(mx.uint32), len(block))
 
-    def _propose(self, anchor, width):
+    def _propose(self, anchor, width, weigh):
         self._flush()
         history = None
         if self.chooser.needs_tokens:
@@ -205,7 +213,12 @@ class Decoding:
             positions = [self.rows + slot for slot in slots]
             return self.chooser.choose(rows, positions, candidates, draft=True)[None]
 
-        drafts = self.drafter.propose(anchor, self.cache.drafter, width, choose)
+        asked = anchor, self.cache.drafter, width, choose
+        if weigh:
+            drafts, trust = self.drafter.weigh(*asked)
+            self.trust = trust[0].astype(mx.float32)
+        else:
+            drafts = self.drafter.propose(*asked)
         return drafts[0].astype(mx.uint32)
 
     def _fly(self, block, width):

@@ -159,7 +159,7 @@ def _rounds(state, steering, start, stop_ids, scan) -> Iterator[Round]:
         if failed is not None:
             raise failed
         if not course.ended:
-            flight = flight or state.send(block)
+            flight = flight or steering.send(state, block)
 
 
 def usable(

@@ -7,6 +7,7 @@ rounds, decoding.py the passes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -52,12 +53,14 @@ class Guess:
         kind: Of a lookup's match.
         at: Where in the text the first one belongs.
         tokens: The drafts.
+        trust: The drafter's, in each.
     """
 
     source: str
     kind: str
     at: int
     tokens: list[int]
+    trust: Sequence[float] = ()
 
     def verdict(self, text: list[int]) -> tuple[int, int] | None:
         """How many drafts could be kept and how many were, once the text tells."""
@@ -95,6 +98,7 @@ class Steering:
         self.plan: Plan | None = None  # of the round under way
         self.found: Proposal | None = None  # what the lookup said to it
         self.unread: mx.array | None = None  # the drafter's guess beside it
+        self.trust: list[float] = []  # the drafter's, in its drafts
         self.guesses: dict[str, Guess] = {}
 
     def streams(self) -> bool:
@@ -111,11 +115,24 @@ class Steering:
         if plan.source == LOOKUP:
             drafts = mx.array(found.tokens[: plan.width - 1], dtype=mx.uint32)
             self.guesses.pop(LOOKUP, None)  # it is verified instead
-        block = state.draft(anchor, max(plan.width, plan.guess), drafts)
+        rows = max(plan.width, plan.guess)
+        block = state.draft(anchor, rows, drafts, self.controller.weighs)
         if plan.guess:
             self.unread, block = block[1:], block[:1]
-        self.plan, self.found = plan, found
+        self.plan, self.found, self.trust = plan, found, []
         return block
+
+    def send(self, state: Decoding, block: mx.array) -> Flight:
+        """Verify a block, or so much of it as its drafter's confidence is worth."""
+        if state.trust is not None:
+            self.trust = state.trust.tolist()
+        if self.trust and len(block) > 1:
+            at = len(self.course.text)
+            rows = self.controller.trimmed(len(block), self.trust, at)
+            if rows == 1:  # it has become a guess
+                self.plan, self.unread = Plan(guess=len(block)), block[1:]
+            block = block[:rows]
+        return state.send(block)
 
     def _next(self):
         most = min(self.course.left, self.most)
@@ -136,6 +153,8 @@ class Steering:
         if self.plan is not None and width:
             kind = self.found.kind if self.found else ""
             self.controller.report(plan, round, at, seconds, kind)
+            if drafted and self.trust:
+                self.controller.trusted(self.trust[: round.judged], accepted)
         self._guess(at)
         self._judge()
         self.plan, self.found = Plan(), None
@@ -145,7 +164,7 @@ class Steering:
         """Have proposals compared that nobody verifies."""
         if self.unread is not None:
             tokens, self.unread = self.unread.tolist(), None
-            self.guesses[DRAFTER] = Guess(DRAFTER, "", at, tokens)
+            self.guesses[DRAFTER] = Guess(DRAFTER, "", at, tokens, self.trust)
         if LOOKUP not in self.guesses and (found := self._find()):
             at = len(self.course.text)
             self.guesses[LOOKUP] = Guess(LOOKUP, found.kind, at, found.tokens)
@@ -154,4 +173,6 @@ class Steering:
         for source, guess in list(self.guesses.items()):
             if (verdict := guess.verdict(self.course.text)) is not None:
                 self.controller.judge(source, guess.kind, *verdict)
+                if guess.trust:
+                    self.controller.trusted(guess.trust, verdict[1])
                 del self.guesses[source]

@@ -12,10 +12,11 @@ but compared with what plain decoding then says, which costs a draft pass and no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .acceptance import Acceptance
+from .acceptance import Acceptance, Trust, expected
 from .costs import DRAFTER, LOOKUP, PLAIN, Costs
 from .types import Round
 
@@ -62,12 +63,14 @@ class Pace:
         costs: What rounds cost here.
         drafter: Which of the drafter's drafts are kept.
         lookup: Which of a prompt lookup's, by the kind of match.
+        trust: What the drafter's own confidence is worth, if it has any.
         credit: Plain rounds that drafting may lose from now on.
     """
 
     costs: Costs = field(default_factory=Costs)
     drafter: Acceptance = field(default_factory=Acceptance)
     lookup: dict[str, Acceptance] = field(default_factory=dict)
+    trust: Trust = field(default_factory=Trust)
     credit: float = CREDIT
 
 
@@ -76,11 +79,19 @@ class Fixed:
     """Always as many rows: what a block size asks for."""
 
     width: int
+    weighs = False
 
     def plan(self, context: int, left: int, found: Found | None = None) -> Plan:
         """As Controller.plan."""
         width = min(self.width, left)
         return Plan(width, DRAFTER) if width > 1 else Plan()
+
+    def trimmed(self, rows: int, trust: Sequence[float], context: int) -> int:
+        """As Controller.trimmed: all of it."""
+        return rows
+
+    def trusted(self, trust: Sequence[float], accepted: int) -> None:
+        """As Controller.trusted."""
 
     def report(
         self, plan: Plan, round: Round, context: int, seconds: float, kind: str = ""
@@ -98,6 +109,8 @@ class Controller:
         widest: Rows of the drafter's widest block.
         pace: What earlier texts have shown; it counts less than this one's.
     """
+
+    weighs = True  # it asks a drafter how far its drafts can be trusted
 
     KEEP = 1.02  # another width must be better by this factor
     RETURN = 1.03  # and drafting better than plain decoding, where that goes on
@@ -163,6 +176,28 @@ class Controller:
         if self.last.source == PLAIN:
             return best if most > self.RETURN else Plan()
         return self.last if best != Plan() and kept * self.KEEP > most else best
+
+    def trimmed(self, rows: int, trust: Sequence[float], context: int) -> int:
+        """Rows of a drafted block that are worth verifying, once its drafter has said
+        how far each draft can be trusted; 1 is none of them.
+
+        Args:
+            rows: Of the block.
+            trust: The drafter's word for each of its drafts.
+            context: Rows before it.
+        """
+        tokens = expected(self.pace.trust.chances(trust))
+        plain = self.costs.seconds(PLAIN, 1, context)
+        # It is drafted already: what counts is the pass.
+        prices = [plain] + [
+            self.costs.seconds(LOOKUP, width, context) for width in range(2, rows + 1)
+        ]
+        values = [gain / price for gain, price in zip(tokens, prices, strict=True)]
+        return 1 + max(range(len(values)), key=values.__getitem__)
+
+    def trusted(self, trust: Sequence[float], accepted: int) -> None:
+        """Take in what became of drafts with such trust in them."""
+        self.pace.trust.count(trust, accepted)
 
     def _offers(self, left, found):
         """(source, kind, most rows) of everyone who can draft now."""

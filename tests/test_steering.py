@@ -6,6 +6,7 @@ import random
 
 import mlx.core as mx
 import pytest
+from test_drafter_dspark import make_dspark
 from test_targets import SAME_BITS
 from tiny import Script, make_drafter, make_model, reference, run, some_prompt
 
@@ -24,11 +25,11 @@ TOKENS = 70
 class Restless:
     """Another width and another proposer every round, drawn; keeps all reports."""
 
-    seed, made = 0, []
+    seed, made, weighs = 0, [], True
 
     def __init__(self, widest, pace):
         self.widest, self.draw = widest, random.Random(self.seed)
-        self.reports, self.judged, self.asked = [], [], []
+        self.reports, self.judged, self.asked, self.words = [], [], [], []
         Restless.made.append(self)
 
     def plan(self, context, left, found=None):
@@ -44,6 +45,12 @@ class Restless:
 
     def report(self, plan, round, context, seconds, kind=""):
         self.reports.append((plan, round, context, seconds, kind))
+
+    def trimmed(self, rows, trust, context):
+        return self.draw.randint(1, rows)
+
+    def trusted(self, trust, accepted):
+        self.words.append((trust, accepted))
 
     def judge(self, source, kind, judged, accepted):
         self.judged.append((source, kind, judged, accepted))
@@ -226,3 +233,21 @@ def test_lookup_knows_the_text_as_it_grows():
     assert lookup.find(4) is None
     text += [1, 2, 3]
     assert lookup.find(2).tokens == [4, 1]
+
+
+def test_confidence_cuts_blocks_and_is_checked_by_what_is_kept(restless):
+    """A DSpark drafter with a head of its own, cut anywhere: the words stay."""
+    model, prompt = make_model("llama"), repeating(29)
+    answer = reference(model, prompt, TOKENS)
+    pair = Pair.of(model, make_dspark(enable_confidence_head=True))
+    assert pair.drafter.confident
+    assert run(pair, prompt, TOKENS) == answer
+    words = restless.made[0].words
+    assert words and all(0 <= word <= 1 for trust, _ in words for word in trust)
+    assert all(accepted <= len(trust) for trust, accepted in words)
+
+
+def test_a_drafter_without_a_head_is_not_asked(restless):
+    pair = Pair.of(make_model("llama"), make_dspark(enable_confidence_head=False))
+    run(pair, repeating(29), 30)
+    assert not pair.drafter.confident and not restless.made[0].words

@@ -10,6 +10,7 @@ from statistics import mean
 import pytest
 from simulator import VERIFY, WIDEST, Case, curve
 
+from dflash_mlx.acceptance import Trust
 from dflash_mlx.costs import DRAFTER, GUESS, LOOKUP, PLAIN, Costs, Curve, Stopwatch
 from dflash_mlx.types import Round
 from dflash_mlx.width import Controller, Fixed, Pace, Plan
@@ -214,3 +215,25 @@ def test_stopwatch_leaves_pauses_out():
         now[0] = 7.0
     now[0] = 8.0
     assert watch.lap() == 3.0 and watch.lap() == 0.0
+
+
+def test_trust_is_calibrated_by_what_is_kept():
+    trust = Trust()
+    assert trust.chances([0.9, 0.1]) == [0.9, 0.1]
+    for _ in range(100):
+        trust.count([0.9, 0.9, 0.1], 1)  # a drafter too sure of itself
+    high, low = trust.chances([0.9, 0.1])
+    assert high == pytest.approx(0.5, abs=0.05) and low == 0.1
+
+
+@pytest.mark.parametrize(
+    "trust,rows",
+    [
+        ([0.99] * 15, 16),
+        ([0.99] * 4 + [0.01] * 11, 5),  # six rows cost twice of five
+        ([0.01] * 15, 1),
+        ([0.2] + [0.99] * 14, 5),
+    ],
+)
+def test_a_block_is_cut_where_its_drafter_loses_trust(trust, rows):
+    assert controller("cliff").trimmed(16, trust, 0) == rows

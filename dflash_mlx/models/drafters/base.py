@@ -7,7 +7,7 @@ so it never needs a rollback. It knows nothing of the target but two functions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
@@ -43,6 +43,23 @@ class Drafter(Protocol):
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> mx.array:
         """Guess what follows `anchor` [1]: ids [1, width - 1]."""
+
+
+@runtime_checkable
+class Confident(Protocol):
+    """A drafter that may say how far its drafts can be trusted.
+
+    Attributes:
+        confident: Whether this one does.
+    """
+
+    confident: bool
+
+    def weigh(
+        self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
+    ) -> tuple[mx.array, mx.array]:
+        """As propose; ids [1, width - 1], and for each [1, width - 1] the chance that
+        it is kept, given that those before it are."""
 
 
 class ContextCache:

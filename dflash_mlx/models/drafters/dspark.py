@@ -120,9 +120,28 @@ class DSpark(DFlash):
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> mx.array:
         """Draft width - 1 tokens, each slot knowing the token before it."""
-        if "markov_head" not in self:
-            return super().propose(anchor, cache, width, choose)
+        return self._walk(anchor, cache, width, choose)[0]
+
+    @property
+    def confident(self) -> bool:
+        """Whether it has a confidence head."""
+        return "confidence_head" in self
+
+    def weigh(
+        self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
+    ) -> tuple[mx.array, mx.array]:
+        """As base.Confident."""
+        ids, hidden = self._walk(anchor, cache, width, choose)
+        before = mx.concatenate([anchor[None], ids[:, :-1]], axis=1)
+        return ids, self.confidence(hidden, before)
+
+    def _walk(self, anchor, cache, width, choose):
+        """Drafts [1, width - 1], and the hidden states [1, width - 1, H] of them."""
         hidden = self.whole_block(anchor, cache, width)
+        if "markov_head" not in self:
+            hidden = self.drafting(hidden, width)
+            logits = self.logits(hidden)
+            return self.choose(choose, logits, range(1, width)), hidden
         state = self.start(anchor, hidden)
         hidden = self.drafting(hidden, width)
         logits, path, before = self.logits(hidden), [], anchor
@@ -131,7 +150,7 @@ class DSpark(DFlash):
             scored = logits[:, i : i + 1] + bias[:, None]
             path.append(self.choose(choose, scored, [i + 1]))
             before = path[-1][0]
-        return mx.concatenate(path, axis=1)
+        return mx.concatenate(path, axis=1), hidden
 
     def start(self, anchors: mx.array, hidden: mx.array) -> mx.array:
         """The Markov head's state [N, r] before the first slot that predicts.
