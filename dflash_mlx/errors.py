@@ -67,3 +67,11 @@ class NotEnoughMemoryError(DFlashError):
 
 class DataError(DFlashError):
     """A training file has a line that cannot be used."""
+
+
+class ServerError(DFlashError):
+    """A server cannot be reached, refuses, or does not speak OpenAI's API."""
+
+
+class MissingPackageError(DFlashError):
+    """An optional package is not installed."""

@@ -67,12 +67,17 @@ def compare(
             return Comparison(prompt, at, at, None, "different", bits)
         bits = bits and mx.array_equal(ours[1], theirs[1], equal_nan=True).item()
         if ours[0] != theirs[0]:
-            second, best = mx.sort(ours[1].astype(mx.float32))[-2:].tolist()
-            tie = best - second <= abs(best) * NEAR_TIE[ours[1].dtype]
+            gap, tie = margin(ours[1])
             verdict = "near tie" if tie else "different"
-            return Comparison(prompt, at + 1, at, best - second, verdict, bits)
+            return Comparison(prompt, at + 1, at, gap, verdict, bits)
         at += 1
     return Comparison(prompt, at, None, None, "identical", bits)
+
+
+def margin(logits: mx.array) -> tuple[float, bool]:
+    """The gap between the two best of logits [V], and whether it is a near tie."""
+    second, best = mx.sort(logits.astype(mx.float32))[-2:].tolist()
+    return best - second, best - second <= abs(best) * NEAR_TIE[logits.dtype]
 
 
 def tokens_with_logits(rounds) -> Iterator[tuple[int, mx.array]]:

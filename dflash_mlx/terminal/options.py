@@ -159,3 +159,23 @@ def truth(text: str, option: str) -> bool:
     if low not in ("t", "true", "1", "yes", "f", "false", "0", "no"):
         raise OptionError(f"{option} must be T or F, but is {text!r}.")
     return low in ("t", "true", "1", "yes")
+
+
+def numbers(text: str, option: str, kind: type = int) -> tuple:
+    """Numbers with commas between them.
+
+    Raises:
+        OptionError: One of them is none.
+    """
+    try:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise OptionError(
+            f"{option} must be numbers like 1,9,17, but is {text!r}."
+        ) from None
+
+
+def names(texts: list[str] | None) -> tuple[str, ...]:
+    """Names of a repeatable option, each with commas between several."""
+    parts = [part.strip() for text in texts or () for part in text.split(",")]
+    return tuple(dict.fromkeys(part for part in parts if part))

@@ -1,0 +1,141 @@
+"""A benchmark's rows as a table, and the lines that close it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from ..bench.contenders import PLAIN
+from ..bench.results import Row, worst_row
+
+
+def show(rows: Sequence[Row], warnings: Sequence[str], heading: str) -> None:
+    """Print the table, and what one should know of it."""
+    width = None if sys.stdout.isatty() else 170
+    console = Console(width=width, markup=False)
+    console.print(heading, highlight=False)
+    console.print(table_of(rows))
+    for line in closing(rows):
+        console.print(line, highlight=False, soft_wrap=True)
+    for line in warnings:
+        console.print(f"warning: {line}", highlight=False, soft_wrap=True)
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """One row for each class and contender."""
+    many = {
+        "T": (len({row.temp for row in rows}) > 1, lambda row: f"{row.temp:g}"),
+        "context": (len({row.context for row in rows}) > 1, lambda row: row.context),
+    }
+    extra = {name: cell for name, (wanted, cell) in many.items() if wanted}
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in ("class", *extra):
+        table.add_column(name, no_wrap=True)
+    table.add_column("engine")
+    for name in FIGURES:
+        table.add_column(name, justify="right")
+    table.add_column("text")
+    for i, row in enumerate(rows):
+        ends = i + 1 == len(rows) or cell_of(rows[i + 1]) != cell_of(row)
+        table.add_row(
+            row.kind,
+            *(str(cell(row)) for cell in extra.values()),
+            row.engine,
+            *(figure(row) for figure in FIGURES.values()),
+            remarks(row),
+            end_section=ends,
+        )
+    return table
+
+
+def cell_of(row: Row) -> tuple:
+    """What rows that belong together share."""
+    return row.kind, row.temp, row.context
+
+
+def spread(row: Row) -> str:
+    """Least to greatest over repeats."""
+    told = row.tokens_per_second
+    return f"{told.least:.1f}-{told.most:.1f}" if told else ""
+
+
+def kept(row: Row) -> str:
+    """How often the drafts of the first places were kept, in percent."""
+    return " ".join(f"{share * 100:.0f}" for share in row.acceptance[:4])
+
+
+def wide(row: Row) -> str:
+    """The widths of most rounds, with their share."""
+    total = sum(row.rounds_by_width.values())
+    by_share = sorted(row.rounds_by_width.items(), key=lambda item: -item[1])
+    return " ".join(f"{width}:{n / total:.0%}" for width, n in by_share[:3])
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number, or nothing."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+FIGURES = {
+    "tokens/s": lambda r: number(r.tokens_per_second and r.tokens_per_second.median, 1),
+    "range": spread,
+    "of plain": lambda r: number(r.of_plain, 2),
+    "worst": lambda r: number(r.worst, 2),
+    "first token ms": lambda r: number(r.first_token.median * 1e3, 0),
+    "tokens/round": lambda r: number(r.tokens_per_round, 2),
+    "drafts kept %": kept,
+    "rows:rounds": wide,
+    "peak MB": lambda r: number(r.peak and r.peak / 1e6, 0),
+}
+
+
+def remarks(row: Row) -> str:
+    """Whether the text is plain decoding's, and what makes its figures doubtful."""
+    words = []
+    if row.compared and (row.differences or row.contender != PLAIN):
+        words.append(sameness(row))
+    if row.lookup_rounds:
+        share = row.lookup_rounds / sum(row.rounds_by_width.values())
+        words.append(f"lookup in {share:.0%} of rounds")
+    if row.loops:
+        words.append(f"{row.loops} of {row.prompts} loop")
+    if row.short:
+        words.append(f"{row.short} of {row.prompts} short")
+    if row.counted == "tokenizer":
+        words.append("counted by our tokenizer")
+    return ", ".join(words)
+
+
+def sameness(row: Row) -> str:
+    """The same text, or the first difference of the worst kind."""
+    if not row.differences:
+        return "same"
+    _, found = min(row.differences, key=lambda pair: pair[1].near_tie)
+    what = "near tie" if found.near_tie else "DIFFERS"
+    gap = "" if found.margin is None else f", margin {found.margin:.2g}"
+    return f"{len(row.differences)} {what} at token {found.at}{gap}"
+
+
+def closing(rows: Sequence[Row]) -> list[str]:
+    """The worst class of each contender that was free to draft, and others' news."""
+    lines = []
+    names = dict.fromkeys(row.contender for row in rows if row.speculates)
+    for name in names:
+        if worst := worst_row(rows, name):
+            lines.append(
+                f"worst: {worst.kind} {worst.of_plain:.2f} of plain ({worst.engine})"
+            )
+    told = [row for row in rows if row.of_best_width is not None]
+    if told:
+        row = min(told, key=lambda row: row.of_best_width)
+        lines.append(
+            f"auto against the best fixed width: {row.of_best_width:.2f} at worst "
+            f"({row.kind})"
+        )
+    if any(row.speculates for row in rows) and not any(r.drafted_at for r in rows):
+        lines.append("no round was drafted: these are figures of plain decoding")
+    return lines
