@@ -89,7 +89,7 @@ class Costs:
         curve: From a calibration, or GUESS.
     """
 
-    FIRST_CONTEXT = 1024  # rows; contexts of twice as many are another range
+    FIRST_CONTEXT = 256  # rows; contexts of twice as many are another range
     NEAR = 0.5  # rounds that other widths are worth at one of its own
     REACH = 0.35  # difference of logarithms of widths over which they matter
 

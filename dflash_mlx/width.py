@@ -117,7 +117,7 @@ class Controller:
     MEMORY = 1.0  # rounds that all earlier texts are worth
     SHARE = 0.014  # of plain decoding's time that drafting may lose
     MOST = 4.0  # rounds as wide as the last that it may lose at most
-    FORGIVEN = -0.4  # a debt beyond this is forgotten
+    DEBT = -2.0  # plain rounds that it may owe where the last block was mostly kept
     GUESS = 8  # rows of a guess: more would take plain decoding longer to judge
     GAP = 8  # tokens between two guesses
     PARKED_AGE = 0.5  # rounds of forgetting per plain token
@@ -164,10 +164,12 @@ class Controller:
         best, most, kept = Plan(), 1.0, 0.0
         for source, kind, widest in self._offers(left, found):
             tokens = self._acceptance(source, kind).expected(widest - 1)
+            hopeful = self._hopeful(source, kind)
+            margin = self.pace.credit - (self.DEBT if hopeful else 0.0)
             for width in range(2, widest + 1):
                 plan = Plan(width, source)
                 price = self.price(plan, context)
-                if price - 1.0 > self.pace.credit and not self._hopeful(source, kind):
+                if price - 1.0 > margin:
                     break  # more than may be lost, should nothing be kept
                 gain = tokens[width - 1] / price
                 kept = gain if plan == self.last else kept
@@ -269,7 +271,7 @@ class Controller:
     def _pay(self, gain, most=0.0):
         """Put a gain, in plain rounds, into the credit, up to `most`."""
         credit = min(self.pace.credit + gain, max(most, CREDIT))
-        self.pace.credit = max(self.FORGIVEN, credit)
+        self.pace.credit = max(self.DEBT, credit)
 
     def _see_to_measuring(self, context):
         """Plan plain rounds if what they cost may have changed, and matters."""

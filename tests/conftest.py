@@ -11,7 +11,7 @@ mx.set_default_device(mx.cpu)
 
 import emulator  # noqa: E402
 
-from dflash_mlx import calibrate, device  # noqa: E402
+from dflash_mlx import calibrate, device, load  # noqa: E402
 from dflash_mlx.costs import GUESS  # noqa: E402
 from dflash_mlx.metal import kernel  # noqa: E402
 
@@ -26,11 +26,15 @@ APPLE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def curves(monkeypatch, tmp_path_factory):
-    """Measured costs are kept for the session, and not in the user's file."""
-    file = tmp_path_factory.getbasetemp() / "costs.json"
-    monkeypatch.setattr(calibrate, "default_file", lambda: file)
+@pytest.fixture(autouse=True, scope="session")
+def curves(tmp_path_factory):
+    """What is measured is kept in a home of the session's own, programs' runs included;
+    the embedded pair's costs are there from the start."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        load("tiny")
+        yield
 
 
 @pytest.fixture

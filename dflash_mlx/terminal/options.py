@@ -113,7 +113,7 @@ LogitBias = Annotated[
 DFLASH = "Speculation"
 BlockSize = Annotated[
     int | None,
-    option("--block-size", "Rows per verify pass; the drafter's own.", DFLASH),
+    option("--block-size", "Rows of every verify pass; measured if left out.", DFLASH),
 ]
 Plain = Annotated[bool, option("--plain", "Decode without drafting.", DFLASH)]
 RequireDFlash = Annotated[
