@@ -99,12 +99,15 @@ class Steering:
         self.found: Proposal | None = None  # what the lookup said to it
         self.unread: mx.array | None = None  # the drafter's guess beside it
         self.trust: list[float] = []  # the drafter's, in its drafts
+        # Whether the round under way was sent ahead, and the one after it is.
+        self.ahead = self.streamed = False
         self.guesses: dict[str, Guess] = {}
 
     def streams(self) -> bool:
         """Whether a single row follows the one under way, whatever the token between
         them: it can be sent ahead then."""
-        return self._next()[0] == Plan()
+        self.streamed = self._next()[0] == Plan()
+        return self.streamed
 
     def draft(self, state: Decoding) -> mx.array:
         """Start the next round: its block [n], an anchor and drafts. Nothing is read
@@ -145,19 +148,23 @@ class Steering:
     def report(self, flight: Flight, tokens: list[int], accepted: int) -> Round:
         """The round that a flight was, its tokens being part of the text by now."""
         seconds, width = self.watch.lap(), flight.width
-        plan = replace(self.plan, width=width) if width > 1 else Plan()
+        planned = self.plan or Plan()  # it may have come out narrower
+        plan = replace(planned, width=width) if width > 1 else Plan(guess=planned.guess)
         logits, accepted = flight.logits[: len(tokens)], min(accepted, len(tokens))
         drafted = max(width - 1, 0)
         round = Round(tokens, drafted, accepted, width, plan.source, logits)
         at = len(self.course.text) - len(tokens)
         if self.plan is not None and width:
             kind = self.found.kind if self.found else ""
-            self.controller.report(plan, round, at, seconds, kind)
+            # Only between two others does a single row take the time of one.
+            steady = self.ahead and self.streamed
+            self.controller.report(plan, round, at, seconds, kind, steady)
             if drafted and self.trust:
                 self.controller.trusted(self.trust[: round.judged], accepted)
         self._guess(at)
         self._judge()
         self.plan, self.found = Plan(), None
+        self.ahead, self.streamed = self.streamed, False
         return round
 
     def _guess(self, at):

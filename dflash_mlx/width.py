@@ -94,7 +94,13 @@ class Fixed:
         """As Controller.trusted."""
 
     def report(
-        self, plan: Plan, round: Round, context: int, seconds: float, kind: str = ""
+        self,
+        plan: Plan,
+        round: Round,
+        context: int,
+        seconds: float,
+        kind: str = "",
+        steady: bool = True,
     ) -> None:
         """As Controller.report."""
 
@@ -121,7 +127,7 @@ class Controller:
     GUESS = 8  # rows of a guess: more would take plain decoding longer to judge
     GAP = 8  # tokens between two guesses
     PARKED_AGE = 0.5  # rounds of forgetting per plain token
-    MEASURED = 3  # plain rounds that measure what one costs; the first is not counted
+    MEASURED = 3  # plain rounds that measure what one costs: those between the ends
     UNSEEN = 2  # drafted rounds after which it is, where it is not known
     REFRESH = 192  # and after which it is again
     CLEAR = 1.6  # but not where drafting is faster by this factor
@@ -226,7 +232,13 @@ class Controller:
         return any(w > self.RETURN * p for w, p in zip(widths, prices, strict=True))
 
     def report(
-        self, plan: Plan, round: Round, context: int, seconds: float, kind: str = ""
+        self,
+        plan: Plan,
+        round: Round,
+        context: int,
+        seconds: float,
+        kind: str = "",
+        steady: bool = True,
     ) -> None:
         """Take in a round.
 
@@ -236,9 +248,10 @@ class Controller:
             context: Rows before it.
             seconds: What it took, the caller's time left out.
             kind: Of the lookup's match, if that drafted.
+            steady: A plain round in the midst of others, each sent ahead.
         """
         if plan.source == PLAIN:
-            self._plain(plan, context, seconds)
+            self._plain(plan, context, seconds, steady)
         else:
             self._drafted(plan, round, context, seconds)
             self.judge(plan.source, kind, round.judged, round.accepted)
@@ -254,13 +267,13 @@ class Controller:
         self._pay(len(round.tokens) - price, self.MOST * usual / plain)
         self.since_plain += 1
 
-    def _plain(self, plan, context, seconds):
+    def _plain(self, plan, context, seconds, steady):
         """What a plain round cost, and the guess beside it."""
         if plan.guess:
             self.since_guess = 0
             plain = self.costs.seconds(PLAIN, 1, context)
             self._pay(-self.costs.drafting(plan.guess, context) / plain)
-        elif self.last == plan:  # the first one after others was not sent ahead
+        elif steady and self.last == plan:
             self.costs.see(PLAIN, 1, context, seconds)
         self._pay(self.SHARE, self.pace.credit)
         self.drafter.age(self.PARKED_AGE)

@@ -30,6 +30,7 @@ class Restless:
     def __init__(self, widest, pace):
         self.widest, self.draw = widest, random.Random(self.seed)
         self.reports, self.judged, self.asked, self.words = [], [], [], []
+        self.steady = []
         Restless.made.append(self)
 
     def plan(self, context, left, found=None):
@@ -43,8 +44,9 @@ class Restless:
             offers += [Plan(w, LOOKUP) for w in range(2, most + 1)] * 2
         return self.draw.choice(offers)
 
-    def report(self, plan, round, context, seconds, kind=""):
+    def report(self, plan, round, context, seconds, kind="", steady=True):
         self.reports.append((plan, round, context, seconds, kind))
+        self.steady.append(steady)
 
     def trimmed(self, rows, trust, context):
         return self.draw.randint(1, rows)
@@ -146,6 +148,15 @@ def test_guesses_are_judged_by_what_follows(restless):
     run(pair, prompt, TOKENS)
     judged = [entry for entry in restless.made[1].judged if entry[0] == DRAFTER]
     assert judged and all(kept == 0 for _, _, _, kept in judged)
+
+
+def test_a_guess_is_reported_as_one(restless):
+    """Or it would cost nothing, and be made every round."""
+    run(Pair.of(make_model("llama"), make_drafter()), repeating(29), TOKENS)
+    told = restless.made[0]
+    guessed = [report[0].guess for report in told.reports if report[0].guess]
+    judged = [entry for entry in told.judged if entry[0] == DRAFTER]
+    assert set(guessed) == {6} and len(guessed) >= len(judged) > 0
 
 
 def test_a_guess_changes_no_cache(monkeypatch):
@@ -251,3 +262,22 @@ def test_a_drafter_without_a_head_is_not_asked(restless):
     pair = Pair.of(make_model("llama"), make_dspark(enable_confidence_head=False))
     run(pair, repeating(29), 30)
     assert not pair.drafter.confident and not restless.made[0].words
+
+
+def test_plain_rounds_are_timed_only_between_others(monkeypatch):
+    """Beside a block, a single row is read at once or waits for two passes."""
+
+    class Bursts(Restless):
+        def plan(self, context, left, found=None):
+            plain = 40 < context < 50 or left < 3
+            return Plan() if plain else Plan(min(2, left), DRAFTER)
+
+    monkeypatch.setattr(Restless, "made", [])
+    monkeypatch.setattr(loop, "Controller", Bursts)
+    pair = Pair.of(make_model("llama"), make_drafter())
+    run(pair, some_prompt(20), 60)
+    told = Restless.made[0]
+    single = [report[0] == Plan() for report in told.reports]
+    for i, steady in enumerate(told.steady[1:-1], 1):
+        assert not steady or all(single[i - 1 : i + 2])
+    assert sum(told.steady) >= 5
