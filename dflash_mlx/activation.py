@@ -39,7 +39,8 @@ def choose_dtype(pair: Pair, tokenizer: Any) -> mx.Dtype:
     found = {}
     for dtype in (mx.float16, mx.float32):
         cast(drafter, weights, dtype)
-        rounds = list(decode(pair, ids, max_tokens=TOKENS))[1:]
+        options = {"max_tokens": TOKENS, "block_size": pair.drafter.block_size}
+        rounds = list(decode(pair, ids, **options))[1:]
         tokens = sum(len(round.tokens) for round in rounds)
         found[dtype] = tokens / max(len(rounds), 1)
     good = found[mx.float16] >= found[mx.float32] * (1 - LOSS)

@@ -209,7 +209,9 @@ def test_a_round_is_told_before_a_draft_that_fails():
     pair = Pair.of(model, Failing(prompt + wanted, [99], block_size=4))
     cache, told = PromptCache(pair), []
     with pytest.raises(KeyboardInterrupt):
-        for round in decode(pair, prompt, max_tokens=30, prompt_cache=cache):
+        for round in decode(
+            pair, prompt, block_size=4, max_tokens=30, prompt_cache=cache
+        ):
             told += round.tokens
     assert told == wanted[: len(told)] and len(told) == 9
     assert cache.tokens + cache.tail == prompt + told and not cache.broken

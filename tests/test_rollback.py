@@ -161,7 +161,8 @@ def test_a_bounded_cache_says_what_mlx_lm_says(small, size, plan):
     assert (wanted == reference(model, prompt, 120)) == (size == 1000)
     assert run(Pair.of(model), prompt, 120, max_kv_size=size) == wanted
     pair = Pair.of(model, Script(prompt + wanted, plan))
-    rounds = list(decode(pair, prompt, max_tokens=120, max_kv_size=size))
+    options = {"max_tokens": 120, "max_kv_size": size, "block_size": 8}
+    rounds = list(decode(pair, prompt, **options))
     assert [token for round in rounds for token in round.tokens] == wanted
     # The drafts that are right are found right, so the width was never given up.
     assert max(round.accepted for round in rounds) == min(max(plan), 7)

@@ -278,7 +278,7 @@ def test_a_closed_generator_leaves_a_cache_that_goes_on(family, after):
     prompt, answer = text_for(model, 60)
     pair = Pair.of(model, Script(prompt + answer, MIXED))
     cache = PromptCache(pair)
-    rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60)
+    rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60, block_size=8)
     said = [token for _ in range(after + 1) for token in next(rounds).tokens]
     rounds.close()
     assert not cache.broken and cache.tokens + cache.tail == prompt + said
@@ -294,7 +294,7 @@ def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
     prompt, answer = text_for(model, 60)
     pair = Pair.of(model, Script(prompt + answer, MIXED))
     cache = PromptCache(pair)
-    rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60)
+    rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60, block_size=8)
     said = [token for _ in range(3) for token in next(rounds).tokens]
     with monkeypatch.context() as patch:
         patch.setattr(
