@@ -91,7 +91,6 @@ class Costs:
 
     FIRST_CONTEXT = 256  # rows; contexts of twice as many are another range
     NEAR = 0.5  # rounds that other widths are worth at one of its own
-    REACH = 0.35  # difference of logarithms of widths over which they matter
 
     def __init__(self, curve: Curve = GUESS):
         self.use(curve)
