@@ -1,6 +1,8 @@
 """The emulator finds planted faults and hands arrays over as MLX does."""
 
+import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -387,7 +389,8 @@ sys.path.insert(0, sys.argv[1])
 import emulator.compiler, mlx.core as mx
 emulator.compiler.CACHE = Path(sys.argv[2])
 for i in range(3):
-    kernel = emulator.metal_kernel("t", ["x"], ["y"], f"y[0] = x[0] + {i};")
+    body, header = f"y[0] = x[0] + {i};", "#include <metal_stdlib>\\n"
+    kernel = emulator.metal_kernel("t", ["x"], ["y"], body, header)
     call = dict(grid=(1, 1, 1), threadgroup=(1, 1, 1))
     call |= dict(output_shapes=[(1,)], output_dtypes=[mx.float32])
     assert kernel(inputs=[mx.zeros(8)], **call)[0].item() == i
@@ -407,3 +410,16 @@ def test_two_processes_fill_one_cache(metal, tmp_path):
         if file.is_file() and not file.name.startswith("executor")
     )
     assert left == [".h", ".pch", ".so", ".so", ".so"]
+
+
+@pytest.mark.slow
+def test_a_prefix_older_than_its_headers_is_made_anew(metal, tmp_path):
+    cache, tree = tmp_path / "cache", tmp_path / "tree"
+    shutil.copytree(Path(__file__).with_name("emulator"), tree / "emulator")
+    command = [sys.executable, "-c", WORKER, str(tree), str(cache)]
+    assert subprocess.run(command).returncode == 0
+    for result in cache.glob("*.so"):
+        result.unlink()
+    for header in (tree / "emulator/runtime").rglob("*"):
+        os.utime(header, (1, 1))  # What a new clone in the same place does.
+    assert subprocess.run(command).returncode == 0

@@ -78,6 +78,14 @@ def circumstances() -> str:
 
 
 @cache
+def dates() -> str:
+    """What a precompiled prefix depends on besides: `#pragma once` goes by dates."""
+    trees = (RUNTIME, mlx_headers())
+    files = [f for tree in trees for f in sorted(tree.rglob("*")) if f.is_file()]
+    return digest(*(f.stat().st_mtime_ns for f in files))
+
+
+@cache
 def executor() -> Path:
     """The library that runs threads."""
     result = CACHE / f"executor_{circumstances()}.so"
@@ -113,9 +121,9 @@ def mlx_headers() -> Path:
 
 def prefix(flags: list[str]) -> list[str]:
     """Arguments that put the precompiled prefix in front of a program."""
-    # By content: a header may get another date and stay the same.
+    # By content: another process may write the same header once more.
     flags = [*flags, *includes(), "-Xclang", "-fvalidate-ast-input-files-content"]
-    header = CACHE / f"{digest(flags, circumstances())}.h"
+    header = CACHE / f"{digest(flags, circumstances(), dates())}.h"
     made = header.with_suffix(".pch")
     if not made.exists():
         written, built = scratch(header), scratch(made)
