@@ -28,6 +28,8 @@ from .types import KVBits, Sampling
 BUDGET = 1.5
 REPEATS = 3
 PROMPT = 32  # rows before the passes that are timed
+# Plain rounds this much faster than a curve: it was measured while others ran.
+DOUBT = 0.7
 FEWEST = 3  # widths that are measured however long it takes
 
 
@@ -78,6 +80,22 @@ def calibrate(
         curve = measure(pair)
         store.put(key, {"verify": curve.verify, "draft": curve.draft})
     pair.pace.costs.use(curve)
+
+
+def doubt(pair: Pair, store: Store | None = None) -> None:
+    """Correct a pair's curve if plain rounds were much faster than it says, and forget
+    the kept one: the next load measures anew.
+
+    Args:
+        pair: Behind an answer.
+        store: As in `calibrate`.
+    """
+    costs = pair.pace.costs
+    off = costs.plain_off()
+    if pair.drafter is None or costs.curve.guessed or off > DOUBT:
+        return
+    (store or Store(machine(), default_file())).forget(about(pair))
+    costs.use(costs.curve.times(off))
 
 
 def read(entry: object) -> Curve | None:

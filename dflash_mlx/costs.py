@@ -35,6 +35,14 @@ class Curve:
         drafting = between(self.draft, width) if source == DRAFTER else 0.0
         return between(self.verify, width) + drafting
 
+    def times(self, factor: float) -> Curve:
+        """The same curve on a machine that takes `factor` times as long."""
+        verify, draft = (
+            {width: factor * seconds for width, seconds in points.items()}
+            for points in (self.verify, self.draft)
+        )
+        return Curve(verify, draft, self.guessed)
+
 
 # Before anything was measured: a pass bound by memory, and a drafter of a few layers.
 GUESS = Curve({1: 1.0, 16: 1.5}, {2: 0.12, 16: 0.15}, guessed=True)
@@ -91,6 +99,7 @@ class Costs:
 
     FIRST_CONTEXT = 256  # rows; contexts of twice as many are another range
     NEAR = 0.5  # rounds that other widths are worth at one of its own
+    ENOUGH = 8  # plain rounds that tell whether the curve is right
 
     def __init__(self, curve: Curve = GUESS):
         self.use(curve)
@@ -111,6 +120,13 @@ class Costs:
     def plain(self, context: int) -> float | None:
         """Seconds of a plain round, if anyone has measured one."""
         return self.seconds(PLAIN, 1, context) if self.known else None
+
+    def plain_off(self) -> float:
+        """By what factor plain rounds are off the curve, where they are fastest; 1 if
+        too few were timed."""
+        plain = (table.get((PLAIN, 1)) for table in self.ranges.values())
+        logs = [drift.log for drift in plain if drift and drift.rounds >= self.ENOUGH]
+        return math.exp(min(logs, default=0.0))
 
     def see(self, source: str, width: int, context: int, seconds: float) -> None:
         """Take in a round of so many seconds."""

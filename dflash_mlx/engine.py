@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import device
+from .calibrate import doubt
 from .errors import PromptError
 from .loop import decode, token_limit, usable
 from .pair import Pair
@@ -159,6 +160,7 @@ def stream_generate(
             at = held + tail + len(ids) + stats.tokens
             yield from answer.responses(round, spent, pair.pace.costs.plain(at))
             answer.wait()
+    doubt(pair)
 
 
 class Answer:

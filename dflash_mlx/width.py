@@ -25,7 +25,7 @@ LOOKUP_PRIOR = 0.6
 # Rows of the widest block from a prompt lookup.
 LOOKUP_ROWS = 16
 # Plain rounds that drafting may lose in a text before it has gained any.
-CREDIT = 1.5
+CREDIT = 0.8
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Controller:
     KEEP = 1.02  # another width must be better by this factor
     RETURN = 1.03  # and drafting better than plain decoding, where that goes on
     MEMORY = 1.0  # rounds that all earlier texts are worth
-    SHARE = 0.014  # of plain decoding's time that drafting may lose
+    SHARE = 0.016  # of plain decoding's time that drafting may lose
     MOST = 4.0  # rounds as wide as the last that it may lose at most
     DEBT = -2.0  # plain rounds that it may owe where the last block was mostly kept
     GUESS = 8  # rows of a guess: more would take plain decoding longer to judge
@@ -222,9 +222,11 @@ class Controller:
         return self.hopeful.get(source + kind, False)
 
     def _should_guess(self, context, left):
-        if left <= self.GAP or self.pace.credit <= 0 and not self._hopeful(DRAFTER):
+        if left <= self.GAP or self.since_guess < self.GAP:
             return False
-        if self.since_guess < self.GAP:
+        plain = self.costs.seconds(PLAIN, 1, context)
+        price = self.costs.drafting(min(self.widest, self.GUESS), context) / plain
+        if self.pace.credit < price and not self._hopeful(DRAFTER):
             return False
         # Where not even perfect drafts would pay there is nothing to find out.
         widths = range(2, self.widest + 1)

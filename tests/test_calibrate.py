@@ -7,7 +7,7 @@ import json
 import pytest
 from tiny import Script, make_drafter, make_model, some_prompt
 
-from dflash_mlx import Pair, calibrate, decode, load
+from dflash_mlx import Pair, calibrate, decode, generate, load
 from dflash_mlx.calibrate import about, measure, order, read
 from dflash_mlx.costs import DRAFTER, PLAIN, Curve
 from dflash_mlx.store import Store
@@ -96,6 +96,36 @@ def test_a_curve_is_measured_once_and_kept(tmp_path, monkeypatch):
 )
 def test_broken_entries_are_measured_anew(entry):
     assert read(entry) is None
+
+
+def test_a_curve_taken_under_load_is_measured_anew(tmp_path):
+    store = Store("here", tmp_path / "costs.json")
+    pair = Pair.of(make_model("llama"), make_drafter())
+    store.put(about(pair), {"verify": {1: 2.0, 8: 3.0}, "draft": {8: 0.2}})
+    calibrate.calibrate(pair, print, store)
+    costs = pair.pace.costs
+    for seconds, kept in ((4.0, True), (1.8, True), (1.0, False)):
+        costs.ranges.clear()
+        for _ in range(20):
+            costs.see(PLAIN, 1, 0, seconds)
+        calibrate.doubt(pair, store)
+        assert (about(pair) in store.all()) == kept
+    # Corrected meanwhile, and believed from now on.
+    assert costs.seconds(PLAIN, 1, 0) == pytest.approx(1.0)
+    assert costs.seconds(DRAFTER, 8, 0) == pytest.approx(1.6)
+    assert costs.plain_off() == 1.0
+
+
+def test_an_answer_that_shows_a_slow_curve_corrects_it():
+    pair, tokenizer = load("tiny")
+    costs, slow = pair.pace.costs, pair.pace.costs.curve.times(50.0)
+    costs.use(slow)
+    for _ in range(costs.ENOUGH):
+        costs.see(PLAIN, 1, 0, slow.verify[1] / 50.0)
+    generate(pair, tokenizer, "What is 12 + 34?", max_tokens=4)
+    assert costs.curve.verify[1] == pytest.approx(slow.verify[1] / 50.0, rel=0.2)
+    assert about(pair) not in Store(calibrate.machine(), calibrate.default_file()).all()
+    calibrate.calibrate(pair, print)  # for those who load it next
 
 
 def test_nothing_is_measured_without_a_drafter():

@@ -119,11 +119,11 @@ def test_without_a_calibration_it_finds_out():
 
 
 def test_what_was_learnt_is_kept_for_the_next_text():
-    pace = Pace(Costs(curve("linear")))
-    Case("linear", lambda done: 0.1, 1).run(Controller(WIDEST, pace), 300)
+    pace = Pace(Costs(curve("moe")))
+    Case("moe", lambda done: 0.1, 1).run(Controller(WIDEST, pace), 300)
     again = Controller(WIDEST, pace)
     assert again.plan(10, 500).width == 1
-    fresh = Controller(WIDEST, Pace(Costs(curve("linear"))))
+    fresh = Controller(WIDEST, Pace(Costs(curve("moe"))))
     assert fresh.plan(10, 500).width > 1
 
 
