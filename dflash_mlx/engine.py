@@ -367,8 +367,8 @@ def summary(response: GenerationResponse) -> list[str]:
         f"{stats.tokens_per_round:.2f} tokens per round, "
         f"{share:.0%} of {stats.drafted} drafts accepted"
     )
-    if stats.lookup_rounds:
-        told += f", {stats.lookup_rounds} rounds from the prompt's own words"
+    if n := stats.lookup_rounds:
+        told += f", {n} round{'s' * (n > 1)} from the prompt's own words"
     if stats.speedup is not None:
         told += f", about {stats.speedup:.1f} times plain decoding"
     return [*lines, f"DFlash: {told}"]
