@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from . import rollback
 from .errors import OptionError
-from .kv import block_masks, quantize
+from .kv import block_masks
 from .models.drafters.base import Confident
 from .models.targets.replay import Tape
 from .pair import Pair
@@ -97,6 +97,7 @@ class Decoding:
         Each chunk's features go to the drafter and are dropped; logits are lazy,
         so only the last row's are computed.
         """
+        self.cache.remember()
         self._feed(ids[:-1], step, progress, total=len(ids))
         with self._change():
             flight = self._fly(mx.array(ids[-1:], dtype=mx.uint32), width=0)
@@ -134,15 +135,17 @@ class Decoding:
         if progress:
             progress(0, total)
         while done < len(ids):
-            n = min(step, len(ids) - done)
+            until = self.cache.until_mark()
+            n = min(step, len(ids) - done, until)
             chunk = mx.array(ids[done : done + n], dtype=mx.uint32)
-            visible = self._visible(total - done, n)
+            visible = self._visible(min(total - done, until), n)
             with self._change():
                 # No name for the features: they are freed as soon as they are used.
                 self._extend(self._forward(chunk, visible)[1], n, visible)
-                self._quantize()
+                self.cache.quantize(self.kv)
                 self._taken(ids[done : done + n])
                 mx.eval([entry.state for entry in self.cache.target], self._drafted())
+                self.cache.remember()
             mx.clear_cache()
             done += n
             if progress:
@@ -228,7 +231,7 @@ class Decoding:
         logits, features, tape = self._forward(block, len(block), width > 1)
         self.uncommitted += width
         if width <= 1:
-            self._quantize()
+            self.cache.quantize(self.kv)
         if self.chooser.needs_tokens:
             self.history = mx.concatenate([self.history, block])
         logits = self.chooser.process(logits[0], self.history)
@@ -253,15 +256,9 @@ class Decoding:
         flight, self.block = self.block, None
         self.target.commit(self.cache.target, flight.tape, flight.width, keep)
 
-    def _quantize(self):
-        """Quantize the cache once it is long enough, as mlx-lm does after each row;
-        rows on trial do not count."""
-        if self.kv.bits:
-            options = self.kv.bits, self.kv.group_size, self.kv.start
-            quantize(self.cache.target, *options)
-
     def _visible(self, left, n):
-        """How many of the next n of `left` prompt rows the drafter can ever see."""
+        """How many of the next n rows the drafter can ever see: `left` of them lead to
+        the prompt's end, or to a mark."""
         if not self.drafting:
             return 0
         window = self.drafter.window
@@ -274,7 +271,7 @@ class Decoding:
         with self._change():
             if flight.width > 1:
                 self._keep(keep)
-                self._quantize()
+                self.cache.quantize(self.kv)
             self.uncommitted -= flight.width
             tail, self.cache.tail = self.cache.tail, []
             if keep:

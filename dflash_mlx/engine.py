@@ -18,7 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import device
 from .calibrate import doubt
-from .errors import PromptError
+from .chat_template import check_text
 from .loop import decode, token_limit, usable
 from .pair import Pair
 from .prompt_cache import PromptCache
@@ -245,70 +245,6 @@ class Answer:
             return segment, None
         rest, stopped = self.text.finish()
         return segment + rest, "stop" if stopped else "length"
-
-
-def apply_template(
-    tokenizer: TokenizerWrapper,
-    messages: list[dict[str, str]],
-    *,
-    go_on: bool = False,
-    **options: Any,
-) -> list[int]:
-    """Token ids of a chat, ready for the assistant's turn.
-
-    Args:
-        tokenizer: mlx-lm's.
-        messages: {"role", "content"} each.
-        go_on: The last message is the beginning of the assistant's answer.
-        options: For the template, e.g. enable_thinking.
-
-    Raises:
-        PromptError: The tokenizer has no chat template, or a message is not text.
-    """
-    check_template(tokenizer)
-    for message in messages:
-        content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            if part.get("type", "text") != "text":
-                raise refused(part["type"])
-    return tokenizer.apply_chat_template(
-        messages,
-        add_generation_prompt=not go_on,
-        continue_final_message=go_on,
-        **options,
-    )
-
-
-def check_text(config: dict[str, Any], ids: Sequence[int]) -> None:
-    """Raise PromptError where a prompt holds a placeholder of something seen or heard.
-
-    Args:
-        config: The target's config.json.
-        ids: The prompt.
-    """
-    for kind in ("image", "video", "audio"):
-        for name in (f"{kind}_token_id", f"{kind}_token_index"):
-            token = config.get(name)
-            if token is not None and token in ids:
-                raise refused(kind)
-
-
-def refused(kind: str) -> PromptError:
-    """The error for a prompt that is not all text."""
-    return PromptError(
-        f"The prompt holds a part of type {kind!r}, but only a model's text part is "
-        "run here.",
-        "Leave it out, or use a tool for vision-language models.",
-    )
-
-
-def check_template(tokenizer: TokenizerWrapper) -> None:
-    """Raise PromptError when the tokenizer has no chat template."""
-    if not tokenizer.has_chat_template:
-        raise PromptError(
-            "This model's tokenizer has no chat template.",
-            "Use `dflash-mlx generate` with --ignore-chat-template.",
-        )
 
 
 def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mlx.core as mx
 from mlx_lm.models.cache import (
     ArraysCache,
     ChunkedKVCache,
@@ -59,6 +60,48 @@ def cut_to(cache: list[Any], rows: int) -> None:
     """
     for entry in flat(cache):
         _drop(entry, entry.offset - rows)
+
+
+def forgets(cache: list[Any]) -> bool:
+    """Whether some layer cannot be cut back at will: it holds a state, or a window."""
+    return any(
+        type(entry) not in (*GROWING, ConcatenateKVCache) for entry in flat(cache)
+    )
+
+
+def snapshot(cache: list[Any]) -> list[Any]:
+    """What cutting cannot bring back: states and windows; None for other layers.
+
+    The arrays are not those of the cache, which may be written into.
+    """
+    return [_own(entry) for entry in flat(cache)]
+
+
+def restore(cache: list[Any], saved: list[Any], rows: int) -> None:
+    """Leave every layer as it was at a snapshot of `rows` rows.
+
+    Layers that only grew since are cut, so they must hold the same first rows still.
+    """
+    for entry, state in zip(flat(cache), saved, strict=True):
+        if type(entry) is ArraysCache:
+            put_back(entry, list(state))
+        elif state is None:
+            _drop(entry, entry.offset - rows)
+        else:
+            entry.state = tuple(_handle(part) for part in state)
+
+
+def _own(entry):
+    if type(entry) is ArraysCache:
+        return held(entry)
+    if type(entry) in (*ROTATING, ChunkedKVCache):
+        return tuple(_handle(part) for part in entry.state)
+    return None
+
+
+def _handle(part):
+    """An array by another name: `a[i] = x` changes what one name stands for."""
+    return part[...] if isinstance(part, mx.array) else part
 
 
 def drop_rows(cache: list[Any], rows: int) -> None:

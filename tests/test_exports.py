@@ -14,7 +14,7 @@ from mlx_lm.utils import quantize_model
 from dflash_mlx import Pair, decode, load, stream_generate
 from dflash_mlx.bench import architectures, families
 from dflash_mlx.bench.scripted import Script
-from dflash_mlx.engine import apply_template
+from dflash_mlx.chat_template import apply_template
 from dflash_mlx.errors import PromptError
 from dflash_mlx.loading import TINY
 

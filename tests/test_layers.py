@@ -39,6 +39,7 @@ ROWS = {
     "activation": 3,
     "loading": 3,
     "prompt_cache": 3,
+    "chat_template": 3,
     "engine": 4,
     "convert": 4,
     "bench": 5,

@@ -8,7 +8,7 @@ import pytest
 from test_metal_dispatch import doubling, verdicts
 from tiny import Script, make_drafter, make_model, reference, run, some_prompt
 
-from dflash_mlx import PromptCache, Sampling, decode, engine, load
+from dflash_mlx import PromptCache, Sampling, chat_template, decode, engine, load
 from dflash_mlx.bench import architectures
 from dflash_mlx.bench.families import text_for
 from dflash_mlx.decoding import Decoding, Flight
@@ -298,8 +298,10 @@ def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
     monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=now))
     pair = replace(pair, kernels=(in_service(tmp_path, said),))
     messages = [{"role": "user", "content": "Count from 1 to 30."}]
-    prompt = engine.apply_template(tokenizer, messages)
-    responses = engine.stream_generate(pair, tokenizer, prompt, max_tokens=60)
+    prompt = chat_template.apply_template(tokenizer, messages)
+    responses = engine.stream_generate(
+        pair, tokenizer, prompt, max_tokens=60, block_size=8
+    )
     kernels = [response.stats.kernels for response in responses]
     assert len(kernels) == 60 and (kernels[0], kernels[-1]) == (["doubling"], [])
     assert len(said) == 1 and "a round took 30 s" in said[0]

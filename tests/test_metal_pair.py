@@ -13,7 +13,7 @@ from dflash_mlx import PromptCache, decode, load
 from dflash_mlx.bench import architectures
 from dflash_mlx.bench.families import block_against_rows, check_loop
 from dflash_mlx.bench.verify import compare
-from dflash_mlx.engine import apply_template
+from dflash_mlx.chat_template import apply_template
 from dflash_mlx.equip import check_exact, equip
 from dflash_mlx.errors import UnsupportedError
 from dflash_mlx.metal import block_matmul, delta_rule, layers

@@ -14,7 +14,7 @@ from dflash_mlx.bench import shapes
 from dflash_mlx.bench.race import PROMPTS
 from dflash_mlx.bench.shapes import Entry, shaped
 from dflash_mlx.bench.widen import RACE, DraftShape, Shape, Widening, shape_of, widen
-from dflash_mlx.engine import apply_template
+from dflash_mlx.chat_template import apply_template
 from dflash_mlx.errors import NotEnoughMemoryError, OptionError
 
 CONFIGS = Path(__file__).parent / "golden" / "configs"

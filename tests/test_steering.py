@@ -12,8 +12,8 @@ from tiny import Script, make_drafter, make_model, reference, run, some_prompt
 
 from dflash_mlx import Pair, PromptCache, Sampling, decode, load, loop
 from dflash_mlx.bench import architectures
+from dflash_mlx.chat_template import apply_template
 from dflash_mlx.costs import DRAFTER, LOOKUP, PLAIN
-from dflash_mlx.engine import apply_template
 from dflash_mlx.lookup import Lookup
 from dflash_mlx.steering import Course, Guess, Steering
 from dflash_mlx.types import KVBits

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..chat_template import apply_template
 from ..device import describe
-from ..engine import GenerationResponse, apply_template, stream_generate
+from ..engine import GenerationResponse, stream_generate
 from ..loading import load
 
 PROMPTS = (

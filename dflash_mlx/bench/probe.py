@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..engine import apply_template, stream_generate
+from ..chat_template import apply_template
+from ..engine import stream_generate
 from ..loading import check_pair
 from ..models.drafters import load_folder
 from ..models.drafters.config import DFlashConfig

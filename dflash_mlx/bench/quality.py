@@ -11,8 +11,9 @@ import argparse
 import json
 from random import Random
 
+from ..chat_template import apply_template
 from ..device import describe
-from ..engine import apply_template, stream_generate
+from ..engine import stream_generate
 from ..loading import load
 from ..stats import Stats
 from ..train.exercises import draw

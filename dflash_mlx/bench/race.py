@@ -22,8 +22,9 @@ import mlx_lm
 from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 
+from ..chat_template import apply_template
 from ..device import describe
-from ..engine import apply_template, stream_generate
+from ..engine import stream_generate
 from ..loading import load
 from ..loop import decode
 from ..pair import Pair

@@ -16,7 +16,8 @@ from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine import apply_template, encode
+from ..chat_template import apply_template
+from ..engine import encode
 from ..errors import OptionError, PromptError
 from ..train.exercises import draw
 

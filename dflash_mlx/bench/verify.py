@@ -14,8 +14,8 @@ from itertools import zip_longest
 import mlx.core as mx
 import typer
 
+from ..chat_template import apply_template
 from ..device import describe
-from ..engine import apply_template
 from ..loading import load
 from ..loop import decode
 from ..pair import Pair

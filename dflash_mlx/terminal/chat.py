@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..engine import apply_template, check_template, summary
+from ..chat_template import apply_template, check_template
+from ..engine import summary
 from ..errors import DFlashError
 from ..prompt_cache import PromptCache
 from .ask import Ask, note

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
-from ..engine import GenerationResponse, apply_template, summary
+from ..chat_template import apply_template
+from ..engine import GenerationResponse, summary
 from ..errors import OptionError, PromptError
 from ..prompt_cache import PromptCache
 from .ask import Ask, note

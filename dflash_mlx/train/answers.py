@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import batch_generate
 from mlx_lm.sample_utils import make_sampler
 
-from ..engine import apply_template
+from ..chat_template import apply_template
 from ..errors import DataError, OptionError
 from ..pair import Pair
 from ..types import require

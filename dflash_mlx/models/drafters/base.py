@@ -7,6 +7,7 @@ so it never needs a rollback. It knows nothing of the target but two functions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
@@ -60,6 +61,26 @@ class Confident(Protocol):
     ) -> tuple[mx.array, mx.array]:
         """As propose; ids [1, width - 1], and for each [1, width - 1] the chance that
         it is kept, given that those before it are."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a ContextCache held at a moment.
+
+    Args:
+        offset: The next row's position.
+        runs: [first position, rows] of what is held.
+        arrays: Its keys and values [1, heads, rows, head_dim]; none when empty.
+    """
+
+    offset: int
+    runs: list[list[int]]
+    arrays: list[mx.array]
+
+    @property
+    def rows(self) -> int:
+        """How many rows were held."""
+        return sum(rows for _, rows in self.runs)
 
 
 class ContextCache:
@@ -124,10 +145,35 @@ class ContextCache:
         return held[-self.window :] if self.window else held
 
     def _drop_front(self, rows):
-        for run in self._runs:
-            gone = min(rows, run[1])
-            run[0], run[1], rows = run[0] + gone, run[1] - gone, rows - gone
-        self._runs = [run for run in self._runs if run[1]]
+        self._runs = self._without(self._runs, rows)
+
+    @staticmethod
+    def _without(runs, rows):
+        """Runs without their first rows."""
+        left = []
+        for first, held in runs:
+            gone = min(rows, held)
+            rows -= gone
+            if held > gone:
+                left.append([first + gone, held - gone])
+        return left
+
+    def rows_before(self, position: int) -> int:
+        """How many of the rows held lie before a position."""
+        return sum(max(0, min(n, position - first)) for first, n in self._runs)
+
+    def snapshot(self) -> Context:
+        """What can be seen now, for `restore`."""
+        held = list(self.fetch() or ())
+        gone = self._rows.offset - (held[0].shape[2] if held else 0)
+        return Context(self.offset, self._without(self._runs, gone), held)
+
+    def restore(self, saved: Context) -> None:
+        """Hold what was seen at a snapshot."""
+        self.offset, self._rows = saved.offset, KVCache()
+        self._runs = [list(run) for run in saved.runs]
+        if saved.arrays:
+            self._rows.update_and_fetch(*saved.arrays)
 
     def arrays(self) -> list[mx.array]:
         """The arrays to evaluate so that no graph hangs on this cache."""
