@@ -73,5 +73,15 @@ class ServerError(DFlashError):
     """A server cannot be reached, refuses, or does not speak OpenAI's API."""
 
 
+class CommandError(DFlashError):
+    """A command of the chat is unknown, or there is nothing it could work on."""
+
+    exit_code = 2
+
+
+class ConversationError(DFlashError):
+    """A conversation's file cannot be read or written, or is none."""
+
+
 class MissingPackageError(DFlashError):
     """An optional package is not installed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,8 +108,16 @@ class Ask:
         tokenizer: TokenizerWrapper,
         prompt: str | list[int],
         cache: PromptCache,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[GenerationResponse]:
-        """Answer a prompt."""
+        """Answer a prompt.
+
+        Args:
+            pair, tokenizer: From `open`.
+            prompt: What follows the content of `cache`.
+            cache: Goes on from it, and leaves the answer in it.
+            progress: Called with (prompt tokens done, tokens in all).
+        """
         sampling = self.sampling
         if sampling.xtc_probability:
             # As mlx-lm has it, XTC spares the tokens that end a line or the text.
@@ -130,6 +138,7 @@ class Ask:
             kv_bits=self.kv_bits,
             kv_group_size=self.kv_group_size,
             quantized_kv_start=self.quantized_kv_start,
+            prompt_progress_callback=progress,
         )
 
 

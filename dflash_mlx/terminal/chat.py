@@ -1,70 +1,255 @@
-"""`chat`: a conversation whose history stays in the caches; q, r, h as in mlx-lm."""
+"""`chat`: a conversation that people keep open, its caches kept between turns.
+
+Owns the state of a session and the order of things in a turn. Commands, lines, answers
+and words beside them are the business of the modules around it.
+"""
 
 from __future__ import annotations
 
-from ..chat_template import apply_template, check_template
-from ..engine import summary
-from ..errors import DFlashError
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+from jinja2 import TemplateError
+
+from ..chat_template import apply_template, check_template, marks
+from ..engine import engine_of
+from ..errors import CommandError, ConversationError, DFlashError, PromptError
 from ..prompt_cache import PromptCache
-from .ask import Ask, note
-from .generate import utf8
+from . import conversation as files
+from . import turn
+from .ask import Ask
+from .commands import COMMANDS, Leave, line_of, message, parse
+from .complete import Commands
+from .conversation import Conversation, Record
+from .history import FileHistory, folder
+from .prompt import Reader, open_reader, without_echo
+from .settings import Settings, written
+from .status import QUIET, WRONG, Tally, ending, say, status
 
-HELP = "q quits, r forgets the conversation, h shows this; Ctrl-C stops an answer."
+WELCOME = "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves."
+LEAVING = "Ctrl-D or /quit leaves."
+KEPT = "The message is kept: /retry, /edit it, or /reset."
 
 
-def run(ask: Ask, verbose: bool = True) -> None:
-    """Talk until q or the end of input.
+def run(ask: Ask, verbose: bool = True, file: Path | None = None) -> None:
+    """Talk until /quit or the end of input.
 
     Args:
         ask: The options.
-        verbose: Print a summary after each answer, on stderr.
+        verbose: Print a status line after each answer, on stderr.
+        file: A saved conversation to go on with.
     """
-    options = ask.template()
-    pair, tokenizer = ask.open()
-    check_template(tokenizer)
-    cache = PromptCache(pair, ask.max_kv_size)
-    opening = []
-    if ask.system_prompt is not None:
-        opening = [{"role": "system", "content": ask.system_prompt}]
-    messages = list(opening)
-    note(HELP)
-    while True:
+    past = folder() / "history.jsonl"
+    reader = open_reader(lambda: FileHistory(past, say), Commands())
+    chat = Chat(ask, reader, verbose)
+    if file is not None:
+        chat.load(file)
+    if verbose:
+        say(WELCOME, QUIET)
+    chat.talk()
+
+
+class Chat:
+    """A session.
+
+    Args:
+        ask: The options; its model is loaded.
+        reader: Where messages come from.
+        verbose: Print a status line after each answer.
+
+    Attributes:
+        conversation: What was said and answered.
+        pending: The conversation with a question that got no answer, if the last one
+            got none.
+        settings: What /set and /plain have changed.
+        tally: Counters of the answers.
+    """
+
+    def __init__(self, ask: Ask, reader: Reader, verbose: bool = True):
+        self._template = ask.template()
+        self.ask, self.reader, self.verbose = ask, reader, verbose
+        self.pair, self.tokenizer = ask.open()
+        check_template(self.tokenizer)
+        self.cache = PromptCache(self.pair, ask.max_kv_size)
+        self.settings, self.tally = Settings.of(ask), Tally()
+        self.conversation = Conversation(ask.system_prompt)
+        self.pending: Conversation | None = None
+        self._offered = ""  # a text that the next prompt begins with
+
+    @property
+    def latest(self) -> Conversation:
+        """The conversation, its unanswered question included."""
+        return self.pending or self.conversation
+
+    def talk(self) -> None:
+        """Read and answer until the end."""
+        while True:
+            try:
+                offered, self._offered = self._offered, ""
+                said = self.reader.read(offered)
+                if said is None:
+                    return
+                self.hear(said)
+            except Leave:
+                return
+            except KeyboardInterrupt:
+                if not self.reader.terminal:
+                    raise
+                say(LEAVING)
+            except DFlashError as error:
+                say(str(error), WRONG)
+
+    def hear(self, said: str) -> None:
+        """Follow a command or answer a message."""
         try:
-            said = input(">> ")
-        except EOFError:
-            return
-        if said == "q":
-            return
-        if said == "h":
-            note(HELP)
-        elif said == "r":
-            messages = list(opening)
-            cache.reset()
-            note("Forgotten.")
-        elif said.strip():
-            messages.append({"role": "user", "content": utf8(said)})
-            answer = turn(ask, pair, tokenizer, messages, options, cache, verbose)
-            if answer is None:
-                messages.pop()
-            else:
-                messages.append({"role": "assistant", "content": answer})
+            command = parse(said)
+        except CommandError:
+            self._offered = said
+            raise
+        if command is None:
+            self.hear_message(message(said))
+        else:
+            name, argument = command
+            COMMANDS[name].run(self, argument)
 
+    def hear_message(self, text: str) -> None:
+        """Answer a message, unless it is empty."""
+        if text.strip():
+            self.respond(self.conversation.ask(text))
 
-def turn(ask, pair, tokenizer, messages, options, cache, verbose) -> str | None:
-    """One answer: streamed, and returned as far as it came; None when refused."""
-    text, last = "", None
-    try:
-        ids = apply_template(tokenizer, messages, **options)
-        rest = cache.reuse(ids)
-        for last in ask.stream(pair, tokenizer, rest, cache):
-            text += last.text
-            print(last.text, end="", flush=True)
-    except KeyboardInterrupt:
-        note("\n(stopped)")
-    except DFlashError as error:
-        note(f"{error} r starts a new conversation.")
-        return None
-    print(flush=True)
-    if verbose and last is not None:
-        note(summary(last)[1] + "; " + summary(last)[3])
-    return text
+    def respond(self, asked: Conversation) -> None:
+        """Answer the open question of `asked`, which is the conversation from then on.
+
+        Without an answer the conversation stays as it was, and /retry asks again.
+        """
+        self.pending, display = asked, self.display()
+        try:
+            took = self._take(asked, display)
+        except BrokenPipeError:
+            raise
+        except DFlashError as error:
+            say(f"{error} {KEPT}", WRONG)
+            if asked.messages[:-1] == self.conversation.messages:
+                self._offered = line_of(asked.question or "")
+            return
+        except Exception:
+            # A bug: what it left in the caches is in doubt, the conversation is not.
+            traceback.print_exc()
+            self.cache.reset()
+            say(f"That is a bug. {KEPT}", WRONG)
+            return
+        if display.answer or display.reasoning or not took.stopped:
+            self.conversation = asked.answer(display.answer, display.reasoning)
+            self.pending = None
+        self._tell(took)
+
+    def display(self) -> turn.Display:
+        """What shows the next answer."""
+        return turn.RawText()
+
+    def edited(self, text: str) -> str | None:
+        """`text` as the user changes it; None if given up.
+
+        Raises:
+            CommandError: It cannot be offered here.
+        """
+        if not self.reader.edits:
+            raise CommandError("/edit needs the new text here.")
+        try:
+            return self.reader.read(text)
+        except KeyboardInterrupt:
+            return None
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self.conversation, self.pending = self.conversation.reset(), None
+        self.cache.reset()
+
+    def undo(self) -> None:
+        """Take the last question back: the unanswered one, or with its answer."""
+        if self.pending is None:
+            self.conversation = self.conversation.undo()
+        self.pending = None
+
+    def set_system(self, text: str | None) -> None:
+        """Change the system prompt; None is none."""
+        self.conversation = replace(self.conversation, system=text)
+        if self.pending is not None:
+            self.pending = replace(self.pending, system=text)
+
+    def change(self, settings: Settings) -> None:
+        """Answer so from now on.
+
+        Raises:
+            OptionError: A value is out of its range.
+        """
+        settings.apply(self.ask)
+        self.settings = settings
+
+    def set_plain(self, on: bool) -> None:
+        """Switch drafting off or on."""
+        self.change(replace(self.settings, plain=on))
+
+    def engine(self) -> tuple[str, str]:
+        """Which engine answers now, and why if it is the plain one."""
+        return engine_of(self.pair, not self.settings.plain, self.settings.block_size)
+
+    def save(self, path: Path) -> None:
+        """Write the conversation to a file; as in conversation.save."""
+        ask, settings = self.ask, self.settings.as_dict()
+        files.save(Record(self.conversation, ask.model, ask.draft, settings), path)
+
+    def load(self, path: Path) -> Record:
+        """Go on with a file's conversation, system prompt and settings.
+
+        Raises:
+            ConversationError: It cannot be read; nothing has changed then.
+        """
+        record = files.load(path)
+        settings = self.settings
+        try:
+            for name, value in record.settings.items():
+                settings = settings.changed(name, written(value))
+            self.change(settings)
+        except DFlashError as error:
+            raise ConversationError(
+                f"{path} has a setting that cannot be used: {error.message}",
+                "The present conversation goes on.",
+            ) from None
+        spoken = record.conversation
+        # A question without answer is kept for /retry.
+        self.pending = spoken if spoken.open else None
+        self.conversation = spoken.undo() if spoken.open else spoken
+        return record
+
+    def _take(self, asked: Conversation, display: turn.Display) -> turn.Turn:
+        """A turn on a display."""
+        options = self._template | self.settings.template()
+        messages = asked.for_template()
+        try:
+            ids = apply_template(self.tokenizer, messages, **options)
+            parting = ()
+            if self.cache.forgets:
+                parting = marks(self.tokenizer, messages, **options)
+        except TemplateError as error:
+            raise PromptError(f"The model's chat template says: {error}.") from None
+        ask = self.settings.apply(self.ask)
+        pair, tokenizer = self.pair, self.tokenizer
+        with without_echo():
+            return turn.take(ask, pair, tokenizer, ids, self.cache, display, parting)
+
+    def _tell(self, took: turn.Turn) -> None:
+        """What is to be said below an answer."""
+        last = took.last
+        if took.stopped:
+            early = " before the answer began; /retry asks again"
+            say(f"(stopped{early if self.pending else ''})", QUIET)
+        if last is not None:
+            self.tally.add(last)
+            if self.verbose:
+                say(status(last), QUIET)
+            if told := ending(last, self.pair.target.context):
+                say(told)
+        if took.stopped and not self.reader.terminal:
+            raise KeyboardInterrupt
