@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Metal kernels are tested on an emulator that needs clang (tests/emulator).
 CLANG := clang++-19
 
-.PHONY: demo test quick lint clang clean
+.PHONY: demo test quick lint docs clang clean
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,6 +24,9 @@ quick: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: .venv/ready
+	$(BIN)/python -m dflash_mlx.cli.manual > docs/cli.md
 
 # Debian's clang where root can install it; elsewhere the kernel tests are skipped.
 clang:

@@ -65,6 +65,10 @@ class NotEnoughMemoryError(DFlashError):
     """The model is larger than what this machine can hold."""
 
 
+class NotEnoughDiskError(DFlashError):
+    """A download is larger than what the disk has left."""
+
+
 class DataError(DFlashError):
     """A training file has a line that cannot be used."""
 

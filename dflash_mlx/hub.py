@@ -6,18 +6,26 @@ is there; only then the Hub is asked.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import DryRunFileInfo, hf_hub_download, snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import tqdm
 
 from .errors import ConfigError, MissingFilesError, UnknownModelError
 
@@ -74,10 +82,100 @@ def cached_folder(name: str, revision: str | None = None) -> Path | None:
     return None if missing_files(path) else path
 
 
-def download(name: str, revision: str | None = None) -> Path:
-    """Fetch a repository from the Hub; an interrupted download goes on."""
+def download(
+    name: str, revision: str | None = None, bars: Callable[..., tqdm] | None = None
+) -> Path:
+    """Fetch a repository from the Hub; files that are here stay.
+
+    Args:
+        name, revision: As in folder_of.
+        bars: Makes progress bars; None is huggingface_hub's own.
+
+    Raises:
+        MissingFilesError: As in folder_of.
+    """
+    with refusals(name, revision):
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=FILES, tqdm_class=bars
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a download would fetch, in bytes.
+
+    Args:
+        name, revision: The repository.
+        total: All of it that is used.
+        cached: How much of that is here.
+        weights: Its weight files, here or not.
+    """
+
+    name: str
+    revision: str | None
+    total: int
+    cached: int
+    weights: int
+
+
+def plan(name: str, revision: str | None = None) -> Plan | None:
+    """Ask the Hub what it has, and the cache what is here; fetches nothing.
+
+    Returns:
+        None where the Hub does not say: `download` then tells why.
+    """
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+        files = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=FILES,
+            dry_run=True,
+            tqdm_class=partial(tqdm, disable=True),
+        )
+    except (HTTPError, OSError):
+        return None
+
+    def size(wanted: Callable[[DryRunFileInfo], bool]) -> int:
+        return sum(file.file_size or 0 for file in files if wanted(file))
+
+    return Plan(
+        name,
+        revision,
+        total=size(lambda file: True),
+        cached=size(lambda file: not file.will_download),
+        weights=size(lambda file: file.filename.endswith(".safetensors")),
+    )
+
+
+def fetch_file(name: str, file: str, revision: str | None = None) -> Path:
+    """One small file of a repository.
+
+    Raises:
+        MissingFilesError: As in folder_of, or the repository has no such file.
+    """
+    with refusals(name, revision):
+        try:
+            return Path(
+                hf_hub_download(
+                    name,
+                    file,
+                    revision=revision,
+                    tqdm_class=partial(tqdm, disable=True),
+                )
+            )
+        except RemoteEntryNotFoundError:
+            raise MissingFilesError(
+                f"{name} has no {file}.", "Is this the repository of a model?"
+            ) from None
+
+
+@contextlib.contextmanager
+def refusals(name: str, revision: str | None) -> Iterator[None]:
+    """Errors of the Hub and of the disk become ours."""
+    try:
+        yield
     except GatedRepoError:
         raise MissingFilesError(
             f"{name} is gated.",
@@ -102,6 +200,13 @@ def download(name: str, revision: str | None = None) -> Path:
         raise MissingFilesError(
             f"{name} could not be saved: {error}.", "Free some disk space and repeat."
         ) from None
+
+
+def free_bytes() -> tuple[int, Path]:
+    """Bytes that the disk of the cache has left, and where that is."""
+    folder = Path(HF_HUB_CACHE).expanduser()
+    there = next(each for each in (folder, *folder.parents) if each.is_dir())
+    return shutil.disk_usage(there).free, folder
 
 
 def missing_files(path: Path) -> str:

@@ -180,7 +180,7 @@ def folder_of_drafter(name: str, revision: str | None = None) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A target's config.json, with the numbers that everything needs.
+    """The config.json of a target's folder, with the numbers that everything needs.
 
     Raises:
         ConfigError: It is no JSON object, or lacks one of them.
@@ -214,11 +214,32 @@ def find_drafter(
 
     A drafter that was found, not named, and cannot be had leaves plain decoding.
     """
+    name, reason = name_drafter(config, f"{model} {folder}", draft)
+    if name is None:
+        return None, reason
+    try:
+        return folder_of_drafter(name), ""
+    except MissingFilesError as error:
+        if draft:
+            raise
+        return None, f"its drafter is not to be had: {error}"
+
+
+def name_drafter(
+    config: dict[str, Any], target: str, draft: str | None
+) -> tuple[str | None, str]:
+    """Which drafter is meant, or why none; nothing is fetched.
+
+    Args:
+        config: The target's config.json.
+        target: Its names.
+        draft: The drafter that was asked for; None finds the published one.
+    """
     if draft == "none":
         return None, "drafting is off"
     if draft:
-        return folder_of_drafter(draft), ""
-    found = registry.find_target(config, f"{model} {folder}")
+        return draft, ""
+    found = registry.find_target(config, target)
     if len(found) > 1:
         names = ", ".join(f"{e.name} ({e.drafters[0].repo})" for e in found)
         return None, f"the model may be any of {names}: choose with --draft"
@@ -228,10 +249,7 @@ def find_drafter(
     if not usable:
         kinds = ", ".join(f"{d.repo} ({d.kind})" for d in found[0].drafters)
         return None, f"this version cannot run the drafters of this model: {kinds}"
-    try:
-        return folder_of_drafter(usable[0].repo), ""
-    except MissingFilesError as error:
-        return None, f"its drafter is not to be had: {error}"
+    return usable[0].repo, ""
 
 
 def check_pair(config: dict[str, Any], drafter: DFlashConfig) -> None:
@@ -257,6 +275,15 @@ def check_memory(folder: Path, draft_folder: Path | None) -> None:
     sizes = {"the target": hub.weight_bytes(folder)}
     if draft_folder:
         sizes["the drafter"] = hub.weight_bytes(draft_folder)
+    check_sizes(sizes)
+
+
+def check_sizes(sizes: dict[str, int]) -> None:
+    """Raise NotEnoughMemoryError when so many bytes of weights will not fit.
+
+    Args:
+        sizes: Bytes by what needs them.
+    """
     have = device.memory_bytes()
     if sum(sizes.values()) > have:
         parts = [

@@ -40,6 +40,7 @@ ROWS = {
     "loading": 3,
     "prompt_cache": 3,
     "chat_template": 3,
+    "cache_file": 3,
     "engine": 4,
     "convert": 4,
     "bench": 5,

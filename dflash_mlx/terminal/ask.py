@@ -1,8 +1,10 @@
-"""What a command asks for, loaded and checked: shared by generate and chat."""
+"""What generate and chat ask for: checked, loaded, answered.
+
+The options are answering.py's; what an answer is made of, the engine's.
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,35 +18,26 @@ from ..loading import load
 from ..pair import Pair
 from ..prompt_cache import PromptCache
 from ..types import KVBits, Sampling, require
+from . import firstrun, progress
+from .answering import Answering, SamplingOptions, Shorthand
+from .options import parse_object
 
 
 @dataclass(frozen=True)
-class Ask:
-    """The options of an answer, as the command line has them."""
+class Ask(Answering):
+    """The options of an answer."""
 
-    model: str = "tiny"
-    draft: str | None = None
-    revision: str | None = None
-    quantize: int | None = None
-    draft_quantize: int | None = None
-    draft_window: int | None = None
-    adapter_path: str | None = None
-    trust_remote_code: bool = False
-    kernels: str = "auto"
-    system_prompt: str | None = None
-    chat_template_config: str | None = None
-    extra_eos_token: tuple[str, ...] = ()
-    stop: tuple[str, ...] = ()
-    max_tokens: int = 1024
     sampling: Sampling = field(default_factory=Sampling)
-    block_size: int | None = None
-    plain: bool = False
-    require_dflash: bool = False
-    prefill_step_size: int = 2048
-    max_kv_size: int | None = None
-    kv_bits: int | None = None
-    kv_group_size: int = 64
-    quantized_kv_start: int = 5000
+
+    @classmethod
+    def of(cls, asked: Answering, sampling: SamplingOptions, short: Shorthand) -> Ask:
+        """From a command line.
+
+        Raises:
+            OptionError: Options exclude each other, or are out of range.
+        """
+        values = vars(asked) | short.apply(asked)
+        return cls(**values, sampling=sampling.sampling())
 
     def __post_init__(self):
         named = self.draft not in (None, "none")
@@ -63,29 +56,53 @@ class Ask:
         size = self.block_size
         require(size is None or size >= 1, "--block-size", "1 or more", size)
 
-    def open(self) -> tuple[Pair, TokenizerWrapper]:
+    def open(self, shown: bool | None = None) -> tuple[Pair, TokenizerWrapper]:
         """Load what was asked for; say it when nothing will be drafted.
+
+        Args:
+            shown: Show progress; None is on a terminal.
 
         Raises:
             DFlashError: As in loading.load, or drafting was required and cannot be.
         """
-        pair, tokenizer = load(
-            self.model,
-            "none" if self.plain else self.draft,
-            revision=self.revision,
-            quantize=self.quantize,
-            draft_quantize=self.draft_quantize,
-            draft_window=self.draft_window,
-            adapter_path=self.adapter_path,
-            trust_remote_code=self.trust_remote_code,
-            kernels=self.kernels,
-            notice=note,
-        )
-        for token in self.extra_eos_token:
+        shown = progress.wanted() if shown is None else shown
+        draft = "none" if self.plain else self.draft
+        firstrun.fetch(self.model, draft, self.revision, notice=note, shown=shown)
+        with progress.spinner(f"Loading {self.model}", shown):
+            pair, tokenizer = load(
+                self.model,
+                draft,
+                revision=self.revision,
+                quantize=self.quantize,
+                draft_quantize=self.draft_quantize,
+                draft_window=self.draft_window,
+                adapter_path=self.adapter_path,
+                trust_remote_code=self.trust_remote_code,
+                kernels=self.kernels,
+                notice=note,
+            )
+        self.add_eos(tokenizer)
+        self.judge(pair)
+        return pair, tokenizer
+
+    def add_eos(self, tokenizer: TokenizerWrapper) -> None:
+        """Give the tokenizer --extra-eos-token.
+
+        Raises:
+            OptionError: The vocabulary has no such token.
+        """
+        for token in self.extra_eos_token or ():
             try:
                 tokenizer.add_eos_token(token)
             except ValueError as error:
                 raise OptionError(f"--extra-eos-token: {error}.") from None
+
+    def judge(self, pair: Pair) -> None:
+        """Say it when nothing will be drafted, or little.
+
+        Raises:
+            DFlashError: Drafting was required and cannot be.
+        """
         if self.require_dflash:
             pair.require_drafter()
         engine, reason = engine_of(pair, not self.plain, self.block_size)
@@ -96,7 +113,6 @@ class Ask:
                 f"The drafter was trained for blocks of {pair.drafter.block_size}; "
                 f"blocks of {self.block_size} draft worse."
             )
-        return pair, tokenizer
 
     def template(self) -> dict[str, Any]:
         """--chat-template-config as keyword arguments of the template."""
@@ -132,7 +148,7 @@ class Ask:
             sampling=sampling,
             block_size=self.block_size,
             speculate=not self.plain,
-            stop=self.stop,
+            stop=self.stop or (),
             prompt_cache=cache,
             prefill_step_size=self.prefill_step_size,
             kv_bits=self.kv_bits,
@@ -140,33 +156,6 @@ class Ask:
             quantized_kv_start=self.quantized_kv_start,
             prompt_progress_callback=progress,
         )
-
-
-def make_sampling(logit_bias: str | None = None, **options: Any) -> Sampling:
-    """Sampling from command-line options, --logit-bias being JSON.
-
-    Raises:
-        OptionError: A value is out of range or no JSON.
-    """
-    biases = parse_object(logit_bias, "--logit-bias")
-    try:
-        bias = {int(token): float(value) for token, value in biases.items()}
-    except (TypeError, ValueError):
-        raise OptionError(
-            f"--logit-bias must map token ids to numbers, but is {logit_bias!r}."
-        ) from None
-    return Sampling(logit_bias=bias, **options)
-
-
-def parse_object(text: str | None, option: str) -> dict[str, Any]:
-    """A JSON object given as an option."""
-    try:
-        value = json.loads(text) if text else {}
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise OptionError(f"{option} must be a JSON object, but is {text!r}.")
-    return value
 
 
 def note(text: str) -> None:

@@ -3,34 +3,98 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
+from pathlib import Path
+from typing import Any
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..chat_template import apply_template
-from ..engine import GenerationResponse, summary
-from ..errors import OptionError, PromptError
+from ..engine import GenerationResponse, encode, summary
+from ..errors import MissingFilesError, OptionError, PromptError
+from ..pair import Pair
 from ..prompt_cache import PromptCache
+from . import progress
+from .answering import PromptOptions, ThinkingOptions
 from .ask import Ask, note
 
+STDIN = "-"
 
-def read_prompt(argument: str | None, option: str | None) -> str:
-    """The prompt from the argument, --prompt, or stdin.
 
-    `-` is replaced by stdin; without any, piped input is the prompt.
+def read_prompt(words: list[str] | None, option: str | None) -> str:
+    """The prompt: what was written on the command line, and what is piped.
+
+    Words follow each other with spaces. `-` stands for piped text, which is set off by
+    empty lines; without `-` it comes first. So both of these ask about notes.txt:
+
+        cat notes.txt | dflash-mlx generate "What is missing here?"
+        cat notes.txt | dflash-mlx generate "Summarise this:" - "In one sentence."
+
+    Args:
+        words: The arguments.
+        option: --prompt.
+
+    Raises:
+        PromptError: There is none, it is empty, or no UTF-8.
+        OptionError: It is given twice.
     """
-    if argument is not None and option is not None:
-        raise OptionError(
-            "The prompt is given twice.", "Drop the argument or --prompt."
-        )
-    given = argument if argument is not None else option
-    if given is None and sys.stdin.isatty():
+    parts = list(words or ())
+    if option is not None:
+        if any(part != STDIN for part in parts):
+            raise OptionError(
+                "The prompt is given twice.", "Drop the argument or --prompt."
+            )
+        parts.append(option)
+    if STDIN not in parts and piped():
+        parts.insert(0, STDIN)
+    if not parts:
         raise PromptError("There is no prompt.", 'Try: dflash-mlx generate "Hello!"')
-    if given in (None, "-"):
-        text = sys.stdin.read()
-    else:
-        text = given.replace("\\n", "\n").replace("\\t", "\t")
+    if parts.count(STDIN) > 1:
+        raise OptionError("- stands for piped text twice.", "Leave one of them.")
+    text = parts_joined(parts)
     if not text.strip():
         raise PromptError("The prompt is empty.", "Write something to answer.")
     return utf8(text)
+
+
+def piped() -> bool:
+    """Whether stdin is a pipe or a file; a terminal is never waited for."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return False
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return True
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def parts_joined(parts: list[str]) -> str:
+    """The text of a prompt's parts, one of which may stand for stdin."""
+    if parts == [STDIN]:
+        return read_stdin()
+    at = parts.index(STDIN) if STDIN in parts else len(parts)
+    before, after = (
+        " ".join(words).replace("\\n", "\n").replace("\\t", "\t")
+        for words in (parts[:at], parts[at + 1 :])
+    )
+    between = read_stdin().rstrip("\n") if at < len(parts) else ""
+    return "\n\n".join(text for text in (before, between, after) if text)
+
+
+def read_stdin() -> str:
+    """What is piped.
+
+    Raises:
+        PromptError: Nothing is: stdin is a terminal.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise PromptError(
+            "Nothing is piped that - could stand for.",
+            'Try: cat FILE | dflash-mlx generate - "What is this?"',
+        )
+    return sys.stdin.read()
 
 
 def utf8(text: str) -> str:
@@ -51,9 +115,9 @@ def utf8(text: str) -> str:
 def run(
     ask: Ask,
     prompt: str,
+    how: PromptOptions,
+    thinking: ThinkingOptions,
     *,
-    prefill_response: str | None = None,
-    template: bool = True,
     as_json: bool = False,
     verbose: bool = True,
 ) -> None:
@@ -62,34 +126,92 @@ def run(
     Args:
         ask: The options.
         prompt: The user's text.
-        prefill_response: How the answer begins.
-        template: Wrap the prompt in the model's chat template.
+        how: What becomes of the prompt.
+        thinking: Whether the model reasons first.
         as_json: Print one JSON object instead of streaming text.
         verbose: Print the summary on stderr.
     """
-    template_options = ask.template()
-    pair, tokenizer = ask.open()
-    ids: str | list[int] = prompt
-    if template and tokenizer.has_chat_template:
-        messages = [{"role": "user", "content": prompt}]
-        if ask.system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": ask.system_prompt})
-        if prefill_response is not None:
-            messages.append({"role": "assistant", "content": prefill_response})
-        ids = apply_template(
-            tokenizer, messages, go_on=prefill_response is not None, **template_options
-        )
+    ask.template()
+    check_cache_file(how.prompt_cache_file)
+    shown = progress.wanted(verbose, as_json)
+    pair, tokenizer = ask.open(shown)
+    cache = open_cache(how.prompt_cache_file, pair, ask.max_kv_size)
+    ids = cache.reuse(tokens_of(prompt, ask, how, thinking, tokenizer))
     text, last = "", None
     try:
-        cache = PromptCache(pair, ask.max_kv_size)
-        for last in ask.stream(pair, tokenizer, ids, cache):
-            text += last.text
-            if not as_json:
-                print(last.text, end="", flush=True)
+        with progress.Prefill(shown) as reading:
+            for last in ask.stream(pair, tokenizer, ids, cache, reading):
+                text += last.text
+                if not as_json:
+                    print(last.text, end="", flush=True)
     except KeyboardInterrupt:
         finish(text, last, as_json, verbose, interrupted=True)
         raise
     finish(text, last, as_json, verbose)
+    keep_cache(how.prompt_cache_file, cache)
+
+
+def tokens_of(
+    prompt: str,
+    ask: Ask,
+    how: PromptOptions,
+    thinking: ThinkingOptions,
+    tokenizer: TokenizerWrapper,
+) -> list[int]:
+    """Token ids of a prompt, in the model's chat template unless told otherwise."""
+    if how.ignore_chat_template or not tokenizer.has_chat_template:
+        return encode(tokenizer, prompt)
+    messages = [{"role": "user", "content": prompt}]
+    if ask.system_prompt is not None:
+        messages.insert(0, {"role": "system", "content": ask.system_prompt})
+    prefill = how.prefill_response
+    if prefill is not None:
+        messages.append({"role": "assistant", "content": prefill})
+    options = thinking_arguments(thinking, tokenizer) | ask.template()
+    return apply_template(tokenizer, messages, go_on=prefill is not None, **options)
+
+
+def thinking_arguments(
+    asked: ThinkingOptions, tokenizer: TokenizerWrapper
+) -> dict[str, Any]:
+    """--thinking and --reasoning-effort as arguments of the chat template."""
+    if asked == ThinkingOptions():
+        return {}
+    from .thinking import Thinking
+
+    return Thinking(asked.thinking, asked.reasoning_effort).template(tokenizer)
+
+
+def check_cache_file(file: Path | None) -> None:
+    """Raise MissingFilesError where --prompt-cache-file could not be written."""
+    if file is not None and not file.parent.is_dir():
+        raise MissingFilesError(f"There is no folder {file.parent}.", "Make it first.")
+
+
+def open_cache(file: Path | None, pair: Pair, most: int | None) -> PromptCache:
+    """The cache that a file holds, if there is one; else an empty one.
+
+    Args:
+        file: --prompt-cache-file; only read where it exists, as mlx-lm's.
+        pair: What it must have been made with.
+        most: --max-kv-size.
+
+    Raises:
+        DFlashError: The file is broken, or another pair's.
+    """
+    if file is None or not file.exists():
+        return PromptCache(pair, most)
+    from .. import cache_file
+
+    return cache_file.load(file, pair, most)
+
+
+def keep_cache(file: Path | None, cache: PromptCache) -> None:
+    """Write the file of --prompt-cache-file unless it is there."""
+    if file is not None and not file.exists():
+        from .. import cache_file
+
+        cache_file.save(cache, file)
 
 
 def finish(

@@ -1,15 +1,24 @@
-"""Command-line options, each declared once; mlx-lm's names where it has them.
+"""Command-line options that several commands have, each declared once, and how their
+values are read; mlx-lm's names where it has them.
 
-Imports nothing heavy, so that --help stays instant.
+Imports nothing heavy, so that --help stays instant. What only generate and chat have is
+in answering.py.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import OptionError
+from . import completion
+
+PROMPT = "Prompt"
+SAMPLING = "Sampling"
+DFLASH = "Speculation"
+OUTPUT = "Output"
 
 
 def option(name: str, help: str, panel: str = "Model", **more):
@@ -17,48 +26,51 @@ def option(name: str, help: str, panel: str = "Model", **more):
     return typer.Option(*name.split(), help=help, rich_help_panel=panel, **more)
 
 
+BITS = completion.words("4", "8")
 Model = Annotated[
     str,
-    option("--model", "Alias, Hub id or folder; `dflash-mlx models` lists aliases."),
+    option(
+        "--model",
+        "Alias, Hub id or folder; `dflash-mlx models` lists aliases.",
+        autocompletion=completion.models,
+    ),
 ]
 Draft = Annotated[
     str | None,
-    option("--draft --draft-model", "The drafter; found by itself when left out."),
-]
-Revision = Annotated[
-    str | None, option("--revision", "Branch, tag or commit of the model.")
+    option(
+        "--draft --draft-model",
+        "The drafter; found by itself when left out.",
+        autocompletion=completion.drafters,
+    ),
 ]
 Quantize = Annotated[
-    int | None, option("--quantize", "Quantize the model at load: 4 or 8 bits.")
+    int | None,
+    option(
+        "--quantize", "Quantize the model at load: 4 or 8 bits.", autocompletion=BITS
+    ),
 ]
 DraftQuantize = Annotated[
-    int | None, option("--draft-quantize", "Quantize the drafter at load: 4 or 8 bits.")
-]
-DraftWindow = Annotated[
-    int | None, option("--draft-window", "Context rows the drafter sees; 0 is all.")
-]
-AdapterPath = Annotated[
-    str | None, option("--adapter-path", "LoRA adapters of mlx_lm.lora.")
+    int | None,
+    option(
+        "--draft-quantize",
+        "Quantize the drafter at load: 4 or 8 bits.",
+        autocompletion=BITS,
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, option("--trust-remote-code", "Run code that comes with the model.")
 ]
 Kernels = Annotated[
-    str, option("--kernels", "Metal kernels: auto, off, or exact.", metavar="MODE")
+    str,
+    option(
+        "--kernels",
+        "Metal kernels: auto, off, or exact.",
+        metavar="MODE",
+        autocompletion=completion.words(*completion.KERNELS),
+    ),
 ]
 Exact = Annotated[
     bool, option("--exact", "The bits of plain decoding: --kernels exact.")
-]
-
-PROMPT = "Prompt"
-SystemPrompt = Annotated[
-    str | None, option("--system-prompt", "System message of the chat.", PROMPT)
-]
-PrefillResponse = Annotated[
-    str | None, option("--prefill-response", "How the answer begins.", PROMPT)
-]
-IgnoreChatTemplate = Annotated[
-    bool, option("--ignore-chat-template", "Feed the prompt as it is.", PROMPT)
 ]
 ChatTemplateConfig = Annotated[
     str | None,
@@ -68,73 +80,29 @@ ChatTemplateConfig = Annotated[
         PROMPT,
     ),
 ]
-ExtraEosToken = Annotated[
-    list[str] | None, option("--extra-eos-token", "Another token that ends it.", PROMPT)
-]
-Stop = Annotated[
-    list[str] | None, option("--stop", "A string that ends the answer.", PROMPT)
-]
 MaxTokens = Annotated[
     int, option("--max-tokens -m", "Most tokens to generate; -1 for no limit.", PROMPT)
 ]
-
-SAMPLING = "Sampling"
 Temp = Annotated[float, option("--temp", "Temperature; 0 is greedy.", SAMPLING)]
 TopP = Annotated[float, option("--top-p", "Nucleus sampling; 1 is off.", SAMPLING)]
 TopK = Annotated[int, option("--top-k", "Most likely tokens kept; 0 is off.", SAMPLING)]
 MinP = Annotated[
     float, option("--min-p", "Least share of the best; 0 is off.", SAMPLING)
 ]
-MinTokensToKeep = Annotated[
-    int, option("--min-tokens-to-keep", "Tokens that min-p leaves.", SAMPLING)
-]
-XtcProbability = Annotated[
-    float, option("--xtc-probability", "How often XTC applies.", SAMPLING)
-]
-XtcThreshold = Annotated[
-    float, option("--xtc-threshold", "Probability that XTC cuts from.", SAMPLING)
-]
-Seed = Annotated[int | None, option("--seed", "Makes sampling repeatable.", SAMPLING)]
-RepetitionPenalty = Annotated[
-    float | None, option("--repetition-penalty", "Divides repeated logits.", SAMPLING)
-]
-PresencePenalty = Annotated[
-    float | None, option("--presence-penalty", "Taken off repeated logits.", SAMPLING)
-]
-FrequencyPenalty = Annotated[
-    float | None,
-    option("--frequency-penalty", "Taken off per repetition.", SAMPLING),
-]
-LogitBias = Annotated[
-    str | None,
-    option("--logit-bias", 'JSON of token id to bias, e.g. {"42": -5}.', SAMPLING),
-]
-
-DFLASH = "Speculation"
 BlockSize = Annotated[
     int | None,
     option("--block-size", "Rows of every verify pass; measured if left out.", DFLASH),
 ]
-Plain = Annotated[bool, option("--plain", "Decode without drafting.", DFLASH)]
-RequireDFlash = Annotated[
-    bool, option("--require-dflash", "Fail rather than decode plainly.", DFLASH)
-]
-PrefillStepSize = Annotated[
-    int, option("--prefill-step-size", "Prompt tokens per pass.", DFLASH)
-]
-MaxKVSize = Annotated[
-    int | None, option("--max-kv-size", "Most rows of context kept.", DFLASH)
-]
-KVBits = Annotated[int | None, option("--kv-bits", "Quantize the KV cache.", DFLASH)]
-KVGroupSize = Annotated[int, option("--kv-group-size", "Its group size.", DFLASH)]
-QuantizedKVStart = Annotated[
-    int, option("--quantized-kv-start", "Rows from which it is quantized.", DFLASH)
-]
-
-OUTPUT = "Output"
 Json = Annotated[bool, option("--json", "One JSON object on stdout.", OUTPUT)]
 Verbose = Annotated[
-    str, option("--verbose", "The summary on stderr.", OUTPUT, metavar="T|F")
+    str,
+    option(
+        "--verbose",
+        "The summary on stderr.",
+        OUTPUT,
+        metavar="T|F",
+        autocompletion=completion.words("T", "F"),
+    ),
 ]
 
 
@@ -147,6 +115,12 @@ def kernel_mode(kernels: str, exact: bool) -> str:
     if exact and kernels == "off":
         raise OptionError("--exact and --kernels off exclude each other.", "Drop one.")
     return "exact" if exact else kernels
+
+
+def choose(text: str, option: str, *known: str) -> None:
+    """Raise OptionError unless a value is one of those known."""
+    if text not in known:
+        raise OptionError(f"{option} must be {', '.join(known)}, but is {text!r}.")
 
 
 def truth(text: str, option: str) -> bool:
@@ -179,3 +153,18 @@ def names(texts: list[str] | None) -> tuple[str, ...]:
     """Names of a repeatable option, each with commas between several."""
     parts = [part.strip() for text in texts or () for part in text.split(",")]
     return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def parse_object(text: str | None, option: str) -> dict[str, Any]:
+    """A JSON object given as an option.
+
+    Raises:
+        OptionError: It is none.
+    """
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise OptionError(f"{option} must be a JSON object, but is {text!r}.")
+    return value

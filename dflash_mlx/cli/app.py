@@ -1,0 +1,113 @@
+"""The typer app, and how a function becomes one of its commands.
+
+Owns exit codes. A parameter whose type is a dataclass stands for all its fields: they
+are declared there, once, as options (terminal/answering.py), and a command gets the
+whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Annotated, get_type_hints
+
+import typer
+
+from ..errors import DFlashError
+
+INTERRUPTED = 130
+# What a shell tells of a program whose reader went away: 128 + SIGPIPE.
+NO_READER = 141
+EXIT_CODES = """\
+Exit codes: 0 is success; 1 says that something is missing, broken or does not fit, or
+that a check failed; 2 that the command line or the prompt cannot be used; 130 that
+Ctrl-C ended it, with what was written until then; 141 that nobody reads the output any
+more.
+"""
+
+app = typer.Typer(
+    name="dflash-mlx",
+    help="DFlash speculative decoding on MLX: the same words, several times faster.",
+    epilog=" ".join(EXIT_CODES.split()),
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command(function: Callable) -> Callable:
+    """Register a command. A user's mistake becomes one sentence and an exit code;
+    Ctrl-C and a reader that left end it quietly; a bug stays a traceback."""
+    spread = with_fields(function)
+
+    @app.command()
+    @functools.wraps(spread)
+    def run(*args, **kwargs):
+        try:
+            spread(*args, **kwargs)
+        except DFlashError as error:
+            print(f"dflash-mlx: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # Python would complain once more when it closes stdout.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(NO_READER) from None
+
+    return run
+
+
+def with_fields(function: Callable) -> Callable:
+    """The function, taking the fields of its dataclass parameters one by one."""
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        if is_dataclass(parameter.annotation):
+            groups[parameter.name] = parameter.annotation
+            parameters += parameters_of(parameter.annotation)
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(function)
+    def call(**given):
+        made = {
+            name: group(**{each.name: given.pop(each.name) for each in fields(group)})
+            for name, group in groups.items()
+        }
+        return function(**given, **made)
+
+    # Typer reads both.
+    call.__signature__ = inspect.Signature(parameters)
+    call.__annotations__ = {each.name: each.annotation for each in parameters}
+    return call
+
+
+def parameters_of(group: type) -> list[inspect.Parameter]:
+    """A dataclass's fields as keyword parameters, with their typer options."""
+    hints = get_type_hints(group, include_extras=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(
+            each.name, kind, default=each.default, annotation=hints[each.name]
+        )
+        for each in fields(group)
+    ]
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Show versions.")] = False,
+):
+    if version:
+        from importlib.metadata import version as of
+
+        names = ("dflash-mlx", "mlx", "mlx-lm")
+        print(", ".join(f"{name} {of(name)}" for name in names))
+        raise typer.Exit

@@ -1,0 +1,294 @@
+"""generate: where its prompt comes from, its cache file, what a program reads."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pexpect
+import pytest
+
+from dflash_mlx import load
+from dflash_mlx.errors import DFlashError, MissingFilesError, OptionError, PromptError
+from dflash_mlx.prompt_cache import PromptCache
+from dflash_mlx.terminal import generate
+from dflash_mlx.terminal.answering import (
+    Answering,
+    PromptOptions,
+    SamplingOptions,
+    Shorthand,
+    ThinkingOptions,
+)
+from dflash_mlx.terminal.ask import Ask
+from dflash_mlx.types import Sampling
+
+QUESTION = "Write the 7 times table up to 5."
+PROGRAM = [sys.executable, "-m", "dflash_mlx", "generate"]
+
+
+class Typed(io.StringIO):
+    """Stdin that is a terminal; reading would wait for somebody."""
+
+    def isatty(self):
+        return True
+
+    def read(self, *_):
+        raise AssertionError("waited at a terminal")
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "stdin", "prompt"),
+    [
+        (["Hello!"], None, "", "Hello!"),
+        (["What", "is", "this?"], None, "", "What is this?"),
+        ([], None, "notes\n", "notes\n"),
+        (["-"], None, "notes\n", "notes\n"),
+        ([], "-", "notes\n", "notes\n"),
+        (["What is this?"], None, "notes\n", "notes\n\nWhat is this?"),
+        ([], "What is this?", "notes\n", "notes\n\nWhat is this?"),
+        (["-", "What?"], None, "notes\n", "notes\n\nWhat?"),
+        (["-"], "What?", "notes\n", "notes\n\nWhat?"),
+        (["Sum up:", "-"], None, "notes\n", "Sum up:\n\nnotes"),
+        (
+            ["Sum up:", "-", "Be", "brief."],
+            None,
+            "a\nb",
+            "Sum up:\n\na\nb\n\nBe brief.",
+        ),
+        (["two\\nlines"], None, "", "two\nlines"),
+        (["a"], None, "not\\nchanged", "not\\nchanged\n\na"),
+    ],
+)
+def test_the_prompt_is_what_is_written_and_piped(
+    words, option, stdin, prompt, monkeypatch
+):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    assert generate.read_prompt(words, option) == prompt
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "error", "hint"),
+    [
+        ([], None, PromptError, "There is no prompt"),
+        (["-"], None, PromptError, "Nothing is piped"),
+        (["-", "What?"], None, PromptError, "Nothing is piped"),
+        (["x"], "y", OptionError, "given twice"),
+        (["-", "-"], None, OptionError, "piped text twice"),
+        ([" "], None, PromptError, "empty"),
+    ],
+)
+def test_a_terminal_is_never_waited_for(words, option, error, hint, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Typed())
+    with pytest.raises(error, match=hint):
+        generate.read_prompt(words, option)
+
+
+def test_stdin_that_is_closed_or_no_file(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert generate.read_prompt(["Hello!"], None) == "Hello!"
+    with pytest.raises(PromptError, match="no prompt"):
+        generate.read_prompt([], None)
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert not generate.piped()
+
+
+def test_a_real_terminal_gets_an_answer_or_an_error():
+    for arguments, words, code in (
+        (["What is 12 + 34?", "-m", "40"], "46", 0),
+        ([], "There is no prompt", 2),
+        (["-"], "Nothing is piped", 2),
+    ):
+        child = pexpect.spawn(PROGRAM[0], [*PROGRAM[1:], *arguments], timeout=30)
+        told = child.read().decode()
+        child.close()
+        assert words in told and child.exitstatus == code, told
+
+
+def test_piped_text_and_a_question_reach_the_model():
+    def tokens(*arguments, stdin=""):
+        run = subprocess.run(
+            [*PROGRAM, *arguments, "--json", "-m", "2"],
+            input=stdin,
+            capture_output=True,
+            text=True,
+        )
+        return json.loads(run.stdout)["prompt_tokens"]
+
+    joined = tokens("12 + 34\n\nWhat is this?")
+    assert tokens("What is this?", stdin="12 + 34\n") == joined
+    assert tokens("-p", "What is this?", stdin="12 + 34\n") == joined
+    assert tokens("What is this?") < joined
+
+
+JSON = {
+    "text": str,
+    "finish_reason": str,
+    "prompt_tokens": int,
+    "prompt_tps": float,
+    "generation_tokens": int,
+    "generation_tps": float,
+    "peak_memory": float,
+    "engine": str,
+    "reason": str,
+    "rounds": int,
+    "drafted": int,
+    "accepted": int,
+    "tokens_per_round": float,
+    "acceptance": list,
+    "parked_rounds": int,
+    "lookup_rounds": int,
+    "lookup_accepted": int,
+    "speedup": float,
+    "cached_tokens": int,
+    "kernels": list,
+    "time_to_first_token": float,
+    "seconds_by_width": dict,
+}
+
+
+def test_the_names_in_json_are_stable():
+    run = subprocess.run(
+        [*PROGRAM, QUESTION, "--json"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    told = json.loads(run.stdout)
+    assert run.stdout.count("\n") == 1 and told.keys() == JSON.keys()
+    for name, kind in JSON.items():
+        assert isinstance(told[name], kind | None), (name, told[name])
+
+
+def test_ctrl_c_leaves_json_whole(monkeypatch, capsys):
+    whole = Ask.stream
+
+    def stopped(*arguments):
+        for count, response in enumerate(whole(*arguments)):
+            if count == 5:
+                raise KeyboardInterrupt
+            yield response
+
+    monkeypatch.setattr(Ask, "stream", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        told(capsys, None)
+    out = json.loads(capsys.readouterr().out)
+    assert out["finish_reason"] == "interrupted" and out["generation_tokens"] == 5
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_reader_that_leaves_ends_it_quietly(more):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as gone:
+        run = subprocess.run(
+            [*PROGRAM, QUESTION, *more],
+            stdin=subprocess.DEVNULL,
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert run.returncode == 141 and run.stderr == ""
+
+
+def of(short=None, **fields):
+    return Ask.of(Answering(**fields), SamplingOptions(), short or Shorthand())
+
+
+def test_other_ways_to_say_it():
+    assert of().block_size is None and of().kernels == "auto"
+    assert of(Shorthand(num_draft_tokens=3)).block_size == 4
+    assert of(Shorthand(num_draft_tokens=0)).block_size == 1
+    assert of(Shorthand(exact=True)).kernels == "exact"
+    for short, fields in (
+        (Shorthand(num_draft_tokens=3), {"block_size": 4}),
+        (Shorthand(num_draft_tokens=3), {"plain": True}),
+        (Shorthand(num_draft_tokens=-1), {}),
+        (Shorthand(exact=True), {"kernels": "off"}),
+    ):
+        with pytest.raises(OptionError):
+            of(short, **fields)
+    with pytest.raises(OptionError, match="exclude"):
+        PromptOptions(ignore_chat_template=True, use_default_chat_template=True)
+
+
+def test_sampling_options_are_those_of_sampling():
+    assert SamplingOptions().sampling() == Sampling()
+    told = SamplingOptions(
+        temp=0.7, top_k=5, presence_penalty=0.5, logit_bias='{"4":1}'
+    )
+    wanted = Sampling(temp=0.7, top_k=5, presence_penalty=0.5, logit_bias={4: 1.0})
+    assert told.sampling() == wanted
+
+
+@pytest.fixture
+def files(monkeypatch):
+    """cache_file.save and .load, of caches that stay in memory."""
+    kept, opened = {}, load("tiny")
+    monkeypatch.setattr(Ask, "open", lambda ask, shown: opened)
+
+    def save(cache, path):
+        path.write_text("a cache")
+        kept[path] = cache
+
+    def read(path, pair, max_kv_size=None):
+        if path not in kept:
+            raise DFlashError("broken")
+        return kept[path]
+
+    fake = SimpleNamespace(save=save, load=read)
+    monkeypatch.setitem(sys.modules, "dflash_mlx.cache_file", fake)
+    monkeypatch.setattr("dflash_mlx.cache_file", fake, raising=False)
+    return kept
+
+
+def told(capsys, file, question=QUESTION):
+    """The JSON of one call in this process, with a cache file."""
+    how = PromptOptions(prompt_cache_file=file)
+    generate.run(of(), question, how, ThinkingOptions(), as_json=True)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_cache_file_is_made_once_then_read(files, tmp_path, capsys):
+    file = tmp_path / "talk.safetensors"
+    first = told(capsys, file)
+    assert first["cached_tokens"] == 0 and list(files) == [file]
+    cache = files[file]
+    assert isinstance(cache, PromptCache) and cache.tokens
+    made = file.stat().st_mtime_ns
+    again = told(capsys, file)
+    assert again["text"] == first["text"] and again["cached_tokens"] > 0
+    other = told(capsys, file, "Write the 9 times table up to 5.")
+    assert (
+        other["text"] == told(capsys, None, "Write the 9 times table up to 5.")["text"]
+    )
+    assert 0 < other["cached_tokens"] < first["prompt_tokens"]
+    assert file.stat().st_mtime_ns == made
+
+
+def test_cache_files_that_cannot_be(files, tmp_path, capsys):
+    with pytest.raises(MissingFilesError, match="no folder"):
+        told(capsys, tmp_path / "none" / "talk")
+    (tmp_path / "broken").write_text("x")
+    with pytest.raises(DFlashError, match="broken"):
+        told(capsys, tmp_path / "broken")
+
+
+def test_thinking_reaches_the_template(monkeypatch):
+    asked = []
+
+    class Thinking:
+        def __init__(self, mode, effort):
+            asked.append((mode, effort))
+
+        def template(self, tokenizer):
+            return {"enable_thinking": False}
+
+    module = SimpleNamespace(Thinking=Thinking)
+    monkeypatch.setitem(sys.modules, "dflash_mlx.terminal.thinking", module)
+    _, tokenizer = load("tiny", "none")
+    assert generate.thinking_arguments(ThinkingOptions(), tokenizer) == {}
+    found = generate.thinking_arguments(ThinkingOptions("off", "low"), tokenizer)
+    assert found == {"enable_thinking": False} and asked == [("off", "low")]
