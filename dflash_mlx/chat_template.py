@@ -1,11 +1,10 @@
-"""Messages to token ids, by the chat template that comes with a tokenizer.
+"""Messages in, token ids out; and how much of a prompt later turns will keep.
 
-Knows templates and what they refuse; nothing of models or caches.
+Owns what is asked of a tokenizer's chat template. Knows no model and no rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -14,8 +13,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from .errors import PromptError
 from .prompt_cache import common_prefix
 
-# What a message might be instead: tokens may merge with those around it.
-OTHERS = ("x", "\n\n1")
+# Made-up turns; a template that rewrites what came before shows it behind them.
+ANSWER = {"role": "assistant", "content": "Yes."}
+QUESTION = {"role": "user", "content": "Why?"}
 
 
 def apply_template(
@@ -34,7 +34,8 @@ def apply_template(
         options: For the template, e.g. enable_thinking.
 
     Raises:
-        PromptError: The tokenizer has no chat template, or a message is not text.
+        PromptError: The tokenizer has no chat template, the template refuses the
+            messages, or a message is not text.
     """
     check_template(tokenizer)
     for message in messages:
@@ -42,60 +43,69 @@ def apply_template(
         for part in content if isinstance(content, list) else ():
             if part.get("type", "text") != "text":
                 raise refused(part["type"])
-    return tokenizer.apply_chat_template(
-        messages,
-        add_generation_prompt=not go_on,
-        continue_final_message=go_on,
-        **options,
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=not go_on,
+            continue_final_message=go_on,
+            **options,
+        )
+    except TemplateError as error:
+        raise PromptError(
+            f"This model's chat template refuses these messages: {error}.",
+            "Change them, or use --ignore-chat-template.",
+        ) from error
+
+
+def surviving(
+    tokenizer: TokenizerWrapper, messages: list[dict[str, str]], **options: Any
+) -> int:
+    """How many leading ids of a chat's prompt the next turn's prompt will keep.
+
+    All of them, unless the template writes earlier turns in another way than the
+    last one: without their reasoning, or without an empty think block. The prompt is
+    compared with that of a made-up next turn.
+
+    Args:
+        tokenizer, messages, options: As in apply_template.
+
+    Returns:
+        That number; 0 where the template refuses such a turn, so that nothing is
+        known.
+    """
+    prompt = apply_template(tokenizer, messages, **options)
+    return _shared(tokenizer, prompt, [*messages, ANSWER, QUESTION], options)
 
 
 def marks(
     tokenizer: TokenizerWrapper, messages: list[dict[str, str]], **options: Any
 ) -> tuple[int, int]:
-    """Where later prompts will part from this one, in leading ids: where the last
-    message begins (it may be edited or taken back), and where the next turn goes on.
-
-    Templates write earlier turns anew: they drop reasoning, or the empty block that
-    opens an answer without it. So the prompt is compared with those of made-up turns.
+    """Where a chat's prompt may be left by later ones, as PromptCache.reuse takes it.
 
     Args:
-        tokenizer, messages, options: As in `apply_template`; the last message is the
-            user's.
+        tokenizer, messages, options: As in apply_template.
+
+    Returns:
+        The leading ids that stay when the last message is changed, or taken back and
+        another one is said; and those that stay when the chat goes on: `surviving`.
     """
-    *before, last = messages
     prompt = apply_template(tokenizer, messages, **options)
-    edits = [[*before, last | {"content": text}] for text in OTHERS]
-    answers = [
-        [*messages, {"role": "assistant", "content": text}, last] for text in OTHERS
-    ]
-    begins, goes_on = (
-        min(_common(tokenizer, prompt, other, options) for other in others)
-        for others in (edits, answers)
+    last = messages[-1]
+    other = "B" if str(last["content"]).startswith("A") else "A"
+    changed = [*messages[:-1], {**last, "content": other}]
+    return (
+        _shared(tokenizer, prompt, changed, options),
+        _shared(tokenizer, prompt, [*messages, ANSWER, QUESTION], options),
     )
-    return begins, goes_on
 
 
-def _common(tokenizer, prompt, messages, options):
-    """Leading ids that a prompt shares with other messages' prompt."""
+def _shared(tokenizer, prompt, messages, options):
+    """Leading ids that a prompt shares with that of other messages."""
     try:
-        return common_prefix(prompt, apply_template(tokenizer, messages, **options))
-    except TemplateError:  # it takes no such turns
-        return len(prompt)
-
-
-def check_text(config: dict[str, Any], ids: Sequence[int]) -> None:
-    """Raise PromptError where a prompt holds a placeholder of something seen or heard.
-
-    Args:
-        config: The target's config.json.
-        ids: The prompt.
-    """
-    for kind in ("image", "video", "audio"):
-        for name in (f"{kind}_token_id", f"{kind}_token_index"):
-            token = config.get(name)
-            if token is not None and token in ids:
-                raise refused(kind)
+        other = apply_template(tokenizer, messages, **options)
+    except PromptError:
+        return 0
+    return common_prefix(prompt, other)
 
 
 def refused(kind: str) -> PromptError:

@@ -97,7 +97,6 @@ class Decoding:
         Each chunk's features go to the drafter and are dropped; logits are lazy,
         so only the last row's are computed.
         """
-        self.cache.remember()
         self._feed(ids[:-1], step, progress, total=len(ids))
         with self._change():
             flight = self._fly(mx.array(ids[-1:], dtype=mx.uint32), width=0)
@@ -116,8 +115,10 @@ class Decoding:
             step: As in `prefill`.
         """
         told = len(text) > given
+        marks = self.cache.marks
         with self._change():
             self.cache.reset()
+            self.cache.marks = marks
             # Should this end early, the caches do not lack what was told before.
             self.cache.tail = text[:] if told else text[: self.before]
             self._begin()
@@ -130,22 +131,22 @@ class Decoding:
         return self.send(mx.array(text[-1:]))
 
     def _feed(self, ids, step, progress, total):
-        """Pass the first ids of `total` in chunks."""
+        """Pass the first ids of `total` in chunks, which end at the cache's marks."""
         done = 0
         if progress:
             progress(0, total)
+        self.cache.snapshot()
         while done < len(ids):
-            until = self.cache.until_mark()
-            n = min(step, len(ids) - done, until)
+            n = min(step, len(ids) - done, self.cache.to_mark())
             chunk = mx.array(ids[done : done + n], dtype=mx.uint32)
-            visible = self._visible(min(total - done, until), n)
+            visible = self._visible(total - done, n)
             with self._change():
                 # No name for the features: they are freed as soon as they are used.
                 self._extend(self._forward(chunk, visible)[1], n, visible)
                 self.cache.quantize(self.kv)
                 self._taken(ids[done : done + n])
                 mx.eval([entry.state for entry in self.cache.target], self._drafted())
-                self.cache.remember()
+            self.cache.snapshot()
             mx.clear_cache()
             done += n
             if progress:
@@ -257,11 +258,11 @@ class Decoding:
         self.target.commit(self.cache.target, flight.tape, flight.width, keep)
 
     def _visible(self, left, n):
-        """How many of the next n rows the drafter can ever see: `left` of them lead to
-        the prompt's end, or to a mark."""
+        """How many of the next n of `left` prompt rows the drafter can ever see: from
+        the prompt's end, or from the next mark, which a later prompt may go on from."""
         if not self.drafting:
             return 0
-        window = self.drafter.window
+        window, left = self.drafter.window, min(left, self.cache.to_mark())
         return n if window is None else max(0, min(n, window - (left - n)))
 
     def commit(self, flight: Flight, tokens: list[int]) -> None:

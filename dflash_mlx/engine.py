@@ -18,7 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import device
 from .calibrate import doubt
-from .chat_template import check_text
+from .chat_template import refused
 from .loop import decode, token_limit, usable
 from .pair import Pair
 from .prompt_cache import PromptCache
@@ -245,6 +245,20 @@ class Answer:
             return segment, None
         rest, stopped = self.text.finish()
         return segment + rest, "stop" if stopped else "length"
+
+
+def check_text(config: dict[str, Any], ids: Sequence[int]) -> None:
+    """Raise PromptError where a prompt holds a placeholder of something seen or heard.
+
+    Args:
+        config: The target's config.json.
+        ids: The prompt.
+    """
+    for kind in ("image", "video", "audio"):
+        for name in (f"{kind}_token_id", f"{kind}_token_index"):
+            token = config.get(name)
+            if token is not None and token in ids:
+                raise refused(kind)
 
 
 def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str, str]:

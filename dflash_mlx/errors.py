@@ -35,6 +35,10 @@ class PromptError(DFlashError):
     exit_code = 2
 
 
+class CacheFileError(DFlashError):
+    """A prompt cache's file is missing, broken, or another model's."""
+
+
 class UnknownModelError(DFlashError):
     """A name is no alias, no folder and no Hub id."""
 

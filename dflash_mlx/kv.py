@@ -145,18 +145,24 @@ def order(cache: list[Any]) -> None:
     _replace(cache, ordered)
 
 
-def quantize(cache: list[Any], bits: int, group_size: int, start: int) -> None:
-    """Quantize every growing cache of `start` rows or more, in place.
+def quantize(cache: list[Any], bits: int, group_size: int, start: int) -> bool:
+    """Quantize every growing cache of `start` rows or more, in place; whether any was.
 
     Sliding windows and recurrent states stay as they are.
     """
 
+    def ripe(entry):
+        return type(entry) is KVCache and entry.offset >= start
+
     def quantized(entry):
-        if type(entry) is KVCache and entry.offset >= start:
+        if ripe(entry):
             return entry.to_quantized(group_size=group_size, bits=bits)
         return entry
 
+    if not any(ripe(entry) for entry in flat(cache)):
+        return False
     _replace(cache, quantized)
+    return True
 
 
 def _replace(cache: list[Any], change: Callable[[Any], Any]) -> None:

@@ -1,22 +1,15 @@
 """Which tokens a pair's caches hold, and how much of them a new prompt can keep.
 
-Layers that only grow can be cut back to any row. States of recurrent layers and sliding
-windows cannot, so they are remembered at marks: rows at which a later prompt is likely
-to part from this one. Knows tokens and rows; what is inside a target's cache is
-rollback.py's business, and where a chat's next turn parts chat_template.py's.
+Knows tokens and rows. What is inside a target's cache is rollback.py's business, and
+what is copied of it that of snapshots.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-import mlx.core as mx
-from mlx.utils import tree_flatten
-from mlx_lm.models.cache import QuantizedKVCache
-
-from . import kv, rollback
+from . import kv, rollback, snapshots
 from .pair import Pair
 from .types import KVBits, require
 
@@ -28,35 +21,6 @@ class Owner(Protocol):
         """Leave the caches in order and let them go."""
 
 
-# Bytes that snapshots may take: some dozen of a hybrid model's states.
-SNAPSHOT_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What caches were at a row, as far as a cut does not bring it back.
-
-    Args:
-        rows: Tokens that they held.
-        target: From rollback.snapshot.
-        drafter: From each ContextCache.
-    """
-
-    rows: int
-    target: list[Any]
-    drafter: list[Any]
-
-    def arrays(self) -> list[mx.array]:
-        """All arrays of it."""
-        leaves = tree_flatten([self.target, self.drafter])
-        return [leaf for _, leaf in leaves if isinstance(leaf, mx.array)]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it holds."""
-        return sum(array.nbytes for array in self.arrays())
-
-
 class PromptCache:
     """The caches of one conversation: target and drafter, always in step.
 
@@ -64,11 +28,12 @@ class PromptCache:
         pair: Whose caches.
         max_kv_size: Most rows that a layer of the target keeps; the first
             few and the last ones stay. None keeps all.
-        snapshot_bytes: Bytes that snapshots may take. Beyond it the oldest goes,
-            but the very first last: it is the one behind a long document.
+        snapshot_bytes: Most bytes of copies of what cannot be cut back; 0 takes
+            none, None is what this machine can spare.
 
     Raises:
-        OptionError: max_kv_size is too small, or the target has nothing to bound.
+        OptionError: max_kv_size is too small, or the target has nothing to bound;
+            snapshot_bytes is negative.
 
     Attributes:
         tokens: The tokens whose rows the target's cache holds.
@@ -78,18 +43,18 @@ class PromptCache:
         drafter: The drafter's context; empty without a drafter.
         owner: Who decodes with it now; settles it in the end.
         broken: An interruption left rows that cannot be undone; `reuse` then goes back
-            to a snapshot, or starts afresh, as `reset` does.
-        marks: Numbers of tokens at which to take a snapshot when they are passed.
-        snapshots: Those that were taken, by rows.
-        quantized_from: Rows from which on the target's cache is quantized; None if it
-            is not.
+            to a snapshot, or starts afresh as `reset` does.
+        marks: Numbers of leading tokens at which prefill stops for a snapshot.
+        quantized_from: Rows that the target's cache had to have to be quantized; None
+            while it is not. With fewer it cannot stay so.
+        shelf: The snapshots of `tokens`.
     """
 
     def __init__(
         self,
         pair: Pair,
         max_kv_size: int | None = None,
-        snapshot_bytes: int = SNAPSHOT_BYTES,
+        snapshot_bytes: int | None = None,
     ):
         require(
             max_kv_size is None or max_kv_size > kv.KEPT_ROWS,
@@ -97,14 +62,17 @@ class PromptCache:
             f"more than {kv.KEPT_ROWS}",
             max_kv_size,
         )
-        self._pair, self.max_kv_size = pair, max_kv_size
-        self.snapshot_bytes = snapshot_bytes
+        if snapshot_bytes is None:
+            snapshot_bytes = snapshots.default_bytes()
+        require(snapshot_bytes >= 0, "snapshot_bytes", "0 or more", snapshot_bytes)
+        self.pair, self.max_kv_size = pair, max_kv_size
+        self.shelf = snapshots.Shelf(snapshot_bytes)
         self.owner: Owner | None = None
         self.reset()
 
     def fits(self, pair: Pair) -> bool:
         """Whether `pair` can go on from these caches."""
-        ours = self._pair
+        ours = self.pair
         return pair.model is ours.model and pair.drafter is ours.drafter
 
     def release(self) -> None:
@@ -117,12 +85,12 @@ class PromptCache:
         self.owner = None
         self.tokens: list[int] = []
         self.tail: list[int] = []
-        self.broken = False
-        self.marks: set[int] = set()
-        self.snapshots: list[Snapshot] = []
+        self.marks: list[int] = []
         self.quantized_from: int | None = None
-        self.target = self._pair.target.make_cache(self.max_kv_size)
-        drafter = self._pair.drafter
+        self.broken = False
+        self.shelf.drop_behind(-1)
+        self.target = self.pair.target.make_cache(self.max_kv_size)
+        drafter = self.pair.drafter
         self.drafter = drafter.make_cache() if drafter else []
 
     def settle(self) -> None:
@@ -136,88 +104,83 @@ class PromptCache:
             else:
                 entry.skip(rows - entry.offset)
 
-    @property
-    def forgets(self) -> bool:
-        """Whether marks are of use: some layer cannot be cut back at will."""
-        return rollback.forgets(self.target) or any(e.window for e in self.drafter)
+    def reuse(self, prompt: Sequence[int], marks: Sequence[int] = ()) -> list[int]:
+        """Keep what is held of `prompt`, and return what is left to pass of it.
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both caches and the snapshots."""
-        rows = [entry.state for entry in kv.flat(self.target)]
-        leaves = [leaf for _, leaf in tree_flatten(rows)]
-        leaves += [array for entry in self.drafter for array in entry.arrays()]
-        held = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, mx.array))
-        return held + sum(snapshot.nbytes for snapshot in self.snapshots)
+        That is the longest common prefix where every layer can be cut to it, else the
+        longest snapshot inside it; without one everything is started afresh. At least
+        one token is left, since its row gives the first logits.
 
-    def reuse(self, prompt: Sequence[int], marks: Collection[int] = ()) -> list[int]:
-        """Keep the longest common prefix with `prompt`; return what is left of it.
-
-        At least one token is left, since its row gives the first logits. Where the
-        target's cache cannot be cut back, it goes back to the last snapshot before.
+        Snapshots are taken where they cost no more than a copy or a shorter chunk: at
+        the marks; at the prompt's end, for the same prompt again; and at the end of
+        the common prefix if the prompt leaves the text there, for it may do so again.
 
         Args:
-            prompt: Token ids of the whole text.
-            marks: Numbers of its leading tokens at which a later prompt may part from
-                it; the end of the prompt is always one.
+            prompt: The whole prompt.
+            marks: Numbers of leading tokens of it that later prompts may share with
+                it and no more: see chat_template.marks.
         """
         self.release()
         last = len(prompt) - 1
-        self._keep(min(common_prefix(self.tokens, prompt), last))
-        self.marks = {min(mark, last) for mark in (*marks, last)}
-        return list(prompt[len(self.tokens) :])
+        shared = min(common_prefix(self.tokens, prompt), last)
+        leaves = shared < min(len(self.tokens), last)
+        kept = self._keep(shared)
+        self.marks = []
+        if self.shelf.most and snapshots.needed(self.target, self.drafter):
+            stops = {*marks, last, *([shared] if leaves else [])}
+            self.marks = sorted(at for at in stops if max(kept, 1) <= at <= last)
+        return list(prompt[kept:])
 
-    def _keep(self, keep):
-        """Leave the caches with the first `keep` tokens, or fewer."""
-        if keep < (self.quantized_from or 0):  # where a fresh run's would not be
-            self.reset()
-            return
-        self.snapshots = [s for s in self.snapshots if s.rows <= keep]
-        whole = keep == len(self.tokens) or rollback.can_cut_to(self.target, keep)
-        if whole and not self.broken:
-            del self.tokens[keep:]
-        elif self.snapshots:
-            snapshot = self.snapshots[-1]
-            rollback.restore(self.target, snapshot.target, snapshot.rows)
-            del self.tokens[snapshot.rows :]
-        else:
-            self.reset()
-            return
-        self._restore_context()
-        self.tail, self.broken = [], False
+    def _keep(self, rows):
+        """Hold the first `rows` tokens, or fewer where it has to be; how many."""
+        self.shelf.drop_behind(rows)
+        if self.broken or not self._can_cut(rows):
+            rows = self._restore(rows)
+        self.tail = []
+        del self.tokens[rows:]
         self.settle()
+        if (held := self.shelf.latest(rows)) and not self.broken:
+            held.fill(self.drafter, rows)
+            self.settle()
+        return rows
 
-    def _restore_context(self):
-        """Give the drafter what it has dropped since the last snapshot."""
-        for i, entry in enumerate(self.drafter):
-            saved = self.snapshots[-1].drafter[i] if self.snapshots else None
-            if saved and entry.rows_before(len(self.tokens)) < saved.rows:
-                entry.restore(saved)
+    def _can_cut(self, rows):
+        if rows == len(self.tokens):
+            return True
+        return self._stays_quantized(rows) and rollback.can_cut_to(self.target, rows)
 
-    def until_mark(self) -> int:
-        """How many tokens the next mark is ahead; very many without one."""
-        ahead = (mark - len(self.tokens) for mark in self.marks)
-        return min((rows for rows in ahead if rows > 0), default=2**62)
+    def _restore(self, rows):
+        """Go back to the longest snapshot of at most `rows` rows, or to nothing."""
+        held = self.shelf.latest(rows)
+        if held is None or not self._stays_quantized(held.rows):
+            self.reset()
+            return 0
+        self.broken = True  # should this be interrupted
+        held.restore(self.target, self.drafter)
+        del self.tokens[held.rows :]
+        self.broken = False
+        return held.rows
 
-    def quantize(self, bits: KVBits) -> None:
-        """Quantize the target's cache once it is long enough, as mlx-lm does."""
-        if bits.bits:
-            kv.quantize(self.target, bits.bits, bits.group_size, bits.start)
-            if any(type(e) is QuantizedKVCache for e in kv.flat(self.target)):
-                self.quantized_from = bits.start
+    def _stays_quantized(self, rows):
+        """Whether `rows` rows have the form that they would have in a fresh cache."""
+        return self.quantized_from is None or rows >= self.quantized_from
 
-    def remember(self) -> None:
-        """Take a snapshot if the tokens held are as many as a mark says."""
+    def to_mark(self) -> int:
+        """Rows until prefill is to stop for a snapshot; beyond all prompts for none."""
         rows = len(self.tokens)
-        taken = {snapshot.rows for snapshot in self.snapshots}
-        if rows not in self.marks or rows in taken or not self.forgets:
-            return
-        context = [entry.snapshot() if entry.window else None for entry in self.drafter]
-        snapshot = Snapshot(rows, rollback.snapshot(self.target), context)
-        mx.eval(snapshot.arrays())
-        self.snapshots.append(snapshot)
-        while sum(each.nbytes for each in self.snapshots) > self.snapshot_bytes:
-            del self.snapshots[1 if len(self.snapshots) > 2 else 0]
+        return next((at - rows for at in self.marks if at > rows), 2**62)
+
+    def snapshot(self) -> None:
+        """Copy what cannot be cut back, if these rows are marked and not kept yet."""
+        rows = len(self.tokens)
+        if rows in self.marks and not self.shelf.at(rows):
+            self.shelf.put(snapshots.take(rows, self.target, self.drafter))
+
+    def quantize(self, options: KVBits) -> None:
+        """Quantize what is long enough for it, if that was asked for."""
+        asked = options.bits, options.group_size, options.start
+        if options.bits and kv.quantize(self.target, *asked):
+            self.quantized_from = options.start
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

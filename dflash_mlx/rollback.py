@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx.core as mx
 from mlx_lm.models.cache import (
     ArraysCache,
     ChunkedKVCache,
@@ -23,10 +22,10 @@ from mlx_lm.models.cache import (
 from .errors import UnsupportedError
 from .kv import BoundedKVCache, OrderedKVCache, flat
 
-# Rows past `offset` are dead and are written over by the next pass.
-GROWING = (KVCache, QuantizedKVCache)
+# They keep every row; what is past `offset` is dead, and written over by the next pass.
+CUT_ANYWHERE = (KVCache, QuantizedKVCache, ConcatenateKVCache)
 ROTATING = (RotatingKVCache, BoundedKVCache, OrderedKVCache)
-POSITIONAL = (*GROWING, *ROTATING, ConcatenateKVCache, ChunkedKVCache)
+POSITIONAL = (*CUT_ANYWHERE, *ROTATING, ChunkedKVCache)
 
 
 def recurrent(cache: list[Any]) -> list[ArraysCache]:
@@ -34,10 +33,15 @@ def recurrent(cache: list[Any]) -> list[ArraysCache]:
     return [entry for entry in flat(cache) if type(entry) is ArraysCache]
 
 
+def known(entry: Any) -> bool:
+    """Whether a layer's cache is of a kind with a rule."""
+    return type(entry) in (*POSITIONAL, ArraysCache)
+
+
 def check(cache: list[Any]) -> None:
     """Raise UnsupportedError if some layer's cache is of a kind without a rule."""
     for entry in flat(cache):
-        if type(entry) not in (*POSITIONAL, ArraysCache):
+        if not known(entry):
             raise UnsupportedError(
                 f"This model keeps a {type(entry).__name__}, a kind of cache that "
                 "cannot be rolled back yet.",
@@ -60,48 +64,6 @@ def cut_to(cache: list[Any], rows: int) -> None:
     """
     for entry in flat(cache):
         _drop(entry, entry.offset - rows)
-
-
-def forgets(cache: list[Any]) -> bool:
-    """Whether some layer cannot be cut back at will: it holds a state, or a window."""
-    return any(
-        type(entry) not in (*GROWING, ConcatenateKVCache) for entry in flat(cache)
-    )
-
-
-def snapshot(cache: list[Any]) -> list[Any]:
-    """What cutting cannot bring back: states and windows; None for other layers.
-
-    The arrays are not those of the cache, which may be written into.
-    """
-    return [_own(entry) for entry in flat(cache)]
-
-
-def restore(cache: list[Any], saved: list[Any], rows: int) -> None:
-    """Leave every layer as it was at a snapshot of `rows` rows.
-
-    Layers that only grew since are cut, so they must hold the same first rows still.
-    """
-    for entry, state in zip(flat(cache), saved, strict=True):
-        if type(entry) is ArraysCache:
-            put_back(entry, list(state))
-        elif state is None:
-            _drop(entry, entry.offset - rows)
-        else:
-            entry.state = tuple(_handle(part) for part in state)
-
-
-def _own(entry):
-    if type(entry) is ArraysCache:
-        return held(entry)
-    if type(entry) in (*ROTATING, ChunkedKVCache):
-        return tuple(_handle(part) for part in entry.state)
-    return None
-
-
-def _handle(part):
-    """An array by another name: `a[i] = x` changes what one name stands for."""
-    return part[...] if isinstance(part, mx.array) else part
 
 
 def drop_rows(cache: list[Any], rows: int) -> None:

@@ -80,8 +80,11 @@ class Given(Ask):
         return self.what
 
     def stream(self, pair, tokenizer, prompt, cache, progress=None):
+        waiting = [] if self.in_prompt is None else [self.in_prompt]
+
         def pressed(done, total):
-            if done == self.in_prompt:
+            if waiting and done >= waiting[0]:
+                waiting.clear()
                 signal.raise_signal(signal.SIGINT)
             progress(done, total)
 

@@ -1,232 +1,327 @@
-"""Turns of a chat: what is computed again, and that the words do not depend on it."""
+"""Turns of a chat: what is passed again is what is new, and words are a fresh run's."""
 
-from __future__ import annotations
+import sys
 
 import mlx.core as mx
 import pytest
-from chars import STABLE, TEMPLATES, THINKING, character_tokenizer
-from test_caches import hybrid
-from tiny import Script, make_drafter, make_model, reference, run
+import test_interrupts
+from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache
+from test_caches import interrupt
+from test_interrupts import ROOT, Interrupt
+from tiny import make_drafter, make_model, run, some_prompt
+from turns import ANSWER, TEMPLATES, Conversation, make_tokenizer
 
-from dflash_mlx import Pair, PromptCache, decode
-from dflash_mlx.chat_template import apply_template, marks
-from dflash_mlx.prompt_cache import common_prefix
+from dflash_mlx import Pair, PromptCache, decode, load
+from dflash_mlx.bench import architectures, first_token
+from dflash_mlx.bench.families import greedy, kinds_of
+from dflash_mlx.bench.scripted import Script
+from dflash_mlx.cache_state import State
+from dflash_mlx.chat_template import apply_template, marks, surviving
+from dflash_mlx.errors import OptionError, PromptError
+from dflash_mlx.kv import BoundedKVCache, OrderedKVCache
+from dflash_mlx.models.drafters.base import ContextCache
+from dflash_mlx.snapshots import Shelf, Snapshot, take
 from dflash_mlx.types import KVBits
 
-KINDS = {
-    "growing": lambda: make_model("llama"),
-    "rotating": lambda: hybrid("gemma3_text"),
-    "hybrid": lambda: hybrid("qwen3_next"),
-    "recurrent": lambda: hybrid("mamba"),
-}
-ANSWER = 24
+# What their layers keep: every row; windows; states and rows; chunks.
+FAMILIES = ("qwen3", "gemma3_text", "qwen3_next", "llama4")
+PLANS = {"plain": None, "right": [99], "wrong": [0], "mixed": [2, 0, 5, 1, 99]}
 
 
-class Talk:
-    """A conversation with a model, beside fresh runs of the same prompts.
-
-    Args:
-        model: The target.
-        template: A chat template.
-        drafted: Which drafts of each block are right, as Script has it.
-    """
-
-    def __init__(self, model, template, drafted=(0, 2, 5)):
-        self.model, self.drafted = model, list(drafted)
-        self.tokenizer = character_tokenizer(template)
-        self.pair = Pair.of(model, Script([0], self.drafted))
-        self.cache = PromptCache(self.pair)
-        self.messages, self.prompt = [], []
-        self.rows = 0
-        self.cuts = not self.cache.forgets
-        forward = self.pair.target.forward
-
-        def counting(tokens, *rest):
-            self.rows += tokens.shape[1]
-            return forward(tokens, *rest)
-
-        self.pair.target.forward = counting
-
-    def ask(self, text, **options):
-        """Say something; how many rows passed before the first token."""
-        self.messages.append({"role": "user", "content": text})
-        return self.answer(**options)
-
-    def held(self, template):
-        """How many tokens the next turn finds computed, at least."""
-        if template == "stable":
-            return len(self.prompt) + len(self.last) - 1  # the last did not pass
-        # The turn is said anew from behind the user's words.
-        said = self.tokenizer.decode(self.prompt)
-        return said.rindex("[assistant]") + len("[assistant]")
-
-    def new(self, held):
-        """Tokens of the prompt that were not found; a few may agree by chance."""
-        assert held <= self.common
-        return len(self.prompt) - (self.common if self.cuts else held)
-
-    def answer(self, tokens=ANSWER, stop=None):
-        """Have the last message answered; stopped after so many tokens."""
-        ids = apply_template(self.tokenizer, self.messages)
-        wanted = reference(self.model, ids, ANSWER)
-        self.pair.drafter.text = ids + wanted
-        self.prompt = ids
-        self.common = min(common_prefix(self.cache.tokens, ids), len(ids) - 1)
-        rest = self.cache.reuse(ids, marks(self.tokenizer, self.messages))
-        self.rows = 0
-        told, passed = [], []
-        rounds = decode(
-            self.pair, rest, max_tokens=tokens, prompt_cache=self.cache, block_size=6
-        )
-        for round in rounds:
-            told += round.tokens
-            passed.append(self.rows)
-            if stop and len(told) >= stop:
-                break
-        rounds.close()
-        assert told == wanted[: len(told)] and (stop or len(told) == tokens)
-        self.last = self.tokenizer.decode(told)
-        self.messages.append({"role": "assistant", "content": self.last})
-        return passed[0]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def model(request):
-    return KINDS[request.param]()
-
-
-@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("drafted", [(0,), (5,), (0, 2, 5)])
-def test_later_turns_compute_new_tokens_only(model, template, drafted):
-    talk = Talk(model, TEMPLATES[template], drafted)
-    assert talk.ask("How do you do, and what is new?") == len(talk.prompt)
-    for text in ("And then? Tell me more.", "Why?", "A third time, please."):
-        held = talk.held(template)
-        assert talk.ask(text) == talk.new(held)
+@pytest.mark.parametrize("plan", PLANS)
+def test_only_what_is_new_is_passed(family, template, plan):
+    chat = Conversation(family, template, PLANS[plan])
+    told = []
+    for question in ("What-is-this?", "Where-did-you-find-it?", "Tell-more."):
+        told.append(chat.ask(question))
+    # /retry
+    chat.messages.pop()
+    told.append(chat.answer())
+    assert told[-1][0] == 1
+    # /undo, and another question
+    del chat.messages[-2:]
+    told.append(chat.ask("And-why?"))
+    # /edit of the second question
+    del chat.messages[2:]
+    told.append(chat.ask("Thanks."))
+    told.append(chat.ask("Bye."))
+    assert [passed for passed, _ in told] == [new for _, new in told]
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_the_same_prompt_again(model, template):
-    """What /retry does."""
-    talk = Talk(model, TEMPLATES[template])
-    talk.ask("Once upon a time, far from here,")
-    for _ in range(2):
-        talk.messages.pop()
-        assert talk.answer() == 1
-    talk.ask("And?")
-    talk.messages.pop()
-    assert talk.answer() == 1
+@pytest.mark.parametrize("family", ("gemma3_text", "qwen3_next"))
+def test_without_a_budget_words_are_right_and_nothing_is_kept(family):
+    chat = Conversation(family, "thinking", [2, 0, 5], snapshot_bytes=0)
+    chat.ask("What-is-this?")
+    chat.messages.append({"role": "user", "content": "Where-did-you-find-it?"})
+    whole = len(chat.prompt()[0])
+    passed, new = chat.answer()
+    assert passed == whole > new
+    assert not chat.cache.shelf.all
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("turns", (0, 1, 2))
-def test_another_question_in_place_of_an_earlier_one(model, template, turns):
-    """What /undo and /edit do."""
-    talk = Talk(model, TEMPLATES[template])
-    for text in ("Once upon a time, far from here,", "And?", "More!"):
-        talk.ask(text)
-    talk.messages = talk.messages[: 2 * turns]
-    rows = talk.ask("But why? Say it in other words.")
-    said = talk.tokenizer.decode(talk.prompt)
-    assert rows == talk.new(said.rindex("[user]") + len("[user]"))
-    held = talk.held(template)
-    assert talk.ask("So?") == talk.new(held)
+def test_a_small_budget_keeps_the_newest():
+    chat = Conversation("qwen3_next", "thinking", [99])
+    for question in ("What-is-this?", "Where?", "Tell-more."):
+        chat.ask(question)
+    one = chat.cache.shelf.all[-1].nbytes
+    small = Conversation("qwen3_next", "thinking", [99], snapshot_bytes=2 * one)
+    for question in ("What-is-this?", "Where?", "Tell-more."):
+        small.ask(question)
+    rows = [snapshot.rows for snapshot in small.cache.shelf.all]
+    assert len(rows) == 2 and small.cache.shelf.nbytes <= 2 * one
+    small.messages.pop()
+    assert small.answer()[0] == 1
 
 
-def test_an_answer_that_was_stopped(model):
-    """Its tokens count; the next turn goes on behind them."""
-    talk = Talk(model, STABLE)
-    talk.ask("Once upon a time, far from here,", tokens=ANSWER, stop=7)
-    held = talk.held("stable")
-    assert talk.ask("Go on.") == talk.new(held)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_without_marks_keep_what_they_turned_out_to_share(family):
+    chat = Conversation(family)
+    text = list(range(40))
+    told = [chat.pass_on(text + [50 + i] * 9, ()) for i in range(3)]
+    shared = 0 if family in ("gemma3_text", "qwen3_next") else 40
+    # The second prompt shows where they part, the third goes on from there.
+    assert told == [49, 49 - shared, 9] or (family, told[1:]) == ("llama4", [49, 9])
 
 
-def test_a_prompt_that_was_stopped(model):
-    """Marks that were passed before it are there still."""
-    talk = Talk(model, THINKING)
-    talk.ask("Once upon a time, far from here,")
-    talk.messages.append({"role": "user", "content": "And " * 30})
-    ids = apply_template(talk.tokenizer, talk.messages)
-    rest, stops = talk.cache.reuse(ids, marks(talk.tokenizer, talk.messages)), []
+@pytest.mark.parametrize("family", ("gemma3_text", "qwen3_next"))
+def test_snapshots_of_a_text_that_was_left_are_gone(family):
+    chat, text = Conversation(family), list(range(60))
+    chat.pass_on(text, (20, 40))
+    other = text[:20] + text[:19:-1]
+    assert chat.pass_on(other, ()) == 40
+    # What is held of the first 40 tokens would be the first text's.
+    assert chat.pass_on(other[:50] + [1, 2, 3], ()) == 33
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("inside", (True, False))
+def test_an_interrupted_prefill_goes_on_from_what_is_sound(family, inside):
+    """Between two chunks, and between two layers."""
+    chat = Conversation(family, "thinking")
+    chat.ask("What-is-this?")
+    chat.messages.append({"role": "user", "content": "Tell-me-more-about-this."})
+    ids, stops = chat.prompt()
+    rest = chat.cache.reuse(ids, stops)
+    kept = len(ids) - len(rest)
+    assert kept > 10
 
     def stop(done, total):
-        if done >= 64:
-            stops.append(len(ids) - len(rest) + done)
-            raise KeyboardInterrupt
+        if done >= total // 2:
+            if not inside:
+                raise KeyboardInterrupt
+            interrupt(chat.model.layers[2])
 
-    rounds = decode(
-        talk.pair, rest, prompt_cache=talk.cache, prefill_step_size=32, progress=stop
-    )
+    options = {"prompt_cache": chat.cache, "prefill_step_size": 5, "progress": stop}
     with pytest.raises(KeyboardInterrupt):
-        next(rounds)
-    assert talk.cache.tokens == ids[: stops[0]]
-    assert talk.answer() == len(ids) - stops[0]
+        list(decode(chat.pair, rest, **options))
+    uncuttable = family in ("gemma3_text", "qwen3_next")
+    broken = chat.cache.broken
+    assert broken == (inside and uncuttable)
+    passed, new = chat.answer()
+    # In doubt, caches go back to the marks of the prompt, else they lose nothing.
+    assert new < passed <= len(ids) - kept if broken else passed == new
 
 
-@pytest.mark.parametrize("kind", ("rotating", "hybrid"))
-def test_snapshots_stay_within_their_budget(kind):
-    talk = Talk(KINDS[kind](), THINKING)
-    talk.ask("A long beginning. " * 3)
-    one = talk.cache.snapshots[-1].nbytes
-    talk.cache.snapshot_bytes = 4 * one
-    for text in ("And?", "More!", "Why?", "How?"):
-        talk.ask(text)
-        assert sum(s.nbytes for s in talk.cache.snapshots) <= 4 * one
-    # The first one stays, and the newest are there.
-    rows = [snapshot.rows for snapshot in talk.cache.snapshots]
-    assert rows[0] < 10 and rows[-1] == len(talk.prompt) - 1
-    talk.cache.snapshot_bytes = 0
-    talk.ask("Again?")
-    assert not talk.cache.snapshots
-    talk.messages = talk.messages[:2]
-    assert talk.ask("From the start, please.") == len(talk.prompt)
+@pytest.mark.parametrize(
+    ("family", "step"), [("qwen3", 31), ("gemma3_text", 43), ("qwen3_next", 67)]
+)
+def test_an_interrupt_at_any_line_of_going_back(monkeypatch, family, step):
+    """While a snapshot is restored or taken, or the prompt behind it is passed."""
+    files = ("snapshots.py", "cache_state.py", "prompt_cache.py", "decoding.py")
+    monkeypatch.setattr(test_interrupts, "FILES", {str(ROOT / name) for name in files})
+    model, first = architectures.build(family), list(range(40))
+    second = first[:25] + [50, 51, 52, 53]
+    told = greedy(model, first, 5)
+    wanted = greedy(model, second, 5)
+    script = Script([], [2, 0, 99], block_size=4)
+    pair, ended, at = Pair.of(model, script), False, step
+    while not ended:
+        cache, script.text = PromptCache(pair), first + told
+        run(pair, cache.reuse(first, (20,)), 5, prompt_cache=cache)
+        script.text = second + wanted
+        sys.settrace(Interrupt(at))
+        try:
+            run(pair, cache.reuse(second), 5, prompt_cache=cache)
+            ended = True
+        except KeyboardInterrupt:
+            at += step
+        finally:
+            sys.settrace(None)
+        rest = cache.reuse(second)
+        assert run(pair, rest, 5, prompt_cache=cache) == wanted
+    assert at > 5 * step
 
 
-def test_rows_written_over_come_back():
-    """A bounded cache writes new rows over old ones, in place."""
-    model, prompt = KINDS["growing"](), [5, 9, 11, 3] * 5
-    pair = Pair.of(model)
-    cache = PromptCache(pair, max_kv_size=28)
-    told = prompt + run(pair, cache.reuse(prompt), 30, prompt_cache=cache) + [7]
-    answers = []
-    for new in (2, 1, 1):  # the last token and another, then that one
-        rest = cache.reuse(told)
-        assert rest == told[-new:]
-        answers.append(run(pair, rest, 30, prompt_cache=cache))
-    assert answers[0] == answers[1] == answers[2]
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rounds", (1, 3))
+def test_a_stopped_answer_is_remembered(family, rounds):
+    chat = Conversation(family, "stable", [1, 0, 2])
+    chat.ask("What-is-this?")
+    chat.messages.append({"role": "user", "content": "Where-did-you-find-it?"})
+    ids, stops = chat.prompt()
+    wanted = chat.wanted(ids)
+    rest = chat.cache.reuse(ids, stops)
+    answer = decode(chat.pair, rest, max_tokens=ANSWER, prompt_cache=chat.cache)
+    said = [token for _ in range(rounds) for token in next(answer).tokens]
+    answer.close()
+    assert said == wanted[: len(said)]
+    text = chat.tokenizer.decode(said)
+    chat.messages.append({"role": "assistant", "content": text})
+    passed, new = chat.ask("Go-on.")
+    # All but the last token that was said, and what is new behind it.
+    assert passed == new <= len(chat.prompt()[0]) - len(ids) - len(said) + 1
 
 
-def test_layers_that_only_grow_need_no_snapshots():
-    talk = Talk(KINDS["growing"](), THINKING)
-    talk.ask("And?")
-    talk.ask("Why?")
-    assert talk.cache.snapshots == [] and not talk.cache.forgets
+@pytest.mark.parametrize("window", (6, 10))
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_drafters_window_is_that_of_a_fresh_run(window, template):
+    """Rows that it has dropped come back, and those that only a later turn sees are
+    there, so the context is complete after every turn."""
+    model = make_model("llama")
+    ContextCache.SLACK, slack = 0, ContextCache.SLACK
+    try:
+        pair = Pair.of(model, make_drafter(window=window))
+        cache, messages = PromptCache(pair), []
+        tokenizer = make_tokenizer(TEMPLATES[template])
+        for question in ("What-is-this?", "Where-did-you-find-it?", "Bye.", "Undo"):
+            if question == "Undo":
+                del messages[-4:]
+            messages.append({"role": "user", "content": question})
+            options = {"enable_thinking": template == "thinking"}
+            ids = apply_template(tokenizer, messages, **options)
+            rest = cache.reuse(ids, marks(tokenizer, messages, **options))
+            list(decode(pair, rest, max_tokens=1, prompt_cache=cache))
+            fresh = PromptCache(pair)
+            list(decode(pair, ids, max_tokens=1, prompt_cache=fresh))
+            for ours, theirs in zip(cache.drafter, fresh.drafter, strict=True):
+                assert ours.positions().tolist() == theirs.positions().tolist()
+                for a, b in zip(ours.fetch(), theirs.fetch(), strict=True):
+                    assert mx.allclose(a, b, atol=1e-4)
+            more = run(pair, [], 3 * window, prompt_cache=cache)
+            messages.append({"role": "assistant", "content": tokenizer.decode(more)})
+    finally:
+        ContextCache.SLACK = slack
 
 
-@pytest.mark.parametrize("kind", ("growing", "hybrid"))
-def test_a_drafter_gets_back_what_its_window_dropped(kind):
-    """Its context is that of a fresh run of the same prompt."""
-    model, prompt = KINDS[kind](), [5, 9] * 200
-    contexts = []
-    for before in (True, False):
-        pair = Pair.of(model, make_drafter(window=16))
-        cache = PromptCache(pair)
-        if before:
-            first = prompt[:300] + [7] * 700
-            run(pair, cache.reuse(first, (300,)), 4, prompt_cache=cache)
-        rest = cache.reuse(prompt[:301])
-        assert len(rest) == (1 if before else 301)
-        run(pair, rest, 1, prompt_cache=cache)
-        contexts.append((cache.drafter[0].positions(), *cache.drafter[0].fetch()))
-    for ours, fresh in zip(*contexts, strict=True):
-        assert mx.array_equal(ours, fresh)
+def test_a_drafters_own_rows_are_kept_where_they_are_more_than_a_snapshots():
+    pair = Pair.of(make_model("llama"), make_drafter(window=10))
+    cache, prompt = PromptCache(pair), some_prompt(20)
+    run(pair, cache.reuse(prompt, (5,)), 1, prompt_cache=cache)
+    cache.reuse(prompt[:17] + [1, 2])
+    assert [entry.seen(17) for entry in cache.drafter] == [8, 8]
 
 
-def test_a_quantized_cache_is_not_cut_to_where_it_would_not_be_one():
-    pair = Pair.of(KINDS["growing"]())
-    cache, kv = PromptCache(pair), KVBits(bits=8, group_size=32, start=40)
-    prompt = [5, 9] * 40
-    run(pair, cache.reuse(prompt), 4, prompt_cache=cache, kv=kv)
-    assert len(cache.reuse(prompt[:60] + [7])) == 1
-    assert len(cache.reuse(prompt[:30] + [7])) == 31
+@pytest.mark.parametrize("family", ("qwen3", "qwen3_next"))
+@pytest.mark.parametrize("keep", (25, 32, 45))
+def test_a_cut_below_where_the_cache_was_quantized(monkeypatch, family, keep):
+    """Rows that a fresh run would not quantize are not left quantized."""
+    monkeypatch.setitem(architectures.COMMON, "head_dim", 32)
+    model, start = architectures.build(family), 30
+    pair = Pair.of(model, None)
+    cache, told = PromptCache(pair), some_prompt(50)
+    kv = KVBits(8, 32, start)
+    run(pair, cache.reuse(told, (keep,)), 9, prompt_cache=cache, kv=kv)
+    edited = told[:keep] + some_prompt(3, seed=9)
+    rest = cache.reuse(edited)
+    assert len(rest) == (len(edited) if keep < start else 3)
+    list(decode(pair, rest, max_tokens=1, prompt_cache=cache, kv=kv))
+    fresh = PromptCache(pair)
+    list(decode(pair, edited, max_tokens=1, prompt_cache=fresh, kv=kv))
+    assert kinds_of(cache.target) == kinds_of(fresh.target)
+
+
+def test_the_shelf_lets_go_what_saves_least():
+    def snapshot(rows, size=1):
+        array = mx.zeros((size,), mx.uint8)
+        return Snapshot(rows, {0: State("ArraysCache", {}, (array,))}, {})
+
+    shelf = Shelf(4)
+    for rows in (500, 510, 900, 905, 940):
+        shelf.put(snapshot(rows))
+    assert [s.rows for s in shelf.all] == [500, 510, 900, 940]
+    shelf.put(snapshot(941))
+    assert [s.rows for s in shelf.all] == [500, 900, 940, 941]
+    shelf.put(snapshot(950, 5))  # too large for the whole shelf
+    assert [s.rows for s in shelf.all] == [500, 900, 940, 941]
+    shelf.put(snapshot(960, 4))
+    assert [s.rows for s in shelf.all] == [960]
+    assert shelf.latest(959) is None and shelf.latest(960).rows == 960
+
+
+COPIED = {
+    "rotating": (lambda: RotatingKVCache(8, 2), [0, 1, 6, 7, 8, 9, 10, 11]),
+    "bounded": (lambda: BoundedKVCache(8, 2), [0, 1, 6, 7, 8, 9, 10, 11]),
+    "ordered": (lambda: OrderedKVCache(8), [4, 5, 6, 7, 8, 9, 10, 11]),
+    "chunked": (lambda: ChunkedKVCache(8), [8, 9, 10, 11]),
+    "recurrent": (lambda: ArraysCache(1), list(range(12))),
+}
+
+
+@pytest.mark.parametrize("kind", COPIED)
+def test_a_snapshot_holds_what_is_seen_and_nothing_changes_it(kind):
+    make, seen = COPIED[kind]
+    entry, rows = make(), mx.arange(12.0)[None, None, :, None]
+    if kind == "recurrent":
+        entry[0] = rows
+    else:
+        entry.update_and_fetch(rows, rows)
+    taken = take(12, [entry], [])
+    for more in range(5):
+        # Given back, it is as independent as it was when it was taken.
+        taken.restore([entry], [])
+        for _ in range(more):
+            if kind == "recurrent":
+                entry[0][..., 0:3, :] = 99.0
+            else:
+                entry.update_and_fetch(rows[..., :1, :] + 99, rows[..., :1, :])
+        mx.eval(entry.state)
+    assert taken.target[0].arrays[0][0, 0, :, 0].tolist() == seen
+
+
+def test_boundaries_of_templates():
+    chat = [
+        {"role": "user", "content": "One"},
+        {"role": "assistant", "content": "Two"},
+        {"role": "user", "content": "Three"},
+    ]
+    left = {}
+    for name, template in TEMPLATES.items():
+        tokenizer = make_tokenizer(template)
+        options = {"enable_thinking": name == "thinking"}
+        ids = apply_template(tokenizer, chat, **options)
+        at, kept = marks(tokenizer, chat, **options)
+        assert tokenizer.decode(ids[at:]).startswith("Three")
+        assert kept == surviving(tokenizer, chat, **options)
+        left[name] = tokenizer.decode(ids[kept:])
+    assert left == {
+        "stable": "",
+        "thinking": "<think>",
+        "not thinking": "<think></think>",
+    }
+
+
+def test_a_template_that_refuses_says_so_and_nothing_is_known_to_survive():
+    once = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
+    tokenizer = make_tokenizer(once + TEMPLATES["stable"])
+    chat = [{"role": "user", "content": "One"}]
+    assert surviving(tokenizer, chat) == 0
+    assert marks(tokenizer, chat)[1] == 0
+    with pytest.raises(PromptError, match="refuses these messages: one turn"):
+        apply_template(tokenizer, chat * 2)
+
+
+def test_the_benchmark_of_first_tokens_passes_only_what_is_new():
+    pair, tokenizer = load("tiny")
+    sizes = {"turns": 3, "question": 40, "answer": 4, "cold_every": 3}
+    result = first_token.measure(pair, tokenizer, context=240, **sizes)
+    rows = result["turns"]
+    assert rows[0]["fed"] == rows[0]["tokens"] > 100
+    assert all(20 < row["fed"] < 60 for row in rows[1:])
+    assert 200 < rows[-1]["tokens"] <= 240
+    assert [row["cold"] is None for row in rows] == [True, True, False]
+    assert result["ratio"] == rows[-1]["warm"] / rows[-1]["cold"]
+    assert len(first_token.table(result).splitlines()) == 4
+    with pytest.raises(OptionError, match="was to have"):
+        first_token.measure(pair, tokenizer, context=90, **sizes)

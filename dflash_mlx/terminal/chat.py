@@ -10,11 +10,9 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from jinja2 import TemplateError
-
 from ..chat_template import apply_template, check_template, marks
 from ..engine import engine_of
-from ..errors import CommandError, ConversationError, DFlashError, PromptError
+from ..errors import CommandError, ConversationError, DFlashError
 from ..prompt_cache import PromptCache
 from . import conversation as files
 from . import turn
@@ -227,13 +225,8 @@ class Chat:
         """A turn on a display."""
         options = self._template | self.settings.template()
         messages = asked.for_template()
-        try:
-            ids = apply_template(self.tokenizer, messages, **options)
-            parting = ()
-            if self.cache.forgets:
-                parting = marks(self.tokenizer, messages, **options)
-        except TemplateError as error:
-            raise PromptError(f"The model's chat template says: {error}.") from None
+        ids = apply_template(self.tokenizer, messages, **options)
+        parting = marks(self.tokenizer, messages, **options)
         ask = self.settings.apply(self.ask)
         pair, tokenizer = self.pair, self.tokenizer
         with without_echo():

@@ -7,11 +7,12 @@ so it never needs a rollback. It knows nothing of the target but two functions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
+
+from ...cache_state import State, own
 
 # choose(logits [1, n, V], slots, ids=None) -> ids [1, n]: the caller's choice for
 # block slots (1-based); with candidates ids [1, n, k], logits are [1, n, k] over them.
@@ -61,26 +62,6 @@ class Confident(Protocol):
     ) -> tuple[mx.array, mx.array]:
         """As propose; ids [1, width - 1], and for each [1, width - 1] the chance that
         it is kept, given that those before it are."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a ContextCache held at a moment.
-
-    Args:
-        offset: The next row's position.
-        runs: [first position, rows] of what is held.
-        arrays: Its keys and values [1, heads, rows, head_dim]; none when empty.
-    """
-
-    offset: int
-    runs: list[list[int]]
-    arrays: list[mx.array]
-
-    @property
-    def rows(self) -> int:
-        """How many rows were held."""
-        return sum(rows for _, rows in self.runs)
 
 
 class ContextCache:
@@ -145,36 +126,52 @@ class ContextCache:
         return held[-self.window :] if self.window else held
 
     def _drop_front(self, rows):
-        self._runs = self._without(self._runs, rows)
-
-    @staticmethod
-    def _without(runs, rows):
-        """Runs without their first rows."""
-        left = []
-        for first, held in runs:
-            gone = min(rows, held)
-            rows -= gone
-            if held > gone:
-                left.append([first + gone, held - gone])
-        return left
-
-    def rows_before(self, position: int) -> int:
-        """How many of the rows held lie before a position."""
-        return sum(max(0, min(n, position - first)) for first, n in self._runs)
-
-    def snapshot(self) -> Context:
-        """What can be seen now, for `restore`."""
-        held = list(self.fetch() or ())
-        gone = self._rows.offset - (held[0].shape[2] if held else 0)
-        return Context(self.offset, self._without(self._runs, gone), held)
-
-    def restore(self, saved: Context) -> None:
-        """Hold what was seen at a snapshot."""
-        self.offset, self._rows = saved.offset, KVCache()
-        self._runs = [list(run) for run in saved.runs]
-        if saved.arrays:
-            self._rows.update_and_fetch(*saved.arrays)
+        self._runs = behind(self._runs, rows)
 
     def arrays(self) -> list[mx.array]:
         """The arrays to evaluate so that no graph hangs on this cache."""
         return [] if self._rows.keys is None else [self._rows.keys, self._rows.values]
+
+    def read(self) -> State:
+        """What a block can see, in arrays of their own; lazy."""
+        keys, values = self.fetch() or (None, None)
+        unseen = self._rows.offset - (0 if keys is None else keys.shape[2])
+        runs = behind(self._runs, unseen)
+        numbers = {"offset": self.offset, "window": self.window, "runs": runs}
+        return State("ContextCache", numbers, (own(keys), own(values)))
+
+    def put_back(self, state: State) -> None:
+        """Hold what `read` found in a context of the same window."""
+        self._rows, (keys, values) = KVCache(), state.arrays
+        if keys is not None:
+            self._rows.update_and_fetch(own(keys), own(values))
+        self._runs = [list(run) for run in state.numbers["runs"]]
+        self.offset = state.numbers["offset"]
+
+    def seen(self, rows: int) -> int:
+        """How many of the last `window` of the first `rows` positions are held."""
+        return rows_seen(self._runs, rows, self.window)
+
+
+def behind(runs: list[list[int]], rows: int) -> list[list[int]]:
+    """What is left of `runs` without their first `rows` rows."""
+    left = []
+    for first, length in runs:
+        gone = min(rows, length)
+        rows -= gone
+        if length > gone:
+            left.append([first + gone, length - gone])
+    return left
+
+
+def rows_seen(runs: list[list[int]], rows: int, window: int | None) -> int:
+    """How many of the last `window` of the first `rows` positions are in `runs`.
+
+    Args:
+        runs: [first position, rows] each.
+        rows, window: Window None is all.
+    """
+    start = 0 if window is None else max(0, rows - window)
+    return sum(
+        max(0, min(first + length, rows) - max(first, start)) for first, length in runs
+    )
