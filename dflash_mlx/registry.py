@@ -24,12 +24,30 @@ EMBEDDED = {"tiny": "drafter", "tiny-dflash2": "dflash2"}
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What somebody published of a drafter on answers with thinking and without.
+
+    Args:
+        what: What the figures count.
+        thinking, without: The figures, as they were published.
+        source: Where.
+    """
+
+    what: str
+    thinking: str
+    without: str
+    source: str
+
+
+@dataclass(frozen=True)
 class DrafterEntry:
-    """A published drafter: repository, kind, and the answers it was trained on."""
+    """A published drafter: repository, kind, the answers it was trained on, and what
+    those count for, where it was published."""
 
     repo: str
     kind: str
     mode: str
+    measured: Measured | None = None
 
     @property
     def runs(self) -> bool:
@@ -66,10 +84,23 @@ def targets() -> tuple[TargetEntry, ...]:
             row["model"],
             row["name"],
             tuple(row["numbers"]) if "numbers" in row else None,
-            tuple(DrafterEntry(**drafter) for drafter in row["drafters"]),
+            tuple(_drafter(**drafter) for drafter in row["drafters"]),
         )
         for row in rows["target"]
     )
+
+
+def _drafter(repo, kind, mode, measured=None):
+    return DrafterEntry(repo, kind, mode, Measured(**measured) if measured else None)
+
+
+def drafter_entry(repo: str) -> DrafterEntry | None:
+    """What is known of a drafter's repository."""
+    for entry in targets():
+        for drafter in entry.drafters:
+            if drafter.repo == repo:
+                return drafter
+    return None
 
 
 def resolve(name: str) -> str:

@@ -24,6 +24,7 @@ ROWS = {
     "rollback": 1,
     "cache_state": 1,
     "text": 1,
+    "reasoning": 1,
     "acceptance": 1,
     "costs": 1,
     "lookup": 1,

@@ -1,0 +1,123 @@
+"""Markdown as rich renders it, so that no word of a model's is lost.
+
+Knows Markdown and rich; nothing of streams or screens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.console import Console
+from rich.markdown import CodeBlock, ImageItem, Markdown
+from rich.syntax import Syntax
+from rich.text import Text
+
+from .region import chopped, rows_of
+
+# Raw HTML and link definitions would vanish: they are text here.
+PARSER = MarkdownIt().enable(["strikethrough", "table"])
+PARSER.disable(["html_block", "html_inline", "reference"])
+# The colours of the terminal's own palette, on its own background.
+THEME = "ansi_dark"
+# Cells that a table's column needs to be read as one.
+NARROWEST_COLUMN = 5
+
+
+class Snippet(CodeBlock):
+    """Code without a frame or padding, which a copy would take along."""
+
+    def __rich_console__(self, console, options):
+        """Code in rows."""
+        yield highlighter(self.lexer_name, str(self.text).rstrip())
+
+
+class Picture(ImageItem):
+    """An image's title and address."""
+
+    def __rich_console__(self, console, options):
+        """One row of text."""
+        title = self.text.plain or "image"
+        yield Text(f"{title} ({self.destination})", end="")
+
+
+class Page(Markdown):
+    """A piece of Markdown, whole."""
+
+    elements = {
+        **Markdown.elements,
+        "fence": Snippet,
+        "code_block": Snippet,
+        "image": Picture,
+    }
+
+    def __init__(self, source: str):
+        super().__init__("", hyperlinks=False)
+        self.parsed = PARSER.parse(source)
+
+
+class Block(NamedTuple):
+    """A block at the top level.
+
+    Args:
+        kind: markdown-it's name of its first token.
+        start, end: Its lines.
+        parts: Lines at which its list items begin, if it is a list.
+        columns: Of a table.
+        token: The first token.
+    """
+
+    kind: str
+    start: int
+    end: int
+    parts: list[int]
+    columns: int
+    token: Token
+
+
+def blocks(source: str) -> list[Block]:
+    """The top-level blocks of a source, in order."""
+    found: list[Block] = []
+    for token in PARSER.parse(source):
+        if token.level == 0 and token.nesting >= 0 and token.map:
+            found.append(Block(token.type, *token.map, [], 0, token))
+        elif token.type == "list_item_open" and token.level == 1 and token.map:
+            found[-1].parts.append(token.map[0])
+        elif token.type == "th_open" and token.level == 3:
+            found[-1] = found[-1]._replace(columns=found[-1].columns + 1)
+    return found
+
+
+def highlighter(language: str, code: str = "") -> Syntax:
+    """rich's Syntax for a language; an unknown one has no colours."""
+    return Syntax(
+        code, language, theme=THEME, background_color="default", word_wrap=True
+    )
+
+
+def page_rows(console: Console, source: str, width: int) -> list[str]:
+    """A source as rows, a blank one between two blocks and none around them.
+
+    Args:
+        console: Whose colours.
+        source: Markdown.
+        width: Most cells of a row.
+    """
+    lines = source.split("\n")
+    rows: list[str] = []
+    for block in blocks(source):
+        part = lines[block.start : block.end]
+        if block.columns * NARROWEST_COLUMN > width:
+            # No room for the columns: rich would leave some out.
+            own = [row for line in part if line for row in chopped(line, width)]
+        else:
+            own = rows_of(console, Page("\n".join(part)), width)
+        rows += ["", *_trimmed(own)]
+    return rows[1:]
+
+
+def _trimmed(rows):
+    """Rows without the blank ones around them; rich gives some blocks more."""
+    kept = [i for i, row in enumerate(rows) if row]
+    return rows[kept[0] : kept[-1] + 1] if kept else [""]
