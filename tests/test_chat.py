@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
+from rich.console import Console
 
 from dflash_mlx import Pair, Sampling, load
 from dflash_mlx.bench import architectures
@@ -21,7 +22,7 @@ from dflash_mlx.errors import (
     PromptError,
 )
 from dflash_mlx.terminal import conversation as files
-from dflash_mlx.terminal import history, settings, turn
+from dflash_mlx.terminal import history, settings
 from dflash_mlx.terminal.ask import Ask
 from dflash_mlx.terminal.chat import Chat
 from dflash_mlx.terminal.commands import (
@@ -33,6 +34,7 @@ from dflash_mlx.terminal.commands import (
 )
 from dflash_mlx.terminal.complete import Commands
 from dflash_mlx.terminal.conversation import Conversation, Message, Record
+from dflash_mlx.terminal.display import Display
 from dflash_mlx.terminal.settings import Settings
 
 COUNT = "Count from 1 to 30."
@@ -477,11 +479,11 @@ def test_a_bug_in_a_turn_is_a_traceback_and_the_chat_goes_on(tiny, capsys, monke
     chat.hear("Hello!")
     before = chat.conversation
 
-    class Broken(turn.RawText):
+    class Broken(Display):
         def push(self, response):
             raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(chat, "display", Broken)
+    monkeypatch.setattr(chat, "display", lambda ids: Broken(Console()))
     chat.hear(COUNT)
     told = capsys.readouterr().err
     assert "ZeroDivisionError: a bug" in told and "Traceback" in told
@@ -595,16 +597,16 @@ def test_a_second_ctrl_c_cuts_at_once(any_kind):
     how = {"max_tokens": 60, "sampling": NEVER, "block_size": 4}
     chat = chat_with(any_kind, presses=(3,), **how)
 
-    class Twice(turn.RawText):
+    class Twice(Display):
         def push(self, response):
             super().push(response)
             if response.generation_tokens == 3:
                 signal.raise_signal(signal.SIGINT)
 
-    chat.display = Twice
+    shown, chat.display = chat.display, lambda ids: Twice(Console())
     chat.hear(COUNT)
     assert chat.tally.answers[-1].tokens >= 3 and not chat.conversation.open
-    chat.ask, chat.display = replace(chat.ask, presses=()), turn.RawText
+    chat.ask, chat.display = replace(chat.ask, presses=()), shown
     chat.hear("/retry")
     fresh = chat_with(any_kind, **how)
     fresh.hear(COUNT)

@@ -276,19 +276,12 @@ def test_cache_files_that_cannot_be(files, tmp_path, capsys):
         told(capsys, tmp_path / "broken")
 
 
-def test_thinking_reaches_the_template(monkeypatch):
-    asked = []
-
-    class Thinking:
-        def __init__(self, mode, effort):
-            asked.append((mode, effort))
-
-        def template(self, tokenizer):
-            return {"enable_thinking": False}
-
-    module = SimpleNamespace(Thinking=Thinking)
-    monkeypatch.setitem(sys.modules, "dflash_mlx.terminal.thinking", module)
+def test_thinking_reaches_the_template():
     _, tokenizer = load("tiny", "none")
-    assert generate.thinking_arguments(ThinkingOptions(), tokenizer) == {}
-    found = generate.thinking_arguments(ThinkingOptions("off", "low"), tokenizer)
-    assert found == {"enable_thinking": False} and asked == [("off", "low")]
+    asked = generate.thought(ThinkingOptions())
+    assert asked.template(tokenizer) == {}
+    with pytest.raises(OptionError, match="no thinking switch"):
+        generate.thought(ThinkingOptions("off")).template(tokenizer)
+    tokenizer.chat_template = "{% if enable_thinking %}<think>{% endif %}{{ messages }}"
+    asked = generate.thought(ThinkingOptions("off"))
+    assert asked.template(tokenizer) == {"enable_thinking": False}

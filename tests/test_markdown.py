@@ -74,9 +74,9 @@ def stream(text, width=80, height=10, step=1, **options):
 
 
 def whole(text, width=80, height=10):
-    """rich's own rendering, at once."""
+    """rich's own rendering, at once; the last column is free."""
     screen = Screen(width, height)
-    screen.console().print(Page(text))
+    screen.console(width=width - 1).print(Page(text))
     return screen
 
 
@@ -111,6 +111,13 @@ def test_what_stays_is_richs_rendering(width, step):
 def test_blocks_longer_than_the_screen(text, width):
     screen = stream(text, width, step=3)
     assert collapsed(screen.rows()) == collapsed(whole(text, width).rows())
+
+
+@pytest.mark.parametrize("length", range(34, 42))
+def test_a_full_row_may_end_in_a_combining_mark(length):
+    text = "x" * (length - 2) + " e\u0301 `" + "words and " * 9 + "` end"
+    rows = stream(text, 40).rows()
+    assert rows == whole(text, 40).rows()
 
 
 @pytest.mark.parametrize("number", ["1", "{}"])

@@ -54,10 +54,12 @@ def generate(
 def chat(
     asked: a.Answering,
     short: a.Shorthand,
+    thinking: a.ThinkingOptions,
+    looks: a.Looks,
     sampling: a.SamplingOptions,
     verbose: o.Verbose = "T",
 ):
-    """Talk to a model; q quits, r resets, h helps.
+    """Talk to a model; /help lists the commands, Ctrl-D leaves.
 
     dflash-mlx chat --model qwen3-8b
 
@@ -67,4 +69,4 @@ def chat(
     from ..terminal.ask import Ask
 
     ask = Ask.of(asked, sampling, short)
-    terminal.run(ask, verbose=o.truth(verbose, "--verbose"))
+    terminal.run(ask, thinking, looks, verbose=o.truth(verbose, "--verbose"))

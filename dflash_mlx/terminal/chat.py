@@ -10,39 +10,54 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from ..chat_template import apply_template, check_template, marks
 from ..engine import engine_of
 from ..errors import CommandError, ConversationError, DFlashError
 from ..prompt_cache import PromptCache
+from ..reasoning import splitter
 from . import conversation as files
-from . import turn
+from . import progress, turn
+from .answering import Looks, ThinkingOptions
 from .ask import Ask
 from .commands import COMMANDS, Leave, line_of, message, parse
 from .complete import Commands
 from .conversation import Conversation, Record
+from .display import Display
 from .history import FileHistory, folder
 from .prompt import Reader, open_reader, without_echo
 from .settings import Settings, written
 from .status import QUIET, WRONG, Tally, ending, say, status
+from .thinking import warnings
 
 WELCOME = "/help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves."
 LEAVING = "Ctrl-D or /quit leaves."
 KEPT = "The message is kept: /retry, /edit it, or /reset."
 
 
-def run(ask: Ask, verbose: bool = True, file: Path | None = None) -> None:
+def run(
+    ask: Ask,
+    thinking: ThinkingOptions,
+    looks: Looks,
+    verbose: bool = True,
+) -> None:
     """Talk until /quit or the end of input.
 
     Args:
         ask: The options.
+        thinking: Whether the model reasons first.
+        looks: How answers are shown, and a saved conversation to go on with.
         verbose: Print a status line after each answer, on stderr.
-        file: A saved conversation to go on with.
     """
     past = folder() / "history.jsonl"
     reader = open_reader(lambda: FileHistory(past, say), Commands())
     chat = Chat(ask, reader, verbose)
-    if file is not None:
-        chat.load(file)
+    chat.settings = Settings.of(ask, thinking, looks)
+    chat.settings.template(chat.tokenizer)  # refuses what the template lacks
+    if looks.load is not None:
+        chat.load(looks.load)
+    chat.warn()
     if verbose:
         say(WELCOME, QUIET)
     chat.talk()
@@ -121,9 +136,9 @@ class Chat:
 
         Without an answer the conversation stays as it was, and /retry asks again.
         """
-        self.pending, display = asked, self.display()
+        self.pending = asked
         try:
-            took = self._take(asked, display)
+            took, display = self._take(asked)
         except BrokenPipeError:
             raise
         except DFlashError as error:
@@ -142,9 +157,16 @@ class Chat:
             self.pending = None
         self._tell(took)
 
-    def display(self) -> turn.Display:
-        """What shows the next answer."""
-        return turn.RawText()
+    def display(self, ids: list[int]) -> turn.Display:
+        """What shows the answer to a prompt."""
+        settings = self.settings
+        return Display(
+            Console(highlight=False),
+            markdown=settings.markdown,
+            drafts=settings.drafts,
+            reasoning=settings.reasoning,
+            splitter=splitter(self.tokenizer, ids),
+        )
 
     def edited(self, text: str) -> str | None:
         """`text` as the user changes it; None if given up.
@@ -183,7 +205,16 @@ class Chat:
             OptionError: A value is out of its range.
         """
         settings.apply(self.ask)
-        self.settings = settings
+        settings.template(self.tokenizer)
+        before, self.settings = self.settings, settings
+        if (settings.thinking, settings.effort) != (before.thinking, before.effort):
+            self.warn()
+
+    def warn(self) -> None:
+        """Say it when the drafter was trained for the other kind of answers."""
+        thought, ask = self.settings.thought, self.ask
+        for warning in warnings(thought, ask, self.pair, self.tokenizer):
+            say(warning)
 
     def set_plain(self, on: bool) -> None:
         """Switch drafting off or on."""
@@ -221,16 +252,28 @@ class Chat:
         self.conversation = spoken.undo() if spoken.open else spoken
         return record
 
-    def _take(self, asked: Conversation, display: turn.Display) -> turn.Turn:
-        """A turn on a display."""
-        options = self._template | self.settings.template()
+    def _take(self, asked):
+        """A turn, and the display that showed it."""
+        options = self._template | self.settings.template(self.tokenizer)
         messages = asked.for_template()
         ids = apply_template(self.tokenizer, messages, **options)
         parting = marks(self.tokenizer, messages, **options)
-        ask = self.settings.apply(self.ask)
-        pair, tokenizer = self.pair, self.tokenizer
-        with without_echo():
-            return turn.take(ask, pair, tokenizer, ids, self.cache, display, parting)
+        ask, display = self.settings.apply(self.ask), self.display(ids)
+        shown = progress.wanted(self.verbose)
+        with without_echo(), progress.Prefill(shown) as reading:
+            took = turn.take(
+                ask,
+                self.pair,
+                self.tokenizer,
+                ids,
+                self.cache,
+                display,
+                parting,
+                reading,
+            )
+        if display.answer and not display.console.is_terminal:
+            print(flush=True)  # a display gives a pipe the answer and no more
+        return took, display
 
     def _tell(self, took: turn.Turn) -> None:
         """What is to be said below an answer."""

@@ -58,7 +58,7 @@ class Display:
         self.answer = self.reasoning = ""
         self._splitter = splitter or Splitter(Markers())
         self._answering = False
-        self._console, self._clock = console, clock
+        self.console, self._clock = console, clock
         able = capable(console)
         aside = console if console.is_terminal else notes or Console(stderr=True)
         self._thoughts = thoughts(aside, reasoning, clock, same=aside is console)

@@ -7,11 +7,10 @@ import os
 import stat
 import sys
 from pathlib import Path
-from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..chat_template import apply_template
+from ..chat_template import apply_template, marks
 from ..engine import GenerationResponse, encode, summary
 from ..errors import MissingFilesError, OptionError, PromptError
 from ..pair import Pair
@@ -19,6 +18,7 @@ from ..prompt_cache import PromptCache
 from . import progress
 from .answering import PromptOptions, ThinkingOptions
 from .ask import Ask, note
+from .thinking import Thinking, warnings
 
 STDIN = "-"
 
@@ -135,8 +135,10 @@ def run(
     check_cache_file(how.prompt_cache_file)
     shown = progress.wanted(verbose, as_json)
     pair, tokenizer = ask.open(shown)
+    for warning in warnings(thought(thinking), ask, pair, tokenizer):
+        note(warning)
     cache = open_cache(how.prompt_cache_file, pair, ask.max_kv_size)
-    ids = cache.reuse(tokens_of(prompt, ask, how, thinking, tokenizer))
+    ids = cache.reuse(*tokens_of(prompt, ask, how, thinking, tokenizer))
     text, last = "", None
     try:
         with progress.Prefill(shown) as reading:
@@ -157,29 +159,25 @@ def tokens_of(
     how: PromptOptions,
     thinking: ThinkingOptions,
     tokenizer: TokenizerWrapper,
-) -> list[int]:
-    """Token ids of a prompt, in the model's chat template unless told otherwise."""
+) -> tuple[list[int], tuple[int, ...]]:
+    """Token ids of a prompt, in the model's chat template unless told otherwise, and
+    their marks."""
     if how.ignore_chat_template or not tokenizer.has_chat_template:
-        return encode(tokenizer, prompt)
+        return encode(tokenizer, prompt), ()
     messages = [{"role": "user", "content": prompt}]
     if ask.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": ask.system_prompt})
     prefill = how.prefill_response
     if prefill is not None:
         messages.append({"role": "assistant", "content": prefill})
-    options = thinking_arguments(thinking, tokenizer) | ask.template()
-    return apply_template(tokenizer, messages, go_on=prefill is not None, **options)
+    options = thought(thinking).template(tokenizer) | ask.template()
+    ids = apply_template(tokenizer, messages, go_on=prefill is not None, **options)
+    return ids, () if prefill is not None else marks(tokenizer, messages, **options)
 
 
-def thinking_arguments(
-    asked: ThinkingOptions, tokenizer: TokenizerWrapper
-) -> dict[str, Any]:
-    """--thinking and --reasoning-effort as arguments of the chat template."""
-    if asked == ThinkingOptions():
-        return {}
-    from .thinking import Thinking
-
-    return Thinking(asked.thinking, asked.reasoning_effort).template(tokenizer)
+def thought(asked: ThinkingOptions) -> Thinking:
+    """--thinking and --reasoning-effort."""
+    return Thinking(asked.thinking, asked.reasoning_effort)
 
 
 def check_cache_file(file: Path | None) -> None:

@@ -88,7 +88,8 @@ class MarkdownStream:
 
     @property
     def _width(self):
-        return max(self._console.width, NARROWEST)
+        # The last column stays free: terminals differ in what follows a full row.
+        return max(self._console.width - 1, NARROWEST)
 
     @property
     def _room(self):

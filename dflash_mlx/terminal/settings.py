@@ -11,9 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
 from ..errors import OptionError
 from ..types import Sampling
+from .answering import Looks, ThinkingOptions
 from .ask import Ask
+from .thinking import Thinking
 
 NONE = ("none", "auto", "default")
 SWITCH = {"on": True, "off": False}
@@ -103,9 +107,15 @@ class Settings:
     reasoning: str = "show"
 
     @classmethod
-    def of(cls, ask: Ask, **looks: Any) -> Settings:
+    def of(
+        cls,
+        ask: Ask,
+        thinking: ThinkingOptions | None = None,
+        looks: Looks | None = None,
+    ) -> Settings:
         """Those of the command line."""
         sampling: Sampling = ask.sampling
+        thinking, looks = thinking or ThinkingOptions(), looks or Looks()
         return cls(
             temp=sampling.temp,
             top_p=sampling.top_p,
@@ -115,7 +125,11 @@ class Settings:
             max_tokens=ask.max_tokens,
             block_size=ask.block_size,
             plain=ask.plain,
-            **looks,
+            thinking=thinking.thinking,
+            effort=thinking.reasoning_effort,
+            markdown=looks.markdown,
+            drafts=looks.show_drafts,
+            reasoning=looks.reasoning,
         )
 
     def changed(self, name: str, text: str) -> Settings:
@@ -153,14 +167,18 @@ class Settings:
             block_size=None if self.plain else self.block_size,
         )
 
-    def template(self) -> dict[str, Any]:
-        """Arguments for the chat template."""
-        options: dict[str, Any] = {}
-        if self.thinking != "auto":
-            options["enable_thinking"] = SWITCH[self.thinking]
-        if self.effort is not None:
-            options["reasoning_effort"] = self.effort
-        return options
+    @property
+    def thought(self) -> Thinking:
+        """What is asked of the model's reasoning."""
+        return Thinking(self.thinking, self.effort)
+
+    def template(self, tokenizer: TokenizerWrapper) -> dict[str, Any]:
+        """Arguments for the chat template.
+
+        Raises:
+            OptionError: The template has no such switch.
+        """
+        return self.thought.template(tokenizer)
 
     def as_dict(self) -> dict[str, Any]:
         """What /set can change, by name."""

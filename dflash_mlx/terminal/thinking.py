@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import OptionError
-from ..registry import DrafterEntry
+from ..loading import name_drafter
+from ..pair import Pair
+from ..registry import DrafterEntry, drafter_entry, resolve, resolve_drafter
 from ..types import require
+from .answering import Answering
 
 MODES = ("auto", "on", "off")
 # The variables of templates that switch thinking; mlx-lm has its own word for the
@@ -99,6 +102,24 @@ class Thinking:
             f"{told}: {here} {figures.what} were measured with it {now}, "
             f"{there} with it {other} ({figures.source})."
         ]
+
+
+def warnings(
+    thinking: Thinking, asked: Answering, pair: Pair, tokenizer: Any
+) -> list[str]:
+    """As Thinking.warnings, of the drafter that a pair was loaded with.
+
+    Args:
+        thinking: What is asked for.
+        asked: The options that the pair was loaded by.
+        pair, tokenizer: What was loaded.
+    """
+    if pair.drafter is None:
+        return []
+    names = f"{asked.model} {resolve(asked.model)}"
+    repo, _ = name_drafter(pair.target.config, names, asked.draft)
+    entry = drafter_entry(resolve_drafter(repo)) if repo else None
+    return thinking.warnings(entry, tokenizer)
 
 
 def switch_of(tokenizer: Any) -> str | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
+from rich.console import Console
 
 from ..engine import GenerationResponse
 from ..pair import Pair
@@ -22,6 +23,7 @@ from .ask import Ask
 class Display(Protocol):
     """Shows an answer while it comes; `answer` and `reasoning` are its texts so far."""
 
+    console: Console
     answer: str
     reasoning: str
 
@@ -30,25 +32,6 @@ class Display(Protocol):
 
     def close(self) -> None:
         """Show what is held back, and end the line."""
-
-
-class RawText:
-    """The answer's text as it is."""
-
-    def __init__(self):
-        self.answer = self.reasoning = ""
-        self._begun = False
-
-    def push(self, response: GenerationResponse) -> None:
-        """As in Display."""
-        self._begun = True
-        self.answer += response.text
-        print(response.text, end="", flush=True)
-
-    def close(self) -> None:
-        """As in Display."""
-        if self._begun:
-            print(flush=True)
 
 
 class Stopped(Exception):
@@ -103,6 +86,7 @@ def take(
     cache: PromptCache,
     display: Display,
     marks: Collection[int] = (),
+    reading: Callable[[int, int], None] | None = None,
 ) -> Turn:
     """Answer a prompt on a display.
 
@@ -113,15 +97,22 @@ def take(
         cache: Holds prompt and answer afterwards, however that ended.
         display: Is closed afterwards.
         marks: As in `cache.reuse`.
+        reading: Told of the prompt's progress.
 
     Raises:
         DFlashError: The prompt or an option is refused.
     """
     last, stopped, told = None, False, []
     with Stop() as stop:
+
+        def progress(done, total):
+            if reading is not None:
+                reading(done, total)
+            stop.check(done, total)
+
         try:
             rest = cache.reuse(ids, marks)
-            stream = ask.stream(pair, tokenizer, rest, cache, stop.check)
+            stream = ask.stream(pair, tokenizer, rest, cache, progress)
             with contextlib.closing(stream) as responses:
                 for last in responses:
                     display.push(last)
