@@ -17,6 +17,7 @@ ENDLESS = """
 import dataclasses
 from dflash_mlx import Sampling
 from dflash_mlx.terminal import ask, chat
+from dflash_mlx.terminal.answering import Looks, ThinkingOptions
 
 class Telling(ask.Ask):
     def stream(self, pair, tokenizer, prompt, cache, progress=None):
@@ -27,7 +28,8 @@ class Telling(ask.Ask):
         yield from super().stream(pair, tokenizer, prompt, cache, tell)
 
 never = Sampling(logit_bias={2: -100.0})
-chat.run(Telling(max_tokens=-1, sampling=never, prefill_step_size=4, plain=True))
+asked = Telling(max_tokens=-1, sampling=never, prefill_step_size=4, plain=True)
+chat.run(asked, ThinkingOptions(), Looks(markdown=False))
 """
 
 
