@@ -49,13 +49,16 @@ GUESS = Curve({1: 1.0, 16: 1.5}, {2: 0.12, 16: 0.15}, guessed=True)
 
 
 def between(points: Mapping[int, float], at: int) -> float:
-    """A polygon through `points`, its last pieces going on beyond them."""
+    """A polygon through `points`, its last pieces going on beyond them, but not
+    downwards: noise would make wide blocks free."""
     xs = sorted(points)
     if len(xs) == 1:
         return points[xs[0]]
     right = next((i for i, x in enumerate(xs) if x >= at), len(xs) - 1)
     low, high = xs[max(right - 1, 0)], xs[max(right, 1)]
     slope = (points[high] - points[low]) / (high - low)
+    if at > high:
+        return points[high] + max(slope, 0.0) * (at - high)
     return max(points[low] + slope * (at - low), 1e-9)
 
 
@@ -78,13 +81,14 @@ class Drift:
     RATE = 0.12  # weight of one round among many
     JUMP = math.log(2.0)  # a round off by more is believed so far only
 
-    def follow(self, log: float) -> None:
-        """Take in a round."""
+    def follow(self, log: float, sure: bool = True) -> None:
+        """Take in a round; `sure`: there was a measurement before the first one."""
         self.rounds += 1
         step = log - self.log
-        if self.rounds > 2:
+        # The second one tells whether the first was like those to come.
+        if self.rounds > 2 or (self.rounds == 1 and sure):
             step = max(-self.JUMP, min(self.JUMP, step))
-        self.log += step * max(self.RATE, 1.0 / self.rounds)
+        self.log += step * max(self.RATE, 1.0 / max(self.rounds - sure, 1))
 
 
 class Costs:
@@ -100,6 +104,7 @@ class Costs:
     FIRST_CONTEXT = 256  # rows; contexts of twice as many are another range
     NEAR = 0.5  # rounds that other widths are worth at one of its own
     ENOUGH = 8  # plain rounds that tell whether the curve is right
+    FORGET = 0.005  # of what other rounds were off goes with a plain one
 
     def __init__(self, curve: Curve = GUESS):
         self.use(curve)
@@ -109,13 +114,14 @@ class Costs:
         self.curve = curve
         self._seconds_of = cache(curve.seconds)
         self.ranges: dict[int, dict[tuple[str, int], Drift]] = {}
+        # Plain rounds with the caller's time: never shorter than a pass.
+        self.periods: dict[int, Drift] = {}
         self._found: dict[tuple[str, int, int], float] = {}  # until the next round
 
     @property
     def known(self) -> bool:
         """Whether plain rounds were measured, here or by a calibration."""
-        seen = any((PLAIN, 1) in table for table in self.ranges.values())
-        return seen or not self.curve.guessed
+        return bool(self.periods) or not self.curve.guessed
 
     def plain(self, context: int) -> float | None:
         """Seconds of a plain round, if anyone has measured one."""
@@ -123,18 +129,35 @@ class Costs:
 
     def plain_off(self) -> float:
         """By what factor plain rounds are off the curve, where they are fastest; 1 if
-        too few were timed."""
-        plain = (table.get((PLAIN, 1)) for table in self.ranges.values())
-        logs = [drift.log for drift in plain if drift and drift.rounds >= self.ENOUGH]
+        too few were timed. The caller's time counts: a pass goes on meanwhile."""
+        drifts = self.periods.values()
+        logs = [drift.log for drift in drifts if drift.rounds >= self.ENOUGH]
         return math.exp(min(logs, default=0.0))
 
-    def see(self, source: str, width: int, context: int, seconds: float) -> None:
-        """Take in a round of so many seconds."""
-        log = math.log(max(seconds, 1e-9) / self._seconds_of(source, width))
+    def see(
+        self, source: str, width: int, context: int, seconds: float, away: float = 0.0
+    ) -> None:
+        """Take in a round of so many seconds, and `away` of the caller's beside it."""
+        usual, sure = self._seconds_of(source, width), not self.curve.guessed
+        log = math.log(max(seconds, 1e-9) / usual)
         table = self._table(context, make=True)
-        drift = table.setdefault((source, width), Drift(log))
-        drift.follow(log)
+        if (source, width) not in table:
+            known = math.log(self._seconds(source, width, table) / usual)
+            table[source, width] = Drift(known if sure else log)
+        drift = table[source, width]
+        drift.follow(log, sure)
+        if source == PLAIN:
+            log = math.log(max(seconds + away, 1e-9) / usual)
+            at = self._range(context)
+            self.periods.setdefault(at, Drift(0.0)).follow(log, sure)
+            self._forget(table, drift.log)
         self._found.clear()
+
+    def _forget(self, table, log):
+        """What was slow once is tried again, though nobody tries it now."""
+        for (source, _), drift in table.items():
+            if source != PLAIN:
+                drift.log += self.FORGET * (log - drift.log)
 
     def seconds(self, source: str, width: int, context: int) -> float:
         """Seconds of a round."""
@@ -187,16 +210,21 @@ class Stopwatch:
 
     Args:
         clock: Seconds that never go back.
+
+    Attributes:
+        away: Seconds that somebody else had before the last lap.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock = clock
         self.since = clock()
+        self.away = self._pauses = 0.0
 
     def lap(self) -> float:
         """Seconds since the last lap, pauses left out."""
         now = self.clock()
         seconds, self.since = now - self.since, now
+        self.away, self._pauses = self._pauses, 0.0
         return seconds
 
     @contextmanager
@@ -204,4 +232,5 @@ class Stopwatch:
         """What happens meanwhile does not count."""
         then = self.clock()
         yield
-        self.since += self.clock() - then
+        pause = self.clock() - then
+        self.since, self._pauses = self.since + pause, self._pauses + pause

@@ -33,6 +33,7 @@ class Stats:
             and how many of those were kept.
         plain_seconds: What the rounds' tokens would have taken plain decoding, by the
             measured cost of its passes; None where nobody measured it.
+        compared_seconds: What those rounds took.
         prompt_tokens, cached_tokens: Tokens of the prompt; of those before it.
         time_to_first_token: Seconds.
         tokens: Tokens produced, the prefill's included.
@@ -57,6 +58,7 @@ class Stats:
     lookup_rounds: int = 0
     lookup_accepted: int = 0
     plain_seconds: float | None = None
+    compared_seconds: float = 0.0
 
     @property
     def parked_rounds(self) -> int:
@@ -66,10 +68,9 @@ class Stats:
     @property
     def speedup(self) -> float | None:
         """Estimated speed of the rounds against plain decoding."""
-        seconds = sum(spent for _, spent in self.seconds_by_width.values())
-        if self.plain_seconds is None or not seconds:
+        if self.plain_seconds is None or not self.compared_seconds:
             return None
-        return self.plain_seconds / seconds
+        return self.plain_seconds / self.compared_seconds
 
     @property
     def tokens_per_round(self) -> float:
@@ -114,6 +115,7 @@ class Stats:
         spent[1] += seconds
         if plain is not None:
             self.plain_seconds = (self.plain_seconds or 0.0) + plain * len(round.tokens)
+            self.compared_seconds += seconds
 
     def _label(self, round):
         if round.source == "lookup":
@@ -123,8 +125,8 @@ class Stats:
                 self.engine, self.reason = "lookup", PARKED
         elif round.drafted:
             self.engine, self.reason = "dflash", ""
-        elif self.reason == UNDRAFTED:
-            self.reason = PARKED
+        elif self.reason == UNDRAFTED and self.rounds:
+            self.reason = PARKED  # one single row may be for want of room
 
     def add(self, other: Stats) -> None:
         """Pool another answer's counters with these."""

@@ -128,7 +128,8 @@ class Steering:
     def send(self, state: Decoding, block: mx.array) -> Flight:
         """Verify a block, or so much of it as its drafter's confidence is worth."""
         if state.trust is not None:
-            self.trust = state.trust.tolist()
+            # A head that overflows says nothing.
+            self.trust = mx.nan_to_num(state.trust).tolist()
         if self.trust and len(block) > 1:
             at = len(self.course.text)
             rows = self.controller.trimmed(len(block), self.trust, at)
@@ -158,7 +159,8 @@ class Steering:
             kind = self.found.kind if self.found else ""
             # Only between two others does a single row take the time of one.
             steady = self.ahead and self.streamed
-            self.controller.report(plan, round, at, seconds, kind, steady)
+            away = self.watch.away
+            self.controller.report(plan, round, at, seconds, kind, steady, away)
             if drafted and self.trust:
                 self.controller.trusted(self.trust[: round.judged], accepted)
         self._guess(at)
@@ -171,7 +173,9 @@ class Steering:
         """Have proposals compared that nobody verifies."""
         if self.unread is not None:
             tokens, self.unread = self.unread.tolist(), None
-            self.guesses[DRAFTER] = Guess(DRAFTER, "", at, tokens, self.trust)
+            # One that is right so far is not dropped: only wrong ones would count.
+            guess = Guess(DRAFTER, "", at, tokens, self.trust)
+            self.guesses.setdefault(DRAFTER, guess)
         if LOOKUP not in self.guesses and (found := self._find()):
             at = len(self.course.text)
             self.guesses[LOOKUP] = Guess(LOOKUP, found.kind, at, found.tokens)

@@ -65,6 +65,7 @@ class Pace:
         lookup: Which of a prompt lookup's, by the kind of match.
         trust: What the drafter's own confidence is worth, if it has any.
         credit: Plain rounds that drafting may lose from now on.
+        since_plain: Drafted rounds since the last plain one.
     """
 
     costs: Costs = field(default_factory=Costs)
@@ -72,6 +73,7 @@ class Pace:
     lookup: dict[str, Acceptance] = field(default_factory=dict)
     trust: Trust = field(default_factory=Trust)
     credit: float = CREDIT
+    since_plain: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Fixed:
         seconds: float,
         kind: str = "",
         steady: bool = True,
+        away: float = 0.0,
     ) -> None:
         """As Controller.report."""
 
@@ -129,8 +132,8 @@ class Controller:
     PARKED_AGE = 0.5  # rounds of forgetting per plain token
     MEASURED = 3  # plain rounds that measure what one costs: those between the ends
     UNSEEN = 2  # drafted rounds after which it is, where it is not known
-    REFRESH = 192  # and after which it is again
-    CLEAR = 1.6  # but not where drafting is faster by this factor
+    REFRESH = 192  # and after which it is again: plain rounds may have been slow then
+    CLEAR = 1.6  # later where drafting seems faster by this factor
     OUTLIER = 3.0  # rounds that took longer than that many expected are somebody else's
 
     def __init__(self, widest: int, pace: Pace):
@@ -141,7 +144,7 @@ class Controller:
         pace.credit = min(pace.credit, CREDIT)
         self.last = Plan(widest, DRAFTER)
         self.to_measure = 0
-        self.since_guess = self.since_plain = 0
+        self.since_guess = 0
         self.hopeful: dict[str, bool] = {}  # who kept most of the last block
 
     def plan(self, context: int, left: int, found: Found | None = None) -> Plan:
@@ -176,7 +179,7 @@ class Controller:
                 plan = Plan(width, source)
                 price = self.price(plan, context)
                 if price - 1.0 > margin:
-                    break  # more than may be lost, should nothing be kept
+                    continue  # more than may be lost, should nothing be kept
                 gain = tokens[width - 1] / price
                 kept = gain if plan == self.last else kept
                 if gain > most:
@@ -241,6 +244,7 @@ class Controller:
         seconds: float,
         kind: str = "",
         steady: bool = True,
+        away: float = 0.0,
     ) -> None:
         """Take in a round.
 
@@ -251,9 +255,10 @@ class Controller:
             seconds: What it took, the caller's time left out.
             kind: Of the lookup's match, if that drafted.
             steady: A plain round in the midst of others, each sent ahead.
+            away: Seconds that the caller had beside them.
         """
         if plan.source == PLAIN:
-            self._plain(plan, context, seconds, steady)
+            self._plain(plan, context, seconds, steady, away)
         else:
             self._drafted(plan, round, context, seconds)
             self.judge(plan.source, kind, round.judged, round.accepted)
@@ -267,21 +272,21 @@ class Controller:
         self.costs.see(plan.source, plan.width, context, seconds)
         price = min(seconds, self.OUTLIER * usual) / plain
         self._pay(len(round.tokens) - price, self.MOST * usual / plain)
-        self.since_plain += 1
+        self.pace.since_plain += 1
 
-    def _plain(self, plan, context, seconds, steady):
+    def _plain(self, plan, context, seconds, steady, away):
         """What a plain round cost, and the guess beside it."""
         if plan.guess:
             self.since_guess = 0
             plain = self.costs.seconds(PLAIN, 1, context)
             self._pay(-self.costs.drafting(plan.guess, context) / plain)
         elif steady and self.last == plan:
-            self.costs.see(PLAIN, 1, context, seconds)
+            self.costs.see(PLAIN, 1, context, seconds, away)
         self._pay(self.SHARE, self.pace.credit)
         self.drafter.age(self.PARKED_AGE)
         self.to_measure = max(0, self.to_measure - 1)
         self.since_guess += 1
-        self.since_plain = 0
+        self.pace.since_plain = 0
 
     def _pay(self, gain, most=0.0):
         """Put a gain, in plain rounds, into the credit, up to `most`."""
@@ -290,12 +295,12 @@ class Controller:
 
     def _see_to_measuring(self, context):
         """Plan plain rounds if what they cost may have changed, and matters."""
-        unseen = not self.costs.knows_plain(context)
-        if self.since_plain < (self.UNSEEN if unseen else self.REFRESH):
+        soon = not self.costs.knows_plain(context) and not (
+            self.costs.known and self._best_gain(context) >= self.CLEAR
+        )
+        if self.pace.since_plain < (self.UNSEEN if soon else self.REFRESH):
             return
-        self.since_plain = 0
-        if not self.costs.known or self._best_gain(context) < self.CLEAR:
-            self.to_measure = self.MEASURED
+        self.pace.since_plain, self.to_measure = 0, self.MEASURED
 
     def _best_gain(self, context):
         """The drafter's best width against plain decoding."""

@@ -266,6 +266,18 @@ def test_medians_ratios_and_the_worst():
     ]
 
 
+def test_the_worst_prompt_and_the_highest_peak_stand_anywhere():
+    runs = [
+        runs_of(name, "chat", (speed,), prompt)
+        for prompt, speeds in (("a", (10, 20)), ("b", (10, 5)), ("c", (10, 30)))
+        for name, speed in zip(("plain", "auto"), speeds, strict=True)
+    ]
+    runs[3].answers[0] = replace(runs[3].answers[0], peak=9)
+    auto = results.rows_of(runs)[1]
+    assert (auto.worst, auto.worst_prompt) == (pytest.approx(0.5), "b")
+    assert auto.peak == 9 and auto.of_plain == pytest.approx(2.0)
+
+
 def test_auto_is_held_against_the_best_of_the_fixed_widths():
     speeds = {"plain": 10, "auto": 24, "2": 20, "4": 30, "8": 5}
     runs = [runs_of(name, "chat", (speed,)) for name, speed in speeds.items()]

@@ -58,3 +58,10 @@ def test_longer_matches_are_of_another_kind():
         Lookup([*run, 99, *run[20 - same :]]).find(4).kind for same in (3, 5, 6, 15, 16)
     ]
     assert kinds == ["short", "short", "long", "long", "whole"]
+
+
+def test_of_many_places_the_latest_are_compared():
+    text = [token for next in range(20) for token in (1, 2, 3, 50 + next)]
+    assert Lookup([*text, 1, 2, 3]).find(1).tokens == [69]
+    longer = [*text[:-8], 9, 1, 2, 3, 80, *text[-8:]]  # one of them matches better
+    assert Lookup([*longer, 9, 1, 2, 3]).find(1).tokens == [80]

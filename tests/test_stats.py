@@ -45,6 +45,7 @@ def test_numbers():
     assert stats.tokens == 10 and stats.rounds == 4
     assert stats.tokens_per_round == 9 / 4
     assert stats.parked_rounds == 1
+    assert stats.accepted == 5 and stats.acceptance == [1.0, 2 / 3, 0, 0, 0, 0, 0]
     assert stats.lookup_rounds == stats.lookup_accepted == 1
     assert stats.plain_seconds == 9 * 1.5
     assert stats.speedup == 9 * 1.5 / (4 * 2.0)
@@ -62,3 +63,15 @@ def test_no_speed_is_estimated_where_nobody_measured():
 def test_an_answer_that_ends_in_a_block_judges_no_more_than_it_said():
     stats = told(PREFILL, Round([3, 4], 7, 2, 8, "drafter"))
     assert stats.drafted == stats.accepted == 2 and stats.acceptance == [1.0, 1.0]
+
+
+def test_speed_is_estimated_from_the_rounds_whose_cost_is_known():
+    stats = Stats("plain", UNDRAFTED)
+    stats.count(PREFILL, 1.0)
+    stats.count(BLOCK, 5.0)  # nobody had timed a plain round yet
+    stats.count(BLOCK, 2.0, 1.0)
+    assert stats.speedup == 3 * 1.0 / 2.0
+
+
+def test_a_last_row_without_room_for_a_draft_is_not_parked():
+    assert told(PREFILL, SINGLE).reason == UNDRAFTED

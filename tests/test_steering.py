@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import mlx.core as mx
 import pytest
@@ -14,6 +15,7 @@ from dflash_mlx import Pair, PromptCache, Sampling, decode, load, loop
 from dflash_mlx.bench import architectures
 from dflash_mlx.chat_template import apply_template
 from dflash_mlx.costs import DRAFTER, LOOKUP, PLAIN
+from dflash_mlx.decoding import Flight
 from dflash_mlx.lookup import Lookup
 from dflash_mlx.steering import Course, Guess, Steering
 from dflash_mlx.types import KVBits
@@ -30,7 +32,7 @@ class Restless:
     def __init__(self, widest, pace):
         self.widest, self.draw = widest, random.Random(self.seed)
         self.reports, self.judged, self.asked, self.words = [], [], [], []
-        self.steady = []
+        self.steady, self.aways = [], []
         Restless.made.append(self)
 
     def plan(self, context, left, found=None):
@@ -44,9 +46,10 @@ class Restless:
             offers += [Plan(w, LOOKUP) for w in range(2, most + 1)] * 2
         return self.draw.choice(offers)
 
-    def report(self, plan, round, context, seconds, kind="", steady=True):
+    def report(self, plan, round, context, seconds, kind="", steady=True, away=0.0):
         self.reports.append((plan, round, context, seconds, kind))
         self.steady.append(steady)
+        self.aways.append(away)
 
     def trimmed(self, rows, trust, context):
         return self.draw.randint(1, rows)
@@ -207,7 +210,45 @@ def test_the_callers_time_is_not_counted():
     with steering.watch.paused():
         now[0] += 100.0
     now[0] += 1.0
-    assert steering.watch.lap() == 1.0
+    assert steering.watch.lap() == 1.0 and steering.watch.away == 100.0
+    steering.watch.lap()
+    assert steering.watch.away == 0.0
+
+
+def test_the_callers_time_is_told_beside(restless):
+    pair = Pair.of(make_model("llama"), make_drafter())
+    for _ in decode(pair, repeating(29), max_tokens=8):
+        time.sleep(0.01)
+    assert restless.made[0].aways and min(restless.made[0].aways) >= 0.01
+
+
+class Modest(Script):
+    """Right, and never sure of it."""
+
+    confident, word = True, 0.1
+
+    def weigh(self, anchor, cache, width, choose):
+        drafts = self.propose(anchor, cache, width, choose)
+        return drafts, mx.full(drafts.shape, self.word)
+
+
+def test_guesses_in_a_row_are_judged_where_they_are_right(monkeypatch):
+    class Doubting(Restless):
+        def plan(self, context, left, found=None):
+            return Plan(min(6, left), DRAFTER) if left > 1 else Plan()
+
+        def trimmed(self, rows, trust, context):
+            return 1
+
+    monkeypatch.setattr(Restless, "made", [])
+    monkeypatch.setattr(loop, "Controller", Doubting)
+    model, prompt = make_model("llama"), repeating(29)
+    answer = reference(model, prompt, 40)
+    pair = Pair.of(model, Modest(prompt + answer, [99]))
+    assert run(pair, prompt, 40) == answer
+    told = Restless.made[0]
+    judged = [entry[2:] for entry in told.judged if entry[0] == DRAFTER]
+    assert judged.count((5, 5)) >= 6 and len(told.words) >= 6
 
 
 @pytest.mark.parametrize(
@@ -216,6 +257,13 @@ def test_the_callers_time_is_not_counted():
 )
 def test_verdict_of_a_guess(said, verdict):
     assert Guess(DRAFTER, "", 1, [7, 8]).verdict([5, *said]) == verdict
+
+
+def test_a_confidence_that_is_no_number_counts_as_none():
+    model, prompt = make_model("llama"), repeating(29)
+    drafter = Modest(prompt + reference(model, prompt, 20), [99])
+    drafter.word = float("nan")
+    assert run(Pair.of(model, drafter), prompt, 20) == drafter.text[29:]
 
 
 def test_lookup_drafts_what_the_text_said_before(monkeypatch):
@@ -236,6 +284,53 @@ def test_lookup_drafts_what_the_text_said_before(monkeypatch):
     assert told == run(pair, again, 60, speculate=False)
     copied = [round for round in rounds if round.source == LOOKUP]
     assert sum(round.accepted for round in copied) > 30
+
+
+class Passed:
+    """A decoding that only passes blocks on."""
+
+    trust = None
+
+    def draft(self, anchor, rows, drafts, weigh):
+        return anchor if drafts is None else mx.concatenate([anchor, drafts])
+
+
+def test_proposals_that_nobody_takes_are_judged_where_they_belong():
+    control, text = Restless(8, None), [1, 2, 3, 4, 5, 1, 2, 3]
+    control.plan = lambda context, left, found: Plan()
+    steering = Steering(control, Course(text, len(text), 40), 40, Lookup(text))
+    for token in [4, 5, 1, 2, 3] * 4:
+        steering.draft(Passed())
+        steering.course.take([token], False)
+        steering.report(Flight(1, None, None, mx.zeros((1, 9)), None), [token], 0)
+    assert control.judged == [(LOOKUP, "short", 15, 15)]
+    # What is verified counts once.
+    assert LOOKUP in steering.guesses
+    control.plan = lambda context, left, found: Plan(3, LOOKUP)
+    steering.trust = [0.1] * 7  # the drafter's, in another block
+    assert steering.draft(Passed()).tolist() == [3, 4, 5]
+    assert LOOKUP not in steering.guesses and steering.trust == []
+    steering.course.take([4, 5], False)
+    flight = Flight(3, None, None, mx.zeros((3, 9)), None)
+    steering.report(flight, [4, 5], 2)
+    assert control.reports[-1][4] == steering.lookup.find(1).kind == "whole"
+
+
+def test_no_guess_outlives_a_restart():
+    steering = Steering(Fixed(1), Course([1, 2], 2, 9), 9)
+    steering.guesses[DRAFTER] = Guess(DRAFTER, "", 2, [7, 8])
+    steering.begin()
+    assert not steering.guesses
+
+
+def test_drafts_behind_the_end_of_a_text_say_nothing_of_trust():
+    control, text = Restless(8, None), [1, 2]
+    steering = Steering(control, Course(text, 2, 9), 9)
+    steering.plan, steering.trust = Plan(6, DRAFTER), [0.9] * 5
+    steering.course.take([3, 4, 5], True)
+    flight = Flight(6, None, None, mx.zeros((6, 9)), None)
+    assert steering.report(flight, [3, 4, 5], 5).judged == 3
+    assert control.words == [([0.9] * 3, 3)]
 
 
 def test_lookup_knows_the_text_as_it_grows():
