@@ -6,6 +6,7 @@ later is costs.py's.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,9 +106,9 @@ def read(entry: object) -> Curve | None:
             {int(width): float(seconds) for width, seconds in entry[name].items()}
             for name in ("verify", "draft")
         )
-    except (TypeError, KeyError, ValueError, AttributeError):
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         return None
-    sound = all(seconds > 0 for seconds in (*verify.values(), *draft.values()))
+    sound = all(0 < t < math.inf for t in (*verify.values(), *draft.values()))
     return Curve(verify, draft) if sound and 1 in verify and draft else None
 
 

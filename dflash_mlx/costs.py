@@ -162,9 +162,11 @@ class Costs:
     def seconds(self, source: str, width: int, context: int) -> float:
         """Seconds of a round."""
         key = source, width, self._range(context)
-        if key not in self._found:
-            self._found[key] = self._seconds(source, width, self._table(context))
-        return self._found[key]
+        found = self._found.get(key)
+        if found is None:  # another thread's round may empty the table meanwhile
+            found = self._seconds(source, width, self._table(context))
+            self._found[key] = found
+        return found
 
     def _seconds(self, source, width, table):
         """The curve's seconds, off by what rounds of this width and others were."""

@@ -158,7 +158,9 @@ def stream_generate(
                 pair.drop_kernels(f"a round took {spent:.0f} s")
             stats.kernels = pair.kernels_in_service
             at = held + tail + len(ids) + stats.tokens
-            yield from answer.responses(round, spent, pair.pace.costs.plain(at))
+            # What never drafts is plain decoding: there is nothing to compare.
+            plain = None if reason else pair.pace.costs.plain(at)
+            yield from answer.responses(round, spent, plain)
             answer.wait()
     doubt(pair)
 

@@ -96,7 +96,7 @@ class Steering:
     def begin(self) -> None:
         """The caches are computed next, from the start; that is no round."""
         self.plan: Plan | None = None  # of the round under way
-        self.found: Proposal | None = None  # what the lookup said to it
+        self.found: Proposal | None = None  # its match, if the lookup drafts
         self.unread: mx.array | None = None  # the drafter's guess beside it
         self.trust: list[float] = []  # the drafter's, in its drafts
         # Whether the round under way was sent ahead, and the one after it is.
@@ -118,6 +118,8 @@ class Steering:
         if plan.source == LOOKUP:
             drafts = mx.array(found.tokens[: plan.width - 1], dtype=mx.uint32)
             self.guesses.pop(LOOKUP, None)  # it is verified instead
+        else:
+            found = None  # what is not taken says nothing of the drafter
         rows = max(plan.width, plan.guess)
         block = state.draft(anchor, rows, drafts, self.controller.weighs)
         if plan.guess:

@@ -140,7 +140,8 @@ class Controller:
         self.widest = widest
         self.pace, self.costs = pace, pace.costs
         self.drafter = pace.drafter
-        self.drafter.limit(self.MEMORY)
+        for known in (self.drafter, *pace.lookup.values()):
+            known.limit(self.MEMORY)
         pace.credit = min(pace.credit, CREDIT)
         self.last = Plan(widest, DRAFTER)
         self.to_measure = 0
@@ -229,7 +230,9 @@ class Controller:
             return False
         plain = self.costs.seconds(PLAIN, 1, context)
         price = self.costs.drafting(min(self.widest, self.GUESS), context) / plain
-        if self.pace.credit < price and not self._hopeful(DRAFTER):
+        # A drafter dearer than all credit there can be is watched on a full one.
+        needed = min(price, CREDIT)
+        if self.pace.credit < needed and not self._hopeful(DRAFTER):
             return False
         # Where not even perfect drafts would pay there is nothing to find out.
         widths = range(2, self.widest + 1)
@@ -305,10 +308,11 @@ class Controller:
     def _best_gain(self, context):
         """The drafter's best width against plain decoding."""
         tokens = self.drafter.expected(self.widest - 1)
-        return max(
+        gains = (
             tokens[width - 1] / self.price(Plan(width, DRAFTER), context)
             for width in range(2, self.widest + 1)
         )
+        return max(gains, default=1.0)
 
     def judge(self, source: str, kind: str, judged: int, accepted: int) -> None:
         """Take in how drafts compared with the text, whether they were used or not."""

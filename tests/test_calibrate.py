@@ -9,7 +9,7 @@ from tiny import Script, make_drafter, make_model, some_prompt
 
 from dflash_mlx import Pair, calibrate, decode, generate, load
 from dflash_mlx.calibrate import about, measure, order, read
-from dflash_mlx.costs import DRAFTER, PLAIN, Curve
+from dflash_mlx.costs import DRAFTER, GUESS, PLAIN, Curve
 from dflash_mlx.store import Store
 
 
@@ -105,6 +105,8 @@ def test_a_curve_is_measured_once_and_kept(tmp_path, monkeypatch):
         {"verify": {"1": -1.0}, "draft": {"2": 1.0}},
         {"verify": {"one": 1.0}, "draft": {"2": 1.0}},
         {"verify": [1.0], "draft": {"2": 1.0}},
+        {"verify": {"1": float("inf")}, "draft": {"2": 1.0}},
+        {"verify": {"1": 10**400}, "draft": {"2": 1.0}},
     ],
 )
 def test_broken_entries_are_measured_anew(entry):
@@ -153,6 +155,18 @@ def test_an_answer_that_shows_a_slow_curve_corrects_it():
     assert costs.curve.verify[1] == pytest.approx(slow.verify[1] / 50.0, rel=0.2)
     assert about(pair) not in Store(calibrate.machine(), calibrate.default_file()).all()
     calibrate.calibrate(pair, print)  # for those who load it next
+
+
+def test_a_curve_that_nobody_measured_is_not_doubted(tmp_path):
+    """It is no measurement either once it is corrected."""
+    store, pair = (
+        Store("here", tmp_path / "x"),
+        Pair.of(make_model("llama"), Script([1, 2, 3], [1])),
+    )
+    for _ in range(20):
+        pair.pace.costs.see(PLAIN, 1, 0, 0.01)
+    calibrate.doubt(pair, store)
+    assert pair.pace.costs.curve is GUESS and not list(tmp_path.iterdir())
 
 
 def test_nothing_is_measured_without_a_drafter():

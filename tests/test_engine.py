@@ -80,6 +80,7 @@ def test_the_engine_and_its_reason_are_told(tiny, ids):
         "block size 1",
         "no drafter",
     ]
+    assert [s.speedup for s in told] == [None] * 3  # plain decoding is no faster
 
 
 @pytest.mark.parametrize("most", range(1, 14))

@@ -32,6 +32,7 @@ class Script:
     def __init__(self):
         self.lines, self.pause, self.status = [], 0.0, 200
         self.requests, self.keys = [], []
+        self.models = [{"id": "first"}, {"id": "second"}]
 
     def chunk(self, **delta):
         self.lines.append("data: " + json.dumps({"choices": [{"delta": delta}]}))
@@ -47,7 +48,7 @@ def server():
             """Quiet."""
 
         def do_GET(self):
-            self.reply(json.dumps({"data": [{"id": "first"}, {"id": "second"}]}))
+            self.reply(json.dumps({"data": script.models}))
 
         def reply(self, text, status=200):
             self.send_response(status)
@@ -134,6 +135,9 @@ def test_a_server_that_does_not_count(server, tiny):
         (['data: {"error": "out of memory"}'], 200, "out of memory"),
         (['data: {"choices": []}'], 200, "broke off"),
         (["data: [DONE]"], 200, "without any text"),
+        (['data: {"choices": [null]}'], 200, "another dialect"),
+        (['data: {"choices": [{"delta": {"content": [1]}}]}'], 200, "another dialect"),
+        (['data: {"choices": [], "usage": [1]}'], 200, "another dialect"),
     ],
 )
 def test_a_server_that_fails(server, tiny, lines, status, words):
@@ -141,6 +145,38 @@ def test_a_server_that_fails(server, tiny, lines, status, words):
     script.lines, script.status = lines, status
     with pytest.raises(ServerError, match=words):
         Server(url, tiny[1]).answer(ask())
+
+
+def test_the_last_count_that_is_told_counts(server, tiny):
+    """Some tell it in every chunk, some as text."""
+    script, url = server
+    script.chunk(content="one two")
+    script.lines.append('data: {"choices": [], "usage": {"completion_tokens": 3}}')
+    script.lines.append('data: {"choices": [], "usage": {"completion_tokens": "5"}}')
+    script.lines += ['data: {"choices": [], "usage": null}', "data: [DONE]"]
+    answer = Server(url, tiny[1]).answer(ask())
+    assert (answer.count, answer.counted) == (5, "server")
+
+
+@pytest.mark.parametrize("models", ([{"name": "x"}], {"a": 1}, ["x"]))
+def test_a_list_of_models_in_another_dialect(server, tiny, models):
+    script, url = server
+    script.models = models
+    with pytest.raises(ServerError, match="another dialect"):
+        Server(url, tiny[1])
+
+
+@pytest.mark.parametrize("key", ("hush-hush\n", "hush-\u20ac"))
+def test_a_key_that_cannot_be_sent_is_not_shown(server, tiny, key):
+    with pytest.raises(OptionError, match="cannot be sent") as told:
+        Server(server[1], tiny[1], key)
+    assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize("url", ("http://[::1", "http://a..b"))
+def test_an_address_that_is_none(tiny, url):
+    with pytest.raises(OptionError, match="cannot be sent"):
+        Server(url, tiny[1])
 
 
 def test_no_server(tiny):

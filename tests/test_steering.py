@@ -135,7 +135,7 @@ def test_reports_add_up_to_the_text(restless):
     at = len(prompt) + 1
     for plan, round, context, seconds, kind in reports:
         assert context == at and plan.width == round.width and seconds > 0
-        assert plan.source == round.source and bool(kind) >= (plan.source == LOOKUP)
+        assert plan.source == round.source and bool(kind) == (plan.source == LOOKUP)
         at += len(round.tokens)
 
 

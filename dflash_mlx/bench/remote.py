@@ -10,7 +10,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
@@ -57,26 +57,25 @@ class Server:
 
     def answer(self, request: Request) -> Answer:
         """As Contender.answer; the first chunk that has text is the first token."""
-        text, usage, first, last = "", None, 0.0, 0.0
+        text, usage, first, last = "", 0, 0.0, 0.0
         start = time.perf_counter()
         with self._open("/chat/completions", self._body(request)) as response:
             for event in self._events(response):
-                piece = said(event)
+                piece = self._understood(said, event)
                 if piece:
                     last = time.perf_counter()
                     first = first or last
                     text += piece
-                usage = event.get("usage") or usage
+                usage = self._understood(counted, event) or usage
         tokens = self.tokenizer.encode(text, add_special_tokens=False)
         if not first:
             raise ServerError(f"{self.url} answered without any text.")
-        told = (usage or {}).get("completion_tokens")
         return Answer(
             tokens,
-            told or len(tokens),
+            usage or len(tokens),
             first - start,
             last - first,
-            counted="server" if told else "tokenizer",
+            counted="server" if usage else "tokenizer",
         )
 
     def follows(self, temp: float) -> bool:
@@ -103,12 +102,12 @@ class Server:
         """The first model that the server lists."""
         with self._open("/models") as response:
             listed = self._parsed(response.read())
-        models = listed.get("data") or []
+        models = self._understood(names, listed)
         if not models:
             raise ServerError(
                 f"{self.url} lists no model.", "Name one with --api-model."
             )
-        return models[0]["id"]
+        return models[0]
 
     def _open(self, path: str, body: dict[str, Any] | None = None) -> HTTPResponse:
         """Send a request; every refusal becomes a ServerError."""
@@ -116,8 +115,8 @@ class Server:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers)
         try:
+            request = urllib.request.Request(self.url + path, data, headers)
             return urllib.request.urlopen(request, timeout=PATIENCE)
         except urllib.error.HTTPError as error:
             told = error.read().decode(errors="replace")[:300]
@@ -128,6 +127,11 @@ class Server:
         except (OSError, HTTPException) as error:
             raise ServerError(
                 f"{self.url} cannot be reached: {error}.", "Is the server running?"
+            ) from None
+        except ValueError:  # its words would show the key
+            raise OptionError(
+                "--base-url or --api-key has characters that cannot be sent.",
+                "Look for a line break, a letter of no ASCII, or a broken address.",
             ) from None
 
     def _events(self, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
@@ -144,6 +148,16 @@ class Server:
             raise ServerError(f"{self.url} broke off its answer: {error}.") from None
         raise ServerError(f"{self.url} broke off its answer before [DONE].")
 
+    def _understood(self, read: Callable[[dict], Any], event: dict[str, Any]) -> Any:
+        """What `read` finds in a JSON object, if that is laid out as it should be."""
+        try:
+            return read(event)
+        except (TypeError, KeyError, AttributeError, ValueError):
+            told = json.dumps(event)[:80]
+            raise ServerError(
+                f"{self.url} speaks another dialect than OpenAI's chat API: {told}"
+            ) from None
+
     def _parsed(self, data: bytes) -> dict[str, Any]:
         """A JSON object, unless it tells of an error."""
         try:
@@ -155,6 +169,16 @@ class Server:
         if event.get("error"):
             raise ServerError(f"{self.url} tells of an error: {event['error']}")
         return event
+
+
+def names(listed: dict[str, Any]) -> list[str]:
+    """The models of a list."""
+    return [model["id"] for model in listed.get("data") or ()]
+
+
+def counted(event: dict[str, Any]) -> int:
+    """How many tokens the server says it made; 0 where it does not."""
+    return int((event.get("usage") or {}).get("completion_tokens") or 0)
 
 
 def said(event: dict[str, Any]) -> str:
