@@ -15,6 +15,7 @@ def test_a_width_that_was_measured_goes_by_itself_for_the_most_part():
     for _ in range(40):
         costs.see(PLAIN, 1, 0, 1.0)
         costs.see(LOOKUP, 16, 0, 6.0)
+    # Plain rounds make it forget a little.
     assert costs.seconds(LOOKUP, 16, 0) == pytest.approx(6.0, rel=0.06)
     assert costs.seconds(PLAIN, 1, 0) == pytest.approx(1.0, rel=0.02)
     near, far = (
@@ -22,7 +23,7 @@ def test_a_width_that_was_measured_goes_by_itself_for_the_most_part():
     )
     assert near > 2.8 and far < 1.2
     # The other proposer's block of that width is as far off.
-    assert costs.seconds(DRAFTER, 16, 0) == pytest.approx(3 * 2.1, rel=0.02)
+    assert costs.seconds(DRAFTER, 16, 0) == pytest.approx(3 * 2.1, rel=0.06)
 
 
 def test_they_are_told_though_another_thread_takes_in_a_round():

@@ -55,6 +55,11 @@ class Page(Markdown):
     def __init__(self, source: str):
         super().__init__("", hyperlinks=False)
         self.parsed = PARSER.parse(source)
+        # Models end lines where they mean it; Markdown would join them.
+        for token in self.parsed:
+            for part in token.children or ():
+                if part.type == "softbreak":
+                    part.type = "hardbreak"
 
 
 class Block(NamedTuple):
