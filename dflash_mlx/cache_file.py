@@ -21,7 +21,7 @@ from mlx_lm.models.cache import ArraysCache
 
 from . import kv
 from .cache_state import State, put_back, read
-from .errors import CacheFileError
+from .errors import BrokenFileError, CacheFileError
 from .fingerprint import of_drafter, of_target
 from .pair import Pair
 from .prompt_cache import PromptCache
@@ -97,8 +97,9 @@ def load(
         snapshot_bytes: As in PromptCache.
 
     Raises:
-        CacheFileError: There is no such file, it is broken or no prompt cache, or it
-            was made with another model, drafter or bound.
+        BrokenFileError: It is damaged.
+        CacheFileError: There is no such file, it is no prompt cache, or it was made
+            with another model, drafter or bound.
     """
     metadata = check(Path(path))
     _check_pair(path, metadata, pair)
@@ -124,7 +125,7 @@ def _telling(path):
     try:
         yield
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
-        raise CacheFileError(f"{path} is broken: {error}.", ANEW) from error
+        raise BrokenFileError(f"{path} is broken: {error}.", ANEW) from error
 
 
 def _check_pair(path, metadata, pair):
@@ -160,7 +161,7 @@ def check(path: Path) -> dict[str, str]:
         raise CacheFileError(f"{path} is broken or no prompt cache.", ANEW) from error
     _check_format(path, metadata)
     if 8 + length + _data_bytes(path, header) != size:
-        raise CacheFileError(f"{path} is truncated, or holds more than it says.", ANEW)
+        raise BrokenFileError(f"{path} is truncated, or holds more than it says.", ANEW)
     return metadata
 
 

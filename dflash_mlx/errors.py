@@ -39,6 +39,10 @@ class CacheFileError(DFlashError):
     """A prompt cache's file is missing, broken, or another model's."""
 
 
+class BrokenFileError(CacheFileError):
+    """A prompt cache's file is damaged; whatever was in it, nobody can use it."""
+
+
 class UnknownModelError(DFlashError):
     """A name is no alias, no folder and no Hub id."""
 

@@ -663,7 +663,7 @@ def test_a_broken_history_is_set_aside(tmp_path, bad):
         said = []
         lines = history.FileHistory(file, said.append)
         assert list(lines.load_history_strings()) == ["first"]
-        aside = tmp_path / ("history.broken" + ("-2" if n else ""))
+        aside = tmp_path / ("history.jsonl.broken" + ("-2" if n else ""))
         assert aside.read_bytes() == content and str(aside) in said[0]
         lines.append_string("second")
         again = history.FileHistory(file, said.append)

@@ -245,13 +245,13 @@ def test_the_history_lasts(chat, home):
         broken.write(b'"half')
     content = file.read_bytes()
     with chat("-m", "2") as tty:
-        assert "history.broken" in tty.text().replace(" ", "")
+        assert "history.jsonl.broken" in tty.text().replace(" ", "")
         tty.type(UP)
         tty.wait(">> first 🦎")
         tty.type(CTRL_C)
         tty.wait(tty.ready)
         tty.leave()
-    assert file.with_suffix(".broken").read_bytes() == content
+    assert file.with_name("history.jsonl.broken").read_bytes() == content
 
 
 def styles(raw):

@@ -12,11 +12,12 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..chat_template import apply_template, marks
 from ..engine import GenerationResponse, encode, summary
-from ..errors import MissingFilesError, OptionError, PromptError
+from ..errors import BrokenFileError, MissingFilesError, OptionError, PromptError
 from ..pair import Pair
 from ..prompt_cache import PromptCache
 from . import progress
 from .answering import PromptOptions, ThinkingOptions
+from .aside import set_aside
 from .ask import Ask, note
 from .thinking import Thinking, warnings
 
@@ -195,13 +196,19 @@ def open_cache(file: Path | None, pair: Pair, most: int | None) -> PromptCache:
         most: --max-kv-size.
 
     Raises:
-        DFlashError: The file is broken, or another pair's.
+        DFlashError: It is another pair's, or no prompt cache. A damaged one is set
+            aside, and said.
     """
     if file is None or not file.exists():
         return PromptCache(pair, most)
     from .. import cache_file
 
-    return cache_file.load(file, pair, most)
+    try:
+        return cache_file.load(file, pair, most)
+    except BrokenFileError as error:
+        aside = set_aside(file)
+        note(f"{error.message} It is {aside} now, and made anew.")
+        return PromptCache(pair, most)
 
 
 def keep_cache(file: Path | None, cache: PromptCache) -> None:

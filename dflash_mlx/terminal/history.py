@@ -16,6 +16,8 @@ from pathlib import Path
 
 from prompt_toolkit.history import History
 
+from .aside import set_aside
+
 # A file of more entries than MOST is cut to its last KEPT when a chat begins.
 MOST, KEPT = 2000, 1000
 
@@ -56,8 +58,7 @@ class FileHistory(History):
             return
         entries, sound = read(self.file)
         if not sound:
-            aside = free_name(self.file.with_suffix(".broken"))
-            self.file.replace(aside)
+            aside = set_aside(self.file)
             append(self.file, entries)
             self.notice(
                 f"The history of what was typed is damaged: it is kept as {aside}, "
@@ -107,10 +108,3 @@ def append(file: Path, entries: list[str]) -> None:
     with os.fdopen(os.open(file, flags, 0o600), "w", encoding="ascii") as out:
         os.fchmod(out.fileno(), 0o600)
         out.writelines(json.dumps(entry) + "\n" for entry in entries)
-
-
-def free_name(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3, ... that nobody has."""
-    names = (path.with_name(f"{path.name}-{n}") for n in range(2, 1000))
-    taken = path.exists()
-    return next((name for name in names if not name.exists()), path) if taken else path
