@@ -83,11 +83,7 @@ def load(
         DFlashError: Something is missing, broken or does not fit. A drafter that was
             named is never dropped in silence.
     """
-    for option, bits in (("quantize", quantize), ("draft_quantize", draft_quantize)):
-        require(bits in (None, 4, 8), option, "4 or 8", bits)
-    check_mode(kernels)
-    window = draft_window
-    require(window is None or window >= 0, "draft_window", "0 or above", window)
+    check_options(quantize, draft_quantize, draft_window, kernels)
     folder = folder_of_target(model, revision)
     config = read_config(folder)
     draft_folder, reason = find_drafter(config, model, folder, draft)
@@ -120,6 +116,24 @@ def load(
     pair = equip(pair, kernels, notice)
     calibrate(pair, notice)
     return pair, tokenizer
+
+
+def check_options(
+    quantize: int | None = None,
+    draft_quantize: int | None = None,
+    draft_window: int | None = None,
+    kernels: str = "auto",
+) -> None:
+    """Raise OptionError for values that no model can be loaded with: before a download.
+
+    Args:
+        quantize, draft_quantize, draft_window, kernels: As in load.
+    """
+    for option, bits in (("quantize", quantize), ("draft_quantize", draft_quantize)):
+        require(bits in (None, 4, 8), option, "4 or 8", bits)
+    window = draft_window
+    require(window is None or window >= 0, "draft_window", "0 or above", window)
+    check_mode(kernels)
 
 
 def load_drafter(

@@ -87,8 +87,13 @@ def verify(
     dflash-mlx verify "Write a haiku." "What is 12 + 34?" --max-tokens 64
     """
     from ..bench.verify import run
+    from ..loading import check_options
+    from ..terminal import firstrun, progress
     from ..terminal.ask import note
 
+    mode = o.kernel_mode(kernels, exact)
+    check_options(quantize, draft_quantize, kernels=mode)
+    firstrun.fetch(model, draft, notice=note, shown=progress.wanted(as_json=json))
     run(
         prompts,
         model=model,
@@ -96,7 +101,7 @@ def verify(
         quantize=quantize,
         draft_quantize=draft_quantize,
         trust_remote_code=trust_remote_code,
-        kernels=o.kernel_mode(kernels, exact),
+        kernels=mode,
         block_size=block_size,
         max_tokens=max_tokens,
         as_json=json,

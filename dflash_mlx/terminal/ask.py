@@ -14,7 +14,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..engine import GenerationResponse, engine_of, stream_generate
 from ..errors import OptionError
-from ..loading import load
+from ..loading import check_options, load
 from ..pair import Pair
 from ..prompt_cache import PromptCache
 from ..types import KVBits, Sampling, require
@@ -55,6 +55,9 @@ class Ask(Answering):
         KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)
         size = self.block_size
         require(size is None or size >= 1, "--block-size", "1 or more", size)
+        check_options(
+            self.quantize, self.draft_quantize, self.draft_window, self.kernels
+        )
 
     def open(self, shown: bool | None = None) -> tuple[Pair, TokenizerWrapper]:
         """Load what was asked for; say it when nothing will be drafted.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..bench.probe import PROMPTS, measure
 from ..convert import Changes, convert
-from ..loading import check_pair, folder_of_drafter, load
+from ..loading import check_options, check_pair, folder_of_drafter, load
 from ..pair import Pair
+from . import firstrun
 from .ask import note
 
 
@@ -35,6 +36,8 @@ def run(
     folder = folder_of_drafter(name)
     judge = None
     if model is not None:
+        check_options(quantize)
+        firstrun.fetch(model, "none", notice=note)
         target, tokenizer = load(
             model,
             "none",

@@ -29,17 +29,42 @@ def fetch(
     revision: str | None = None,
     *,
     notice: Notice,
-    shown: bool = False,
+    shown: bool | None = None,
 ) -> None:
     """Download what `loading.load` will need and the cache lacks; say it first.
 
     Args:
         model, draft, revision: As in `loading.load`.
         notice: Told the lines.
-        shown: Show progress on stderr.
+        shown: Show progress on stderr; None is on a terminal.
 
     Raises:
         DFlashError: It cannot be had, or disk or memory are too small for it.
+    """
+    name = registry.resolve(model)
+    shown = progress.wanted() if shown is None else shown
+    with progress.spinner(f"Looking for {model}", shown):
+        config, plans = planned(model, draft, revision)
+    if plans:
+        check_sizes({who: plan.weights for who, plan in plans.items()})
+        tell(list(plans.values()), kv_bytes(config, CONTEXT), notice)
+    for plan in plans.values():
+        try:
+            with progress.bars(shown) as bars:
+                hub.download(plan.name, plan.revision, bars)
+        except MissingFilesError:
+            # Without a drafter that nobody named, `load` goes on, and says so.
+            if draft or plan.name == name:
+                raise
+
+
+def planned(
+    model: str, draft: str | None, revision: str | None
+) -> tuple[dict[str, Any], dict[str, Plan]]:
+    """The target's config.json, and what is to be fetched, by who needs it.
+
+    Raises:
+        MissingFilesError: Something that is needed cannot be had.
     """
     name = registry.resolve(model)
     plans = {"the target": absent(name, revision)}
@@ -52,18 +77,7 @@ def fetch(
         plans["the drafter"] = absent(
             registry.resolve_drafter(drafter), needed=draft is not None
         )
-    plans = {who: plan for who, plan in plans.items() if plan is not None}
-    if plans:
-        check_sizes({who: plan.weights for who, plan in plans.items()})
-        tell(list(plans.values()), kv_bytes(config, CONTEXT), notice)
-    for plan in plans.values():
-        try:
-            with progress.bars(shown) as bars:
-                hub.download(plan.name, plan.revision, bars)
-        except MissingFilesError:
-            # Without a drafter that nobody named, `load` goes on, and says so.
-            if draft or plan.name == name:
-                raise
+    return config, {who: plan for who, plan in plans.items() if plan is not None}
 
 
 def absent(name: str, revision: str | None = None, needed: bool = True) -> Plan | None:

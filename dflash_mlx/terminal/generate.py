@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -22,6 +25,9 @@ from .ask import Ask, note
 from .thinking import Thinking, warnings
 
 STDIN = "-"
+# Seconds until somebody who piped nothing is told what is waited for.
+PATIENCE = 2.0
+WAITING = "Waiting for the end of piped text; without any, add </dev/null."
 
 
 def read_prompt(words: list[str] | None, option: str | None) -> str:
@@ -48,13 +54,15 @@ def read_prompt(words: list[str] | None, option: str | None) -> str:
                 "The prompt is given twice.", "Drop the argument or --prompt."
             )
         parts.append(option)
-    if STDIN not in parts and piped():
+    asked = STDIN in parts
+    if not asked and piped():
         parts.insert(0, STDIN)
     if not parts:
         raise PromptError("There is no prompt.", 'Try: dflash-mlx generate "Hello!"')
     if parts.count(STDIN) > 1:
         raise OptionError("- stands for piped text twice.", "Leave one of them.")
-    text = parts_joined(parts)
+    with contextlib.nullcontext() if asked else patience():
+        text = parts_joined(parts)
     if not text.strip():
         raise PromptError("The prompt is empty.", "Write something to answer.")
     return utf8(text)
@@ -69,6 +77,19 @@ def piped() -> bool:
     except (OSError, ValueError):
         return True
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Say what is waited for if the body takes long: over ssh, or in a program that
+    leaves stdin open, a pipe may have no end."""
+    timer = Timer(PATIENCE, note, [WAITING])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def parts_joined(parts: list[str]) -> str:
@@ -88,14 +109,17 @@ def read_stdin() -> str:
     """What is piped.
 
     Raises:
-        PromptError: Nothing is: stdin is a terminal.
+        PromptError: Nothing is: stdin is a terminal; or it is no text.
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise PromptError(
             "Nothing is piped that - could stand for.",
             'Try: cat FILE | dflash-mlx generate - "What is this?"',
         )
-    return sys.stdin.read()
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise not_text(error.encoding) from None
 
 
 def utf8(text: str) -> str:
@@ -107,10 +131,16 @@ def utf8(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise PromptError(
-            "The prompt is not valid UTF-8.", "Convert it, for example with iconv."
-        ) from None
+        raise not_text("utf-8") from None
     return text
+
+
+def not_text(encoding: str) -> PromptError:
+    """The error of a prompt whose bytes are not in the encoding of the terminal."""
+    return PromptError(
+        f"The prompt is not valid {encoding.upper()}.",
+        "Convert it, for example with iconv.",
+    )
 
 
 def run(

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ..bench.probe import PROMPTS, Trial, choice, probe
-from ..loading import folder_of_drafter, load
+from ..loading import check_options, folder_of_drafter, load
 from ..models.drafters import empty, make, packagings
 from ..models.drafters.checkpoint import compare
 from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
 from ..registry import targets
+from . import firstrun
 from .ask import note
 
 
@@ -76,6 +77,8 @@ def probed(folder, model, quantize, trust, prompts, tokens, quiet) -> list[Trial
         if not quiet:
             note(f"{trial.tokens_per_round:.2f} tokens per round {trial.name}")
 
+    check_options(quantize)
+    firstrun.fetch(model, "none", notice=note)
     options = {"quantize": quantize, "trust_remote_code": trust, "kernels": "off"}
     target, tokenizer = load(model, "none", **options)
     return probe(folder, target, tokenizer, prompts or PROMPTS, tokens, progress)

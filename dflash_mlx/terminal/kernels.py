@@ -8,10 +8,11 @@ from rich.table import Table
 from ..device import describe
 from ..equip import equip
 from ..errors import OptionError, UnsupportedError
-from ..loading import load
+from ..loading import check_options, load
 from ..metal.check import Finding, check
 from ..metal.dispatch import machine
 from ..metal.verdicts import Verdicts, default_file
+from . import firstrun
 from .ask import note
 from .models import put
 
@@ -44,6 +45,8 @@ def measure(
 ) -> None:
     """Measure a pair's shapes anew, and print all verdicts."""
     require_metal()
+    check_options(quantize, draft_quantize)
+    firstrun.fetch(model, draft, notice=note)
     pair, _ = load(
         model,
         draft,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from .. import rollback
 from ..errors import OptionError
-from ..loading import load
+from ..loading import check_options, load
 from ..train.answers import read_questions, write_answers
 from ..train.drafter import Report, Run, check_enough, start
 from ..train.settings import TrainOptions
+from . import firstrun
 from .ask import note
 
 
@@ -36,6 +37,8 @@ def run(
         temp, max_tokens: How the target writes its answers.
     """
     questions = read_questions(data)
+    check_options(quantize)
+    firstrun.fetch(model, "none", notice=note)
     pair, tokenizer = load(
         model,
         "none",
