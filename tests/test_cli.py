@@ -61,7 +61,8 @@ def test_generate_plain_says_so(text):
 
 
 def test_json(text):
-    run = program("generate", QUESTION, "--json", "--stop", "7 x 3")
+    options = ["--json", "--block-size", "8", "--stop", "7 x 3"]
+    run = program("generate", QUESTION, *options)
     told = json.loads(run.stdout)
     assert told["text"] == text[: text.index("7 x 3")]
     assert told["finish_reason"] == "stop" and told["engine"] == "dflash"

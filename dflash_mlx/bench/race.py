@@ -60,13 +60,18 @@ def run_mlx_lm(pair: Pair, tokenizer, ids, tokens: int) -> Answer:
     return said, time.perf_counter() - start, 1.0
 
 
-def run_ours(speculate: bool) -> Callable[..., Answer]:
-    """Our stream_generate, plain or with drafts."""
+def run_ours(speculate: bool, block_size: int | None = None) -> Callable[..., Answer]:
+    """Our stream_generate, plain or with drafts, of one width or as it sees fit."""
 
     def go(pair, tokenizer, ids, tokens):
         said, start = [], 0.0
         for response in stream_generate(
-            pair, tokenizer, ids, max_tokens=tokens, speculate=speculate
+            pair,
+            tokenizer,
+            ids,
+            max_tokens=tokens,
+            block_size=block_size,
+            speculate=speculate,
         ):
             start = start or time.perf_counter()
             said.append(response.token)
