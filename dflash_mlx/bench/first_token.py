@@ -156,7 +156,8 @@ def main() -> None:
     pair, tokenizer = load() if asked.shape == "tiny" else shaped(asked.shape)
     sizes = {k: v for k, v in vars(asked).items() if k != "shape"}
     result = measure(pair, tokenizer, **sizes)
-    print(f"{describe()}, shape {asked.shape}")
+    machine = ", ".join(f"{key} {value}" for key, value in describe().items())
+    print(f"{machine}, shape {asked.shape}")
     print(table(result))
     print(json.dumps(vars(asked) | result))
 
