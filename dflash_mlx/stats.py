@@ -14,6 +14,8 @@ from .types import Round
 # Why an answer is plain although there is a drafter.
 UNDRAFTED = "it ended before a block was drafted"
 PARKED = "parked: drafting does not pay here"
+# Rounds that an estimate of the speed asks for: of two, one slow one is half.
+FEWEST = 4
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Stats:
             and how many of those were kept.
         plain_seconds: What the rounds' tokens would have taken plain decoding, by the
             measured cost of its passes; None where nobody measured it.
-        compared_seconds: What those rounds took.
+        compared_rounds, compared_seconds: How many those were, and what they took.
         prompt_tokens, cached_tokens: Tokens of the prompt; of those before it.
         time_to_first_token: Seconds.
         tokens: Tokens produced, the prefill's included.
@@ -58,6 +60,7 @@ class Stats:
     lookup_rounds: int = 0
     lookup_accepted: int = 0
     plain_seconds: float | None = None
+    compared_rounds: int = 0
     compared_seconds: float = 0.0
 
     @property
@@ -67,8 +70,8 @@ class Stats:
 
     @property
     def speedup(self) -> float | None:
-        """Estimated speed of the rounds against plain decoding."""
-        if self.plain_seconds is None or not self.compared_seconds:
+        """Estimated speed of the rounds against plain decoding; None for too few."""
+        if self.plain_seconds is None or self.compared_rounds < FEWEST:
             return None
         return self.plain_seconds / self.compared_seconds
 
@@ -115,6 +118,7 @@ class Stats:
         spent[1] += seconds
         if plain is not None:
             self.plain_seconds = (self.plain_seconds or 0.0) + plain * len(round.tokens)
+            self.compared_rounds += 1
             self.compared_seconds += seconds
 
     def _label(self, round):

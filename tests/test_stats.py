@@ -69,6 +69,9 @@ def test_speed_is_estimated_from_the_rounds_whose_cost_is_known():
     stats = Stats("plain", UNDRAFTED)
     stats.count(PREFILL, 1.0)
     stats.count(BLOCK, 5.0)  # nobody had timed a plain round yet
+    for _ in range(3):
+        stats.count(BLOCK, 2.0, 1.0)
+        assert stats.speedup is None  # so few tell nothing
     stats.count(BLOCK, 2.0, 1.0)
     assert stats.speedup == 3 * 1.0 / 2.0
 
