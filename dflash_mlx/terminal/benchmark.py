@@ -25,6 +25,7 @@ from ..bench.suites import BUILTIN, Prompt, builtin
 from ..errors import OptionError
 from ..loading import folder_of_target, read_config, read_tokenizer
 from ..types import require
+from . import firstrun
 from .ask import note
 from .figures import show
 from .options import names, numbers
@@ -160,6 +161,9 @@ def check_files(picture: Path | None, jsonl: Path | None) -> None:
 def opened(asked: Measure):
     """The pair, or None for a server alone, and the tokenizer."""
     if asked.local:
+        if asked.shape is None:
+            draft = None if asked.draft == UNTRAINED else asked.draft
+            firstrun.fetch(asked.model, draft, notice=note)
         return open_pair(
             asked.model,
             asked.draft,
