@@ -3,13 +3,16 @@
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 
 import pexpect
 import pytest
+from turns import LETTERS, TEMPLATES, make_tokenizer
 
-from dflash_mlx import load
+from dflash_mlx import Pair, load
+from dflash_mlx.bench import architectures
 from dflash_mlx.errors import DFlashError, MissingFilesError, OptionError, PromptError
 from dflash_mlx.terminal import generate
 from dflash_mlx.terminal.answering import (
@@ -221,10 +224,10 @@ def test_sampling_options_are_those_of_sampling():
     assert told.sampling() == wanted
 
 
-def told(capsys, file, question=QUESTION):
+def told(capsys, file, question=QUESTION, **options):
     """The JSON of one call in this process, with a cache file."""
-    how = PromptOptions(prompt_cache_file=file)
-    generate.run(of(), question, how, ThinkingOptions(), as_json=True)
+    how = PromptOptions(prompt_cache_file=file, **options)
+    generate.run(of(max_tokens=40), question, how, ThinkingOptions(), as_json=True)
     return json.loads(capsys.readouterr().out)
 
 
@@ -241,6 +244,26 @@ def test_a_cache_file_is_made_once_then_read(tmp_path, capsys):
     )
     assert 0 < other["cached_tokens"] < first["prompt_tokens"]
     assert file.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("options", ({}, {"ignore_chat_template": True}))
+@pytest.mark.parametrize("family", ("qwen3", "qwen3_next", "gemma3_text"))
+def test_a_second_question_about_the_same_text(
+    family, options, tmp_path, capsys, monkeypatch
+):
+    """Layers that cannot be cut back go to a snapshot at the end of the text."""
+    pair = Pair.of(architectures.build(family))
+    monkeypatch.setattr(
+        Ask, "open", lambda *_: (pair, make_tokenizer(TEMPLATES["thinking"]))
+    )
+    text = "".join(random.Random(family).choices(LETTERS, k=150)) + "\n\n"
+    file = tmp_path / "text"
+    for rank, question in enumerate(("Who?", "When and where?", "A?")):
+        again, fresh = (
+            told(capsys, path, text + question, **options) for path in (file, None)
+        )
+        assert again["text"] == fresh["text"] and fresh["cached_tokens"] == 0
+        assert again["cached_tokens"] >= (150 if rank else 0)
 
 
 def test_cache_files_that_cannot_be(tmp_path, capsys):

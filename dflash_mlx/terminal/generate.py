@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Timer
 
@@ -17,7 +18,7 @@ from ..chat_template import apply_template, marks
 from ..engine import GenerationResponse, encode, summary
 from ..errors import BrokenFileError, MissingFilesError, OptionError, PromptError
 from ..pair import Pair
-from ..prompt_cache import PromptCache
+from ..prompt_cache import PromptCache, common_prefix
 from . import progress
 from .answering import PromptOptions, ThinkingOptions
 from .aside import set_aside
@@ -194,16 +195,35 @@ def tokens_of(
     """Token ids of a prompt, in the model's chat template unless told otherwise, and
     their marks."""
     if how.ignore_chat_template or not tokenizer.has_chat_template:
-        return encode(tokenizer, prompt), ()
+        ids, found = encode(tokenizer, prompt), ()
+    else:
+        options = thought(thinking).template(tokenizer) | ask.template()
+        prefill = how.prefill_response
+        messages = said(prompt, ask, prefill)
+        ids = apply_template(tokenizer, messages, go_on=prefill is not None, **options)
+        found = () if prefill is not None else marks(tokenizer, messages, **options)
+    if how.prompt_cache_file is not None and (other := with_other_question(prompt)):
+        plain = replace(how, prompt_cache_file=None)
+        others, _ = tokens_of(other, ask, plain, thinking, tokenizer)
+        found = (*found, common_prefix(ids, others))
+    return ids, found
+
+
+def said(prompt: str, ask: Ask, prefill: str | None) -> list[dict[str, str]]:
+    """The messages of a prompt."""
     messages = [{"role": "user", "content": prompt}]
     if ask.system_prompt is not None:
         messages.insert(0, {"role": "system", "content": ask.system_prompt})
-    prefill = how.prefill_response
     if prefill is not None:
         messages.append({"role": "assistant", "content": prefill})
-    options = thought(thinking).template(tokenizer) | ask.template()
-    ids = apply_template(tokenizer, messages, go_on=prefill is not None, **options)
-    return ids, () if prefill is not None else marks(tokenizer, messages, **options)
+    return messages
+
+
+def with_other_question(prompt: str) -> str:
+    """The prompt with another last paragraph, as the next question about the same text
+    would have it; empty where there is one paragraph only."""
+    text, gap, question = prompt.rpartition("\n\n")
+    return text + gap + ("B" if question.startswith("A") else "A") if text else ""
 
 
 def thought(asked: ThinkingOptions) -> Thinking:
