@@ -33,6 +33,7 @@ class Script:
         self.lines, self.pause, self.status = [], 0.0, 200
         self.requests, self.keys = [], []
         self.models = [{"id": "first"}, {"id": "second"}]
+        self.promised = None  # bytes of the list of models
 
     def chunk(self, **delta):
         self.lines.append("data: " + json.dumps({"choices": [{"delta": delta}]}))
@@ -48,10 +49,12 @@ def server():
             """Quiet."""
 
         def do_GET(self):
-            self.reply(json.dumps({"data": script.models}))
+            self.reply(json.dumps({"data": script.models}), promised=script.promised)
 
-        def reply(self, text, status=200):
+        def reply(self, text, status=200, promised=None):
             self.send_response(status)
+            if promised:
+                self.send_header("Content-Length", promised)
             self.end_headers()
             self.wfile.write(text.encode())
 
@@ -145,6 +148,23 @@ def test_a_server_that_fails(server, tiny, lines, status, words):
     script.lines, script.status = lines, status
     with pytest.raises(ServerError, match=words):
         Server(url, tiny[1]).answer(ask())
+
+
+def test_a_list_of_models_that_breaks_off(server, tiny):
+    script, url = server
+    script.promised = 1000
+    with pytest.raises(ServerError, match="broke off"):
+        Server(url, tiny[1])
+
+
+def test_a_server_is_asked_not_to_end(server, tiny):
+    script, url = server
+    script.chunk(content="one")
+    script.lines.append("data: [DONE]")
+    rival = Server(url, tiny[1])
+    for endless in (False, True):
+        rival.answer(Request([], "Hi", 8, Sampling(), endless))
+        assert script.requests[-1][1].get("ignore_eos", False) is endless
 
 
 def test_the_last_count_that_is_told_counts(server, tiny):

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from typing import Any
 
@@ -94,13 +95,15 @@ class Server:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        if request.endless:
+            body["ignore_eos"] = True  # as vLLM, SGLang and llama.cpp call it
         optional = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
         set_ones = {name: vars(sampling)[name] for name in optional}
         return body | {k: v for k, v in set_ones.items() if v != optional[k]}
 
     def _first_model(self) -> str:
         """The first model that the server lists."""
-        with self._open("/models") as response:
+        with self._open("/models") as response, self._whole():
             listed = self._parsed(response.read())
         models = self._understood(names, listed)
         if not models:
@@ -136,7 +139,7 @@ class Server:
 
     def _events(self, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         """The JSON of each `data:` line up to [DONE]."""
-        try:
+        with self._whole():
             for line in lines:
                 if not line.startswith(b"data:"):
                     continue
@@ -144,9 +147,15 @@ class Server:
                 if data == b"[DONE]":
                     return
                 yield self._parsed(data)
+        raise ServerError(f"{self.url} broke off its answer before [DONE].")
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What the body reads is to come to its end."""
+        try:
+            yield
         except (OSError, HTTPException) as error:
             raise ServerError(f"{self.url} broke off its answer: {error}.") from None
-        raise ServerError(f"{self.url} broke off its answer before [DONE].")
 
     def _understood(self, read: Callable[[dict], Any], event: dict[str, Any]) -> Any:
         """What `read` finds in a JSON object, if that is laid out as it should be."""
