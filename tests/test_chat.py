@@ -1,7 +1,9 @@
 """The chat without a terminal: conversations, commands, turns and what ends them."""
 
 import json
+import os
 import signal
+import threading
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +37,7 @@ from dflash_mlx.terminal.commands import (
 from dflash_mlx.terminal.complete import Commands
 from dflash_mlx.terminal.conversation import Conversation, Message, Record
 from dflash_mlx.terminal.display import Display
+from dflash_mlx.terminal.prompt import Lines
 from dflash_mlx.terminal.settings import Settings
 
 COUNT = "Count from 1 to 30."
@@ -701,10 +704,25 @@ def test_the_history_is_in_this_users_folder():
     assert history.folder().is_relative_to(Path.home())
 
 
+def test_ctrl_c_is_heard_though_it_interrupts_no_read():
+    """As one that comes just before the read, or to another thread."""
+    end, other = os.pipe()
+    late = threading.Timer(5, os.write, (other, b"nothing heard\n"))
+    late.start()
+
+    def press():
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    with os.fdopen(end, "rb") as source, pytest.raises(KeyboardInterrupt):
+        threading.Timer(0.3, press).start()
+        Lines(source, terminal=True).read()
+    assert late.is_alive()
+    late.cancel()
+    os.close(other)
+
+
 def test_lines_of_a_pipe():
     from io import BytesIO
-
-    from dflash_mlx.terminal.prompt import Lines
 
     lines = Lines(
         BytesIO("a\r\nб\\\n\xff".encode() + b"\xff\nlast\nmore".replace(b"x", b""))

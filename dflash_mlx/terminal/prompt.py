@@ -10,6 +10,7 @@ import contextlib
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from select import select
 from typing import BinaryIO, Protocol
 
 from prompt_toolkit import PromptSession
@@ -28,6 +29,8 @@ from .generate import utf8
 
 SIGN = ">> "
 MORE = ".. "
+# Seconds after which a Ctrl-C is heard at the latest.
+HEARING = 0.1
 
 
 class Reader(Protocol):
@@ -83,6 +86,9 @@ class Lines:
         return "\n".join(lines) or None
 
     def _line(self):
+        # A Ctrl-C just before a blocking read is heard after it: it must not block.
+        while self.terminal and not select([self.source], [], [], HEARING)[0]:
+            pass
         raw = self.source.readline()
         try:
             return raw.decode().rstrip("\r\n") if raw else None
