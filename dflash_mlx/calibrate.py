@@ -32,6 +32,7 @@ PROMPT = 32  # rows before the passes that are timed
 # Plain rounds this much faster than a curve: it was measured while others ran.
 DOUBT = 0.7
 FEWEST = 3  # widths that are measured however long it takes
+MEASURING = "Measuring what passes cost here, once."
 
 
 def default_file() -> Path:
@@ -77,7 +78,7 @@ def calibrate(
     key = about(pair)
     curve = read(store.all().get(key))
     if curve is None:
-        notice("Measuring what passes cost here, once.")
+        notice(MEASURING)
         curve = measure(pair)
         store.put(key, {"verify": curve.verify, "draft": curve.draft})
     pair.pace.costs.use(curve)

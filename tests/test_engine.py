@@ -52,7 +52,7 @@ def test_equals_mlx_lm_response_by_response(tiny, ids, width):
 
 
 def test_statistics_add_up(tiny, ids):
-    _, got = answer(*tiny, ids)
+    _, got = answer(*tiny, ids, block_size=8)
     stats = got[-1].stats
     assert stats.engine == "dflash" and stats.tokens == len(got)
     assert stats.accepted == sum(r.from_draft for r in got)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..calibrate import MEASURING
 from ..engine import GenerationResponse, engine_of, stream_generate
 from ..errors import OptionError
 from ..loading import check_options, load
@@ -69,6 +70,11 @@ class Ask(Answering):
             DFlashError: As in loading.load, or drafting was required and cannot be.
         """
         shown = progress.wanted() if shown is None else shown
+
+        def told(line):
+            if shown or line != MEASURING:  # it explains a wait, and nothing else
+                note(line)
+
         draft = "none" if self.plain else self.draft
         firstrun.fetch(self.model, draft, self.revision, notice=note, shown=shown)
         with progress.spinner(f"Loading {self.model}", shown):
@@ -82,7 +88,7 @@ class Ask(Answering):
                 adapter_path=self.adapter_path,
                 trust_remote_code=self.trust_remote_code,
                 kernels=self.kernels,
-                notice=note,
+                notice=told,
             )
         self.add_eos(tokenizer)
         self.judge(pair)
