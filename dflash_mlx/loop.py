@@ -19,7 +19,7 @@ from .pair import Pair
 from .prompt_cache import PromptCache
 from .sampling import Chooser, LogitsProcessor, Sampler
 from .steering import Course, Steering
-from .types import KVBits, Round, Sampling, require
+from .types import KVBits, Round, Sampling, check_block_size, require
 from .width import Controller, Fixed
 
 EXACT = f"{MOST_ROWS} or less with --exact"
@@ -72,7 +72,7 @@ def decode(
     Raises:
         PromptError, OptionError: Before anything is computed.
     """
-    require(block_size is None or block_size >= 1, "block_size", ">= 1", block_size)
+    check_block_size(block_size)
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)
     cache = usable(pair, prompt_cache, max_kv_size)
     pair.target.check_kv(kv, cache.target)

@@ -12,10 +12,21 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 
+# Most rows of a block. Drafters have 4 to 16: so many more are a slip of the finger,
+# drafted and thrown away.
+WIDEST = 256
+
+
 def require(ok: bool, option: str, wanted: str, got: object) -> None:
     """Raise OptionError unless `ok`."""
     if not ok:
         raise OptionError(f"{option} must be {wanted}, but is {got!r}.")
+
+
+def check_block_size(size: int | None, option: str = "block_size") -> None:
+    """Raise OptionError unless a block may have so many rows; None is for us to say."""
+    fits = size is None or 1 <= size <= WIDEST
+    require(fits, option, f"1 to {WIDEST}", size)
 
 
 @dataclass(frozen=True)

@@ -468,6 +468,12 @@ def test_a_refused_message_leaves_the_conversation(narrow):
     assert chat.conversation.question == COUNT and chat.pending is None
 
 
+def test_a_refused_message_is_offered_as_the_line_that_sends_it(narrow):
+    reader = Typed("//" + "word " * 200, None)
+    Chat(Given(what=narrow), reader).talk()
+    assert reader.offered[1] == "//" + "word " * 200
+
+
 def test_a_template_that_refuses(tiny, capsys):
     pair, tokenizer = load("tiny")
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from io import TextIOWrapper
 from typing import Annotated, get_type_hints
 
 import typer
@@ -49,6 +50,9 @@ def command(function: Callable) -> Callable:
     @app.command()
     @functools.wraps(spread)
     def run(*args, **kwargs):
+        if isinstance(sys.stdout, TextIOWrapper):
+            # An answer is worth a question mark where the encoding lacks a letter.
+            sys.stdout.reconfigure(errors="replace")
         try:
             spread(*args, **kwargs)
         except DFlashError as error:

@@ -18,7 +18,7 @@ from ..errors import OptionError
 from ..loading import check_options, load
 from ..pair import Pair
 from ..prompt_cache import PromptCache
-from ..types import KVBits, Sampling, require
+from ..types import KVBits, Sampling, check_block_size, require
 from . import firstrun, progress
 from .answering import Answering, SamplingOptions, Shorthand
 from .options import parse_object
@@ -54,8 +54,7 @@ class Ask(Answering):
         most = self.max_tokens
         require(most == -1 or most > 0, "--max-tokens", "-1 or above 0", most)
         KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)
-        size = self.block_size
-        require(size is None or size >= 1, "--block-size", "1 or more", size)
+        check_block_size(self.block_size, "--block-size")
         check_options(
             self.quantize, self.draft_quantize, self.draft_window, self.kernels
         )

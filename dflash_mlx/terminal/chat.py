@@ -7,6 +7,7 @@ and words beside them are the business of the modules around it.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from . import conversation as files
 from . import progress, turn
 from .answering import Looks, ThinkingOptions
 from .ask import Ask
-from .commands import COMMANDS, Leave, line_of, message, parse
+from .commands import COMMANDS, Command, Leave, line_of, message, parse
 from .complete import Commands
 from .conversation import Conversation, Record
 from .display import Display
@@ -50,17 +51,30 @@ def run(
         looks: How answers are shown, and a saved conversation to go on with.
         verbose: Print a status line after each answer, on stderr.
     """
-    past = folder() / "history.jsonl"
-    reader = open_reader(lambda: FileHistory(past, say), Commands())
-    chat = Chat(ask, reader, verbose)
+
+    def history():
+        return FileHistory(folder() / "history.jsonl", say)
+
+    if looks.load is not None:
+        openable(looks.load)
+    chat = Chat(ask, open_reader(history, Commands()), verbose)
     chat.settings = Settings.of(ask, thinking, looks)
     chat.settings.template(chat.tokenizer)  # refuses what the template lacks
     if looks.load is not None:
-        chat.load(looks.load)
+        chat.load(looks.load, kept=chat.settings.given())
     chat.warn()
     if verbose:
         say(WELCOME, QUIET)
     chat.talk()
+
+
+def openable(path: Path) -> None:
+    """Raise ConversationError unless --load names a conversation: before a model is
+    loaded for it."""
+    try:
+        files.load(path)
+    except ConversationError as error:
+        raise ConversationError(error.message, "Name another file.") from None
 
 
 class Chat:
@@ -124,7 +138,17 @@ class Chat:
             self.hear_message(message(said))
         else:
             name, argument = command
-            COMMANDS[name].run(self, argument)
+            self.follow(COMMANDS[name], argument)
+
+    def follow(self, command: Command, argument: str) -> None:
+        """Run a command; a bug in it costs no conversation."""
+        try:
+            command.run(self, argument)
+        except (DFlashError, Leave, BrokenPipeError):
+            raise
+        except Exception:
+            traceback.print_exc()
+            say("That is a bug. The conversation is kept.", WRONG)
 
     def hear_message(self, text: str) -> None:
         """Answer a message, unless it is empty."""
@@ -143,7 +167,7 @@ class Chat:
             raise
         except DFlashError as error:
             say(f"{error} {KEPT}", WRONG)
-            if asked.messages[:-1] == self.conversation.messages:
+            if self._follows(asked):
                 self._offered = line_of(asked.question or "")
             return
         except Exception:
@@ -225,12 +249,23 @@ class Chat:
         return engine_of(self.pair, not self.settings.plain, self.settings.block_size)
 
     def save(self, path: Path) -> None:
-        """Write the conversation to a file; as in conversation.save."""
-        ask, settings = self.ask, self.settings.as_dict()
-        files.save(Record(self.conversation, ask.model, ask.draft, settings), path)
+        """Write the conversation to a file, with a question that waits for its answer;
+        as in conversation.save."""
+        ask, settings, spoken = self.ask, self.settings.as_dict(), self.conversation
+        if self.pending is not None and self._follows(self.pending):
+            spoken = self.pending
+        files.save(Record(spoken, ask.model, ask.draft, settings), path)
 
-    def load(self, path: Path) -> Record:
+    def _follows(self, asked):
+        """Whether it is the conversation with one more question."""
+        return asked.messages[:-1] == self.conversation.messages
+
+    def load(self, path: Path, kept: Collection[str] = ()) -> Record:
         """Go on with a file's conversation, system prompt and settings.
+
+        Args:
+            path: The file.
+            kept: Settings that stay as they are.
 
         Raises:
             ConversationError: It cannot be read; nothing has changed then.
@@ -239,7 +274,8 @@ class Chat:
         settings = self.settings
         try:
             for name, value in record.settings.items():
-                settings = settings.changed(name, written(value))
+                if name not in kept:
+                    settings = settings.changed(name, written(value))
             self.change(settings)
         except DFlashError as error:
             raise ConversationError(

@@ -210,7 +210,10 @@ def file_of(argument: str, command: str) -> Path:
     """A file's name from the text behind a command."""
     if not argument:
         raise CommandError(f"{command} needs a file.", f"For example {command} a.json.")
-    return Path(argument).expanduser()
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError:
+        raise CommandError(f"There is no home for {argument}.") from None
 
 
 def brief(text: str, most: int = 60) -> str:

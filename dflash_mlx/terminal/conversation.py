@@ -129,8 +129,6 @@ def save(record: Record, path: Path) -> None:
     Raises:
         ConversationError: It cannot be written, or something else is there.
     """
-    if path.exists():
-        refuse_to_replace(path)
     spoken = record.conversation
     told = {
         "format": FORMAT,
@@ -141,14 +139,19 @@ def save(record: Record, path: Path) -> None:
         "system": spoken.system,
         "messages": [asdict(each) for each in spoken.messages],
     }
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_text(json.dumps(told, indent=1, ensure_ascii=False), "utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
+        if path.exists():
+            refuse_to_replace(path)
+        draft = path.with_name(f".saving-{os.getpid()}")
+        try:
+            draft.write_text(json.dumps(told, indent=1, ensure_ascii=False), "utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
+        why = error.strerror if isinstance(error, OSError) else error
         raise ConversationError(
-            f"{path} cannot be written: {error.strerror}.", "Name another file."
+            f"{path} cannot be written: {why}.", "Name another file."
         ) from None
 
 
@@ -170,6 +173,7 @@ def load(path: Path) -> Record:
     """
     try:
         told = json.loads(path.read_text("utf-8"))
+        json.dumps(told, ensure_ascii=False).encode()  # \ud800 is no character
     except OSError as error:
         raise ConversationError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError):

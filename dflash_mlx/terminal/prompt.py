@@ -10,11 +10,13 @@ import contextlib
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from select import select
 from typing import BinaryIO, Protocol
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import Completer
+from prompt_toolkit.filters import is_searching
 from prompt_toolkit.history import History
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings
@@ -81,17 +83,23 @@ class Lines:
     def paste(self) -> str | None:
         """As in Reader."""
         lines = []
-        while (line := self._line()) is not None:
-            lines.append(line)
-        return "\n".join(lines) or None
+        while raw := self._raw():
+            lines.append(raw)
+        return "\n".join(map(self._text, lines)) or None
 
     def _line(self):
+        raw = self._raw()
+        return self._text(raw) if raw else None
+
+    def _raw(self):
         # A Ctrl-C just before a blocking read is heard after it: it must not block.
         while self.terminal and not select([self.source], [], [], HEARING)[0]:
             pass
-        raw = self.source.readline()
+        return self.source.readline()
+
+    def _text(self, raw):
         try:
-            return raw.decode().rstrip("\r\n") if raw else None
+            return raw.decode().rstrip("\r\n")
         except UnicodeDecodeError:
             raise PromptError(
                 "The message is not valid UTF-8.", "Convert it, for example with iconv."
@@ -174,7 +182,7 @@ def message_keys() -> KeyBindings:
     def new_line(event):
         event.current_buffer.insert_text("\n")
 
-    keys.add("c-c")(clear_or_leave)
+    keys.add("c-c", filter=~is_searching)(clear_or_leave)
     keys.add("<sigint>")(clear_or_leave)
     return keys
 
@@ -211,8 +219,8 @@ def clear_or_leave(event) -> None:
 
 def open_reader(history: Callable[[], History], completer: Completer) -> Reader:
     """The reader that stdin asks for; `history` is opened if it has one."""
-    if not sys.stdin.isatty():
-        return Lines(sys.stdin.buffer)
+    if sys.stdin is None or not sys.stdin.isatty():
+        return Lines(sys.stdin.buffer if sys.stdin else BytesIO())
     shown = sys.stdout.isatty() or sys.stderr.isatty()
     if is_dumb_terminal() or not shown:
         return Lines(sys.stdin.buffer, terminal=True)

@@ -157,15 +157,16 @@ class Settings:
             OptionError: A value is out of its range, as on the command line.
         """
         values = {name: vars(self)[name] for name in SAMPLING}
-        return replace(
+        asked = replace(
             ask,
             sampling=replace(ask.sampling, **values),
             max_tokens=self.max_tokens,
-            # What was loaded stays; only what decodes it changes.
-            plain=self.plain,
-            draft=None if self.plain else ask.draft,
-            block_size=None if self.plain else self.block_size,
+            plain=False,
+            block_size=self.block_size,
         )
+        # What was loaded stays; only what decodes it changes.
+        aside = {"plain": True, "draft": None, "block_size": None}
+        return replace(asked, **aside) if self.plain else asked
 
     @property
     def thought(self) -> Thinking:
@@ -179,6 +180,11 @@ class Settings:
             OptionError: The template has no such switch.
         """
         return self.thought.template(tokenizer)
+
+    def given(self) -> set[str]:
+        """Names of those that are not the command line's defaults."""
+        defaults = Settings.of(Ask()).as_dict()
+        return {k for k, value in self.as_dict().items() if value != defaults[k]}
 
     def as_dict(self) -> dict[str, Any]:
         """What /set can change, by name."""

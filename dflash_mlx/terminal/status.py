@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..engine import GenerationResponse
 from ..stats import Stats
+from .region import visible
 
 QUIET = "dim"
 WRONG = "red"
@@ -19,7 +20,7 @@ def say(text: str, style: str = "") -> None:
     """Lines on stderr, wrapped and styled on a terminal that can."""
     console = Console(stderr=True, highlight=False)
     style = "" if console.no_color else style
-    console.print(Text(text, style), soft_wrap=not console.is_terminal)
+    console.print(Text(visible(text), style), soft_wrap=not console.is_terminal)
 
 
 def status(last: GenerationResponse) -> str:
