@@ -1,5 +1,6 @@
 """Shared set-up: the CPU, imports of the helpers beside the tests, emulated Metal."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import emulator  # noqa: E402
 from dflash_mlx import calibrate, device, load  # noqa: E402
 from dflash_mlx.costs import GUESS  # noqa: E402
 from dflash_mlx.metal import kernel  # noqa: E402
+
+# A shell starts what runs in its background deaf to Ctrl-C, which tests press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What MLX tells of an M3 Max with 64 GB.
 APPLE = {
