@@ -207,13 +207,20 @@ def thinker():
     return pair, make_tokenizer(TEMPLATES["thinking"])
 
 
-def test_reasoning_is_kept_and_hidden(thinker, capsys):
+def test_reasoning_is_kept_and_shown_as_it_was_set(thinker, monkeypatch):
+    shown = []
+
+    def noting(console, **how):
+        shown.append(how)
+        return Display(console, **how)
+
+    monkeypatch.setattr(module, "Display", noting)
     chat = chat_with(thinker, max_tokens=12)
-    chat.hear("/set reasoning hide")
-    chat.hear("Why?")
+    say_all(chat, "/set reasoning hide", "/set drafts on", "/set markdown off", "Why?")
     said = chat.conversation.messages[-1]
     assert said.reasoning and not said.content
-    assert said.reasoning not in capsys.readouterr().out
+    how = {name: shown[-1][name] for name in ("reasoning", "drafts", "markdown")}
+    assert how == {"reasoning": "hide", "drafts": True, "markdown": False}
 
 
 def test_reasoning_that_is_stopped_is_kept(thinker):
