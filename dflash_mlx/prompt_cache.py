@@ -83,15 +83,16 @@ class PromptCache:
     def reset(self) -> None:
         """Forget everything."""
         self.owner = None
+        self.broken = True  # should this be interrupted
         self.tokens: list[int] = []
         self.tail: list[int] = []
         self.marks: list[int] = []
         self.quantized_from: int | None = None
-        self.broken = False
         self.shelf.drop_behind(-1)
         self.target = self.pair.target.make_cache(self.max_kv_size)
         drafter = self.pair.drafter
         self.drafter = drafter.make_cache() if drafter else []
+        self.broken = False
 
     def settle(self) -> None:
         """Make both caches hold exactly `tokens`; the target's if it can be cut."""
@@ -99,10 +100,9 @@ class PromptCache:
         if rollback.can_cut_to(self.target, rows):
             rollback.cut_to(self.target, rows)
         for entry in self.drafter:
-            if entry.offset > rows:
-                entry.cut(entry.offset - rows)
-            else:
-                entry.skip(rows - entry.offset)
+            # Also by nothing: an interruption may have left rows without positions.
+            entry.cut(max(0, entry.offset - rows))
+            entry.skip(rows - entry.offset)
 
     def reuse(self, prompt: Sequence[int], marks: Sequence[int] = ()) -> list[int]:
         """Keep what is held of `prompt`, and return what is left to pass of it.

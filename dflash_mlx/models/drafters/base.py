@@ -92,9 +92,8 @@ class ContextCache:
         self.offset += keys.shape[2]
         if self.window and self._rows.offset > self.window + self.SLACK:
             keys, values = self.fetch()
-            self._drop_front(self._rows.offset - keys.shape[2])
-            self._rows = KVCache()
-            self._rows.update_and_fetch(keys, values)
+            runs = behind(self._runs, self._rows.offset - keys.shape[2])
+            self._rows, self._runs = holding(keys, values), runs
 
     def skip(self, rows: int) -> None:
         """Advance over rows that no block will see, or whose features are lost."""
@@ -125,9 +124,6 @@ class ContextCache:
         held = mx.concatenate(runs) if runs else mx.zeros((0,), mx.int32)
         return held[-self.window :] if self.window else held
 
-    def _drop_front(self, rows):
-        self._runs = behind(self._runs, rows)
-
     def arrays(self) -> list[mx.array]:
         """The arrays to evaluate so that no graph hangs on this cache."""
         return [] if self._rows.keys is None else [self._rows.keys, self._rows.values]
@@ -142,15 +138,21 @@ class ContextCache:
 
     def put_back(self, state: State) -> None:
         """Hold what `read` found in a context of the same window."""
-        self._rows, (keys, values) = KVCache(), state.arrays
-        if keys is not None:
-            self._rows.update_and_fetch(own(keys), own(values))
-        self._runs = [list(run) for run in state.numbers["runs"]]
-        self.offset = state.numbers["offset"]
+        rows = holding(*(own(array) for array in state.arrays))
+        runs = [list(run) for run in state.numbers["runs"]]
+        self._rows, self._runs, self.offset = rows, runs, state.numbers["offset"]
 
     def seen(self, rows: int) -> int:
         """How many of the last `window` of the first `rows` positions are held."""
         return rows_seen(self._runs, rows, self.window)
+
+
+def holding(keys: mx.array | None, values: mx.array | None) -> KVCache:
+    """A cache of these rows; None for none."""
+    cache = KVCache()
+    if keys is not None:
+        cache.update_and_fetch(keys, values)
+    return cache
 
 
 def behind(runs: list[list[int]], rows: int) -> list[list[int]]:
