@@ -50,7 +50,9 @@ def apply_template(
             continue_final_message=go_on,
             **options,
         )
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:
+        # A template is a program; transformers raises ValueError where it drops or
+        # rewrites a message that was to be gone on with.
         raise PromptError(
             f"This model's chat template refuses these messages: {error}.",
             "Change them, or use --ignore-chat-template.",

@@ -198,7 +198,7 @@ EFFORT = "{{ 'thinking hard' }}{{ m.thinking }}{{ reasoning_effort }}"
 
 
 def tokenizer(template, default=True):
-    def apply(messages, tokenize, add_generation_prompt, **options):
+    def apply(messages, **options):
         on = options.get("enable_thinking", options.get("thinking", default))
         return "prompt" if on else "prompt quiet"
 

@@ -21,6 +21,7 @@ from dflash_mlx.errors import OptionError, PromptError
 from dflash_mlx.kv import BoundedKVCache, OrderedKVCache
 from dflash_mlx.models.drafters.base import ContextCache
 from dflash_mlx.snapshots import Shelf, Snapshot, take
+from dflash_mlx.terminal.thinking import Thinking
 from dflash_mlx.types import KVBits
 
 # What their layers keep: every row; windows; states and rows; chunks.
@@ -122,6 +123,31 @@ def test_an_interrupted_prefill_goes_on_from_what_is_sound(family, inside):
     passed, new = chat.answer()
     # In doubt, caches go back to the marks of the prompt, else they lose nothing.
     assert new < passed <= len(ids) - kept if broken else passed == new
+
+
+def test_a_template_is_a_program_that_may_fail():
+    question = [{"role": "user", "content": "Hi"}]
+    tokenizer = make_tokenizer("{{ messages[0].content + 1 }}")
+    with pytest.raises(PromptError, match="refuses these messages"):
+        apply_template(tokenizer, question)
+    # Only the made-up turn behind it fails: nothing is known of later prompts.
+    tokenizer = make_tokenizer(
+        "{{ messages[0].content }}{% if messages[2] %}{{ 'a' + 1 }}{% endif %}"
+    )
+    assert marks(tokenizer, question)[1] == 0
+    # Its answer is written anew: it cannot be gone on with.
+    tokenizer = make_tokenizer(TEMPLATES["thinking"])
+    begun = [*question, {"role": "assistant", "content": "<think>Hm</think>Ok"}]
+    with pytest.raises(PromptError, match="refuses these messages"):
+        apply_template(tokenizer, begun, go_on=True)
+
+
+def test_a_template_that_wants_more_than_a_question_tells_no_mode():
+    tokenizer = make_tokenizer(
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{% if enable_thinking %}<think>{% endif %}"
+    )
+    assert Thinking().thinks(tokenizer) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import OptionError
+from ..chat_template import apply_template
+from ..errors import OptionError, PromptError
 from ..loading import name_drafter
 from ..pair import Pair
 from ..registry import DrafterEntry, drafter_entry, resolve, resolve_drafter
@@ -167,8 +168,10 @@ def _effort(tokenizer):
 
 
 def _prompt(tokenizer, options):
-    """What the template makes of a short question."""
-    question = [{"role": "user", "content": "Hello"}]
-    return tokenizer.apply_chat_template(
-        question, tokenize=False, add_generation_prompt=True, **options
-    )
+    """What the template makes of a short question; None if it refuses that."""
+    try:
+        return apply_template(
+            tokenizer, [{"role": "user", "content": "Hello"}], **options
+        )
+    except PromptError:
+        return None
