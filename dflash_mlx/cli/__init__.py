@@ -4,11 +4,11 @@ Nothing heavy is imported until a command runs, so --help is instant.
 """
 
 from . import answer, models, kernels, drafters, benchmark, train  # noqa: F401, I001
-from .app import app
+from .app import app, run_app
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
     """Entry point of the dflash-mlx program."""
-    app(prog_name="dflash-mlx")
+    run_app()

@@ -7,6 +7,7 @@ whole.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import os
@@ -14,15 +15,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
-from typing import Annotated, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..errors import DFlashError
+from ..errors import DFlashError, OptionError
 
 INTERRUPTED = 130
 # What a shell tells of a program whose reader went away: 128 + SIGPIPE.
 NO_READER = 141
+FULL = "The disk that the output goes to is full."
+# Parameters that are the prompt, or parts of it.
+PROMPTS = ("words", "prompt", "prompts")
 EXIT_CODES = """\
 Exit codes: 0 is success; 1 says that something is missing, broken or does not fit, or
 that a check failed; 2 that the command line or the prompt cannot be used; 130 that
@@ -54,6 +58,7 @@ def command(function: Callable) -> Callable:
             # An answer is worth a question mark where the encoding lacks a letter.
             sys.stdout.reconfigure(errors="replace")
         try:
+            check_texts(kwargs)
             spread(*args, **kwargs)
         except DFlashError as error:
             print(f"dflash-mlx: {error}", file=sys.stderr)
@@ -61,11 +66,56 @@ def command(function: Callable) -> Callable:
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            # Python would complain once more when it closes stdout.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output()
             raise typer.Exit(NO_READER) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            discard_output()
+            print(f"dflash-mlx: {FULL}", file=sys.stderr)
+            raise typer.Exit(1) from None
 
     return run
+
+
+def run_app() -> None:
+    """The program: a command and its exit code, whatever streams it was given."""
+    # Our own errors say what is too long, and for what.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # What is closed would be None here, and the next file's number there.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+    try:
+        app(prog_name="dflash-mlx")
+    except SystemExit as end:
+        # rich and click leave so too when nobody reads, with 1.
+        if isinstance(end.__context__, BrokenPipeError):
+            discard_output()
+            sys.exit(NO_READER)
+        raise
+
+
+def discard_output() -> None:
+    """Let what is still to be written vanish: Python would complain as it closes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def check_texts(given: dict[str, Any]) -> None:
+    """Refuse options whose bytes are no UTF-8; the prompt's own check is its reader's.
+
+    Raises:
+        OptionError: One is such.
+    """
+    for name, value in given.items():
+        texts = value if isinstance(value, list) else [value]
+        for text in texts if name not in PROMPTS else ():
+            if isinstance(text, str) and text.encode(errors="ignore").decode() != text:
+                option = name.replace("_", "-")
+                raise OptionError(
+                    f"--{option} is not valid UTF-8.", "Convert it, say with iconv."
+                )
 
 
 def with_fields(function: Callable) -> Callable:
