@@ -142,23 +142,26 @@ def check(path: Path) -> dict[str, str]:
     """The metadata of a prompt cache's file, once it is known to be whole.
 
     Raises:
-        CacheFileError: It cannot be read, is truncated, or is no prompt cache of this
-            format.
+        BrokenFileError: It was one, or is empty.
+        CacheFileError: It cannot be read, or is no prompt cache of this format.
     """
+    head = b""
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-            (length,) = struct.unpack("<Q", start)
             size = file.seek(0, os.SEEK_END)
-            file.seek(8)
-            header = json.loads(file.read(min(length, size)))
+            file.seek(0)
+            (length,) = struct.unpack("<Q", file.read(8))
+            head = file.read(min(length, size))
+            header = json.loads(head)
             metadata = header.pop("__metadata__", {})
     except OSError as error:
         raise CacheFileError(
             f"{path} cannot be read: {error.strerror}.", "Name another file."
         ) from error
     except (struct.error, ValueError, AttributeError) as error:
-        raise CacheFileError(f"{path} is broken or no prompt cache.", ANEW) from error
+        ours = size == 0 or FORMAT.encode() in head
+        told = f"{path} is broken or no prompt cache."
+        raise (BrokenFileError if ours else CacheFileError)(told, ANEW) from error
     _check_format(path, metadata)
     if 8 + length + _data_bytes(path, header) != size:
         raise BrokenFileError(f"{path} is truncated, or holds more than it says.", ANEW)

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -272,6 +273,83 @@ def test_cache_files_that_cannot_be(tmp_path, capsys):
     (tmp_path / "broken").write_text("x")
     with pytest.raises(DFlashError, match="broken"):
         told(capsys, tmp_path / "broken")
+
+
+def test_a_cache_file_is_tried_before_anything_is_answered(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(Ask, "open", pytest.fail)
+    with pytest.raises(MissingFilesError, match="File name too long"):
+        told(capsys, tmp_path / ("x" * 300))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(MissingFilesError, match="cannot be written to"):
+        told(capsys, tmp_path / "new")
+
+
+@pytest.mark.parametrize("damage", (lambda whole: whole[:-5], lambda whole: b""))
+def test_a_damaged_cache_file_that_cannot_be_moved_stays(
+    tmp_path, capsys, monkeypatch, damage
+):
+    file = tmp_path / "talk"
+    first = told(capsys, file)
+    file.write_bytes(left := damage(file.read_bytes()))
+
+    def closed(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", closed)
+    how = PromptOptions(prompt_cache_file=file)
+    generate.run(of(max_tokens=40), QUESTION, how, ThinkingOptions(), as_json=True)
+    again = capsys.readouterr()
+    assert json.loads(again.out)["text"] == first["text"]
+    assert "It stays: Permission denied." in again.err
+    assert file.read_bytes() == left
+
+
+@pytest.mark.parametrize(
+    ("answering", "how", "thinking", "word"),
+    [
+        ({"system_prompt": "Be brief."}, {}, {}, "--system-prompt"),
+        ({"chat_template_config": "{}"}, {}, {}, "--chat-template-config"),
+        ({}, {"prefill_response": "1"}, {}, "--prefill-response"),
+        ({}, {}, {"thinking": "off"}, "--thinking"),
+        ({}, {}, {"reasoning_effort": "low"}, "--reasoning-effort"),
+    ],
+)
+def test_what_is_for_a_template_is_refused_without_one(
+    answering, how, thinking, word, monkeypatch
+):
+    asked, thought = of(**answering), ThinkingOptions(**thinking)
+    raw = PromptOptions(ignore_chat_template=True, **how)
+    with pytest.raises(OptionError, match=f"--ignore-chat-template and {word}"):
+        generate.run(asked, "Hi", raw, thought)
+    pair, tokenizer = load("tiny")
+    tokenizer.has_chat_template = False
+    monkeypatch.setattr(Ask, "open", lambda *_: (pair, tokenizer))
+    with pytest.raises(OptionError, match=f"no chat template, which {word} is for"):
+        generate.run(asked, "Hi", PromptOptions(**how), thought)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kv_group_size": 32},
+        {"quantized_kv_start": 0},
+        {"plain": True, "draft_window": 8},
+        {"plain": True, "draft_quantize": 4},
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(fields):
+    with pytest.raises(OptionError):
+        of(**fields)
+
+
+@pytest.mark.parametrize("name", ("messages", "add_generation_prompt", "tokenize"))
+def test_arguments_that_are_ours_are_no_template_options(name):
+    with pytest.raises(OptionError, match=f"cannot set {name}"):
+        of(chat_template_config=json.dumps({name: 1})).template()
+    with pytest.raises(OptionError, match="must be a JSON object"):
+        of(chat_template_config="[" * 100_000).template()
 
 
 def test_a_damaged_cache_file_is_set_aside(tmp_path, capsys):

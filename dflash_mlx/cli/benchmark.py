@@ -143,7 +143,7 @@ def benchmark(
 
     settings = asdict(manner) | {
         "contexts": o.numbers(manner.contexts, "--contexts"),
-        "template": o.parse_object(manner.template, "--chat-template-config"),
+        "template": o.template_options(manner.template),
         "temps": o.numbers(manner.temps, "--temps", float),
     }
     measure = asdict(subject) | {

@@ -21,7 +21,7 @@ from ..prompt_cache import PromptCache
 from ..types import KVBits, Sampling, check_block_size, require
 from . import firstrun, progress
 from .answering import Answering, SamplingOptions, Shorthand
-from .options import parse_object
+from .options import template_options
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,25 @@ class Ask(Answering):
     def __post_init__(self):
         named = self.draft not in (None, "none")
         wide, narrow = (self.block_size or 0) > 1, self.block_size == 1
+        window = self.draft_window is not None
         for off, on, clash in (
             ("--plain", "--draft", self.plain and named),
             ("--plain", "--require-dflash", self.plain and self.require_dflash),
             ("--plain", "--block-size", self.plain and wide),
+            ("--plain", "--draft-window", self.plain and window),
+            ("--plain", "--draft-quantize", self.plain and bool(self.draft_quantize)),
             ("--block-size 1", "--require-dflash", narrow and self.require_dflash),
         ):
             if clash:
                 raise OptionError(f"{off} and {on} exclude each other.", "Drop one.")
         most = self.max_tokens
         require(most == -1 or most > 0, "--max-tokens", "-1 or above 0", most)
-        KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)
+        asked = KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)
+        if asked.bits is None and asked != KVBits():
+            raise OptionError(
+                "--kv-group-size and --quantized-kv-start are for --kv-bits.",
+                "Give it too, or leave them out.",
+            )
         check_block_size(self.block_size, "--block-size")
         check_options(
             self.quantize, self.draft_quantize, self.draft_window, self.kernels
@@ -124,7 +132,7 @@ class Ask(Answering):
 
     def template(self) -> dict[str, Any]:
         """--chat-template-config as keyword arguments of the template."""
-        return parse_object(self.chat_template_config, "--chat-template-config")
+        return template_options(self.chat_template_config)
 
     def stream(
         self,

@@ -162,7 +162,7 @@ def kv_bytes(config: dict[str, Any], tokens: int) -> int:
 def attending(text: dict[str, Any]) -> int:
     """How many layers keep all keys and values; those of a window or a state do not."""
     if kinds := text.get("layer_types"):
-        return sum(kind == "full_attention" for kind in kinds)
+        return sum(kind in ("full_attention", "attention") for kind in kinds)
     return text["num_hidden_layers"] // (text.get("full_attention_interval") or 1)
 
 

@@ -165,8 +165,16 @@ def run(
     """
     ask.template()
     check_cache_file(how.prompt_cache_file)
+    if how.ignore_chat_template and (idle := for_a_template(ask, how, thinking)):
+        raise OptionError(
+            f"--ignore-chat-template and {idle[0]} exclude each other.", "Drop one."
+        )
     shown = progress.wanted(verbose, as_json)
     pair, tokenizer = ask.open(shown)
+    if not tokenizer.has_chat_template and (idle := for_a_template(ask, how, thinking)):
+        raise OptionError(
+            f"This model has no chat template, which {idle[0]} is for.", "Leave it out."
+        )
     for warning in warnings(thought(thinking), ask, pair, tokenizer):
         note(warning)
     cache = open_cache(how.prompt_cache_file, pair, ask.max_kv_size)
@@ -183,6 +191,20 @@ def run(
         raise
     finish(text, last, as_json, verbose)
     keep_cache(how.prompt_cache_file, cache)
+
+
+def for_a_template(
+    ask: Ask, how: PromptOptions, thinking: ThinkingOptions
+) -> list[str]:
+    """Options that were given and mean nothing without a chat template."""
+    given = {
+        "--system-prompt": ask.system_prompt,
+        "--chat-template-config": ask.chat_template_config,
+        "--prefill-response": how.prefill_response,
+        "--reasoning-effort": thinking.reasoning_effort,
+        "--thinking": None if thinking.thinking == "auto" else thinking.thinking,
+    }
+    return [name for name, value in given.items() if value is not None]
 
 
 def tokens_of(
@@ -232,9 +254,23 @@ def thought(asked: ThinkingOptions) -> Thinking:
 
 
 def check_cache_file(file: Path | None) -> None:
-    """Raise MissingFilesError where --prompt-cache-file could not be written."""
-    if file is not None and not file.parent.is_dir():
-        raise MissingFilesError(f"There is no folder {file.parent}.", "Make it first.")
+    """Raise MissingFilesError where --prompt-cache-file could not be written: before
+    the answer that it is to hold."""
+    if file is None:
+        return
+    try:
+        if not file.parent.is_dir():
+            raise MissingFilesError(
+                f"There is no folder {file.parent}.", "Make it first."
+            )
+        if not file.exists() and not os.access(file.parent, os.W_OK):
+            raise MissingFilesError(
+                f"{file.parent} cannot be written to.", "Name a file elsewhere."
+            )
+    except OSError as error:
+        raise MissingFilesError(
+            f"{file} cannot be used: {error.strerror}.", "Name another file."
+        ) from None
 
 
 def open_cache(file: Path | None, pair: Pair, most: int | None) -> PromptCache:
@@ -256,8 +292,10 @@ def open_cache(file: Path | None, pair: Pair, most: int | None) -> PromptCache:
     try:
         return cache_file.load(file, pair, most)
     except BrokenFileError as error:
-        aside = set_aside(file)
-        note(f"{error.message} It is {aside} now, and made anew.")
+        try:
+            note(f"{error.message} It is {set_aside(file)} now, and made anew.")
+        except OSError as closed:
+            note(f"{error.message} It stays: {closed.strerror}.")
         return PromptCache(pair, most)
 
 

@@ -26,6 +26,10 @@ def option(name: str, help: str, panel: str = "Model", **more):
     return typer.Option(*name.split(), help=help, rich_help_panel=panel, **more)
 
 
+# Arguments of apply_chat_template that are no variables of a template.
+OURS = ("messages", "conversation", "add_generation_prompt", "continue_final_message")
+OURS += ("tokenize", "padding", "truncation", "max_length", "return_tensors")
+OURS += ("return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs")
 BITS = completion.words("4", "8")
 Model = Annotated[
     str,
@@ -163,8 +167,22 @@ def parse_object(text: str | None, option: str) -> dict[str, Any]:
     """
     try:
         value = json.loads(text) if text else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise OptionError(f"{option} must be a JSON object, but is {text!r}.")
     return value
+
+
+def template_options(text: str | None) -> dict[str, Any]:
+    """--chat-template-config as keyword arguments of a chat template.
+
+    Raises:
+        OptionError: It is no JSON object, or names what is ours to say.
+    """
+    found = parse_object(text, "--chat-template-config")
+    if taken := [name for name in OURS if name in found]:
+        raise OptionError(
+            f"--chat-template-config cannot set {taken[0]}.", "Leave it out."
+        )
+    return found

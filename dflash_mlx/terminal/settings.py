@@ -165,7 +165,8 @@ class Settings:
             block_size=self.block_size,
         )
         # What was loaded stays; only what decodes it changes.
-        aside = {"plain": True, "draft": None, "block_size": None}
+        aside = dict.fromkeys(("draft", "draft_window", "draft_quantize", "block_size"))
+        aside["plain"] = True
         return replace(asked, **aside) if self.plain else asked
 
     @property
