@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from test_chat import (
     COUNT,
     GOOD,
@@ -257,7 +258,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_round(tiny):
                 seen[presses] = response.generation_tokens
                 super().push(response)
 
-        chat.display = lambda ids, Noting=Noting: Noting(module.Console())
+        chat.display = lambda ids, Noting=Noting: Noting(Console())
         chat.hear(COUNT)
     assert seen[3, 4] == 3 < seen[3,]
 
@@ -289,3 +290,10 @@ def test_an_encoding_without_a_letter_costs_that_letter_only():
     options = ("--temp", "9", "--seed", "1", "-m", "60", "--verbose", "F")
     run = program("generate", COUNT, *options, env={"PYTHONIOENCODING": "ascii"})
     assert run.returncode == 0 and run.stderr == "" and "?" in run.stdout
+
+
+def test_a_file_is_no_terminal_whatever_is_said_of_colours(tiny, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    chat = chat_with(tiny)
+    chat.hear("List the vowels with numbers.")
+    assert capsys.readouterr().out == "1. a\n2. e\n3. i\n4. o\n5. u\n"

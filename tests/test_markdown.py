@@ -266,3 +266,87 @@ def test_a_window_moves_by_half_a_screen():
     starts = [int(window(rows[:n], 10)[0]) for n in range(1, 41)]
     assert starts[:10] == [0] * 10 and sorted(set(starts)) == list(range(0, 35, 5))
     assert all(window(rows[:n], 10)[-1] == str(n - 1) for n in range(1, 41))
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80])
+def test_no_cell_of_a_table_is_cut(width):
+    cells = "日本語" * 10, "`https://example.com/a/very/long/address?x=1`", "--kv-bits"
+    text = "| one | two | three |\n|---|---|---|\n|" + "|".join(cells) + "|\n"
+    said = "".join("".join(stream(text, width).rows()).split())
+    assert "…" not in said
+    for cell in cells:
+        assert sorted(set(cell) - set(said)) in ([], ["`"])
+    assert said.count("日") == 10 and said.count("語") == 10
+
+
+def test_a_bar_in_code_ends_no_cell():
+    head = "| op | meaning | example |\n|---|---|---|\n"
+    text = head + "| `||` | logical or | `a || b` |\n| `|` | or | x |\n| 1 | 2 | 3 |\n"
+    rows = [row.split() for row in stream(text).rows()]
+    assert rows[-3:] == [
+        ["||", "logical", "or", "a", "||", "b"],
+        ["|", "or", "x"],
+        ["1", "2", "3"],
+    ]
+
+
+def test_a_row_with_more_cells_than_the_head_is_given_as_written():
+    text = "| a | b |\n|---|---|\n| 1 | 2 | three | four |\n"
+    assert stream(text).rows() == text.rstrip("\n").split("\n")
+
+
+def test_an_image_stands_where_it_was_written():
+    text = "See ![a cat](http://x/y.png) here.\n\n- so ![](z.png)"
+    assert stream(text).rows() == [
+        "See a cat (http://x/y.png) here.",
+        "",
+        " • so image (z.png)",
+    ]
+
+
+def resized(*pieces):
+    """What a screen shows of pieces, made narrower where a piece is None."""
+    screen = Screen(80, 20)
+    console = screen.console()
+    markdown = MarkdownStream(console, refresh=0)
+    for piece in pieces:
+        if piece is None:
+            console.size = (console.width - 10, 20)
+        else:
+            markdown.write(piece)
+    markdown.close()
+    return [row.strip() for row in screen.rows() if row.strip()]
+
+
+def test_a_resize_within_code_leaves_code_code():
+    nested = (
+        "- a\n  ```\n  x\n",
+        "  y",
+        None,
+        "\n  # z\n  ```\n- b\n\nafter **bold**\n",
+    )
+    assert resized(*nested) == ["• a", "x", "y", "# z", "• b", "after bold"]
+    begun = (
+        "Look:\n\n",
+        "```py",
+        None,
+        "\n",
+        "# hm\n",
+        "x = **a**\n",
+        "```",
+        "\n**b**",
+    )
+    assert resized(*begun) == ["Look:", "# hm", "x = **a**", "b"]
+    plain = ("```\na\n", "\nb", None, "\nc\n```\n", "**d**")
+    assert resized(*plain) == ["a", "b", "c", "d"]
+
+
+def test_a_resize_in_code_repeats_no_blank_row():
+    screen = Screen(80, 20)
+    console = screen.console()
+    markdown = MarkdownStream(console, refresh=0)
+    markdown.write("```\na\n\nb")
+    console.size = (70, 20)
+    markdown.write("c\nd\n```\n")
+    markdown.close()
+    assert screen.rows()[:3] == ["a", "", "b"] and screen.rows().count("") == 1

@@ -6,12 +6,11 @@ and words beside them are the business of the modules around it.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-
-from rich.console import Console
 
 from ..chat_template import apply_template, check_template, marks
 from ..engine import engine_of
@@ -28,6 +27,7 @@ from .conversation import Conversation, Record
 from .display import Display
 from .history import FileHistory, folder
 from .prompt import Reader, open_reader, without_echo
+from .region import console_of
 from .settings import Settings, written
 from .status import QUIET, WRONG, Tally, ending, say, status
 from .thinking import warnings
@@ -185,7 +185,7 @@ class Chat:
         """What shows the answer to a prompt."""
         settings = self.settings
         return Display(
-            Console(highlight=False),
+            console_of(sys.stdout),
             markdown=settings.markdown,
             drafts=settings.drafts,
             reasoning=settings.reasoning,

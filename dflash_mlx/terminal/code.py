@@ -9,7 +9,7 @@ from __future__ import annotations
 from markdown_it.token import Token
 from rich.console import Console
 
-from .page import highlighter
+from .page import PARSER, highlighter
 from .region import chopped
 
 # Lines above that are read again for a line's colours; a string or comment that is
@@ -45,13 +45,18 @@ class Code:
         if not line.strip():
             self._blank += 1
             return []
-        self._above += [""] * self._blank
-        rows = [""] * self._blank + [self._coloured(console, line)]
-        self._blank = 0
+        rows = [""] * self._blank
+        self.pass_blank()
+        rows.append(self._coloured(console, line))
         self._above.append(line)
         if len(self._above) > CONTEXT:
             self._forget()
         return rows
+
+    def pass_blank(self) -> None:
+        """Blank rows that waited are on the screen."""
+        self._above += [""] * self._blank
+        self._blank = 0
 
     def live(self, line: str, width: int) -> list[str]:
         """The line under way, in rows of at most `width` cells."""
@@ -78,3 +83,14 @@ class Code:
         """Keep what follows the last blank line, where a piece of code may begin."""
         blanks = [i for i, line in enumerate(self._above) if not line]
         self._above = self._above[blanks[-1] + 1 :] if blanks else []
+
+
+def open_fence(source: str) -> Token | None:
+    """The fenced block that a source ends within, at whatever depth."""
+    lines = source.rstrip("\n").split("\n")
+    fences = [token for token in PARSER.parse(source) if token.type == "fence"]
+    if not fences or fences[-1].map[1] < len(lines):
+        return None
+    start, fence = fences[-1].map[0], fences[-1]
+    ended = len(lines) > start + 1 and Code(fence, "").closes(lines[-1].lstrip("> "))
+    return None if ended else fence

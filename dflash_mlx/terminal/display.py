@@ -6,6 +6,7 @@ and to stderr otherwise. A pipe gets the answer's own bytes.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -17,7 +18,7 @@ from rich.text import Text
 from ..engine import GenerationResponse
 from ..reasoning import Markers, Splitter
 from .markdown import MarkdownStream
-from .region import Cleaner, Region
+from .region import Cleaner, Region, console_of
 
 # Colour, and for terminals without colours a line under the target's own.
 DRAFTED = Style(color="green")
@@ -60,7 +61,7 @@ class Display:
         self._answering = False
         self.console, self._clock = console, clock
         able = capable(console)
-        aside = console if console.is_terminal else notes or Console(stderr=True)
+        aside = console if console.is_terminal else notes or console_of(sys.stderr)
         self._thoughts = thoughts(aside, reasoning, clock, same=aside is console)
         if drafts and able:
             self._body: Plain | Drafts | MarkdownStream = Drafts(console)

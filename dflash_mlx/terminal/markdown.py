@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from .code import Code
+from .code import Code, open_fence
 from .page import Block, blocks, page_rows
 from .region import Cleaner, Region
 
@@ -224,13 +224,21 @@ class MarkdownStream:
     def _rest_after(self, shown):
         """The tail without what stays on the screen."""
         rest = self._tail[len(shown) :]
-        found = [] if self._code else blocks(shown)
+        if self._code:
+            self._code.pass_blank()
+            return rest.removeprefix("\n")
+        if fence := open_fence(shown):
+            opening = fence.markup + fence.info
+            if fence.map[0] == shown.count("\n"):  # more of that line may come
+                return opening + rest
+            return opening + "\n" + rest.removeprefix("\n")
+        found = blocks(shown)
         if found and found[-1].kind == "table_open":
             # Further rows need the head again; a row that was cut is given whole.
             lines = shown.split("\n")
             start = found[-1].start
             return "\n".join([*lines[start : start + 2], lines[-1] + rest])
-        return rest.removeprefix("\n") if self._code else rest.lstrip(" \t")
+        return rest.lstrip(" \t")
 
 
 def renumbered(block: Block, rest: str) -> str | None:

@@ -5,14 +5,15 @@ Knows Markdown and rich; nothing of streams or screens.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block.table import escapedSplit
 from markdown_it.token import Token
 from rich.console import Console
-from rich.markdown import CodeBlock, ImageItem, Markdown
+from rich.markdown import CodeBlock, Markdown, TableElement
 from rich.syntax import Syntax
-from rich.text import Text
 
 from .region import chopped, rows_of
 
@@ -23,6 +24,8 @@ PARSER.disable(["html_block", "html_inline", "reference"])
 THEME = "ansi_dark"
 # Cells that a table's column needs to be read as one.
 NARROWEST_COLUMN = 5
+# Code within a line, with a bar in it.
+BARS = re.compile(r"(`+)(?!`)[^`]*\|[^`]*\1(?!`)")
 
 
 class Snippet(CodeBlock):
@@ -33,13 +36,15 @@ class Snippet(CodeBlock):
         yield highlighter(self.lexer_name, str(self.text).rstrip())
 
 
-class Picture(ImageItem):
-    """An image's title and address."""
+class Grid(TableElement):
+    """A table whose cells are folded; rich would cut what has no blank to break at."""
 
     def __rich_console__(self, console, options):
-        """One row of text."""
-        title = self.text.plain or "image"
-        yield Text(f"{title} ({self.destination})", end="")
+        """rich's table."""
+        for table in super().__rich_console__(console, options):
+            for column in table.columns:
+                column.overflow = "fold"
+            yield table
 
 
 class Page(Markdown):
@@ -49,17 +54,21 @@ class Page(Markdown):
         **Markdown.elements,
         "fence": Snippet,
         "code_block": Snippet,
-        "image": Picture,
+        "table_open": Grid,
     }
 
     def __init__(self, source: str):
         super().__init__("", hyperlinks=False)
         self.parsed = PARSER.parse(source)
-        # Models end lines where they mean it; Markdown would join them.
         for token in self.parsed:
             for part in token.children or ():
+                # Models end lines where they mean it; Markdown would join them.
                 if part.type == "softbreak":
                     part.type = "hardbreak"
+                # rich would show it before the text that it stands in.
+                elif part.type == "image":
+                    part.type, part.children = "text", None
+                    part.content = f"{part.content or 'image'} ({part.attrs['src']})"
 
 
 class Block(NamedTuple):
@@ -112,14 +121,43 @@ def page_rows(console: Console, source: str, width: int) -> list[str]:
     lines = source.split("\n")
     rows: list[str] = []
     for block in blocks(source):
-        part = lines[block.start : block.end]
-        if block.columns * NARROWEST_COLUMN > width:
-            # No room for the columns: rich would leave some out.
-            own = [row for line in part if line for row in chopped(line, width)]
+        part = fitting(lines[block.start : block.end], block.columns)
+        if part is None or block.columns * NARROWEST_COLUMN > width:
+            # No column, or no room for it: rich would leave cells out.
+            written = lines[block.start : block.end]
+            own = [row for line in written if line for row in chopped(line, width)]
         else:
             own = rows_of(console, Page("\n".join(part)), width)
         rows += ["", *_trimmed(own)]
     return rows[1:]
+
+
+def fitting(lines: list[str], columns: int) -> list[str] | None:
+    """A table's lines with no more cells than its head has; None if some have more.
+
+    A bar within backticks ends a cell, too; models seldom mean that, so it is escaped
+    where a row has too many.
+
+    Args:
+        lines: Of a block.
+        columns: Of the table; 0 if it is none.
+    """
+    if not columns:
+        return lines
+    fit = [
+        BARS.sub(_escaped, line) if cells(line) > columns else line for line in lines
+    ]
+    return None if any(cells(line) > columns for line in fit) else fit
+
+
+def cells(line: str) -> int:
+    """How many cells a line of a table has."""
+    parts = escapedSplit(line.strip())
+    return len(parts) - (parts[0] == "") - (len(parts) > 1 and parts[-1] == "")
+
+
+def _escaped(code):
+    return re.sub(r"(?<!\\)\|", r"\\|", code.group())
 
 
 def _trimmed(rows):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TextIO
 
 from rich.cells import chop_cells
 from rich.console import Console, RenderableType
@@ -14,6 +15,13 @@ from rich.segment import Segment, Segments
 
 # Control characters other than tab and line end, and those that reorder a line.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def console_of(stream: TextIO) -> Console:
+    """A console for answers: a terminal only where its stream is one, whatever is said
+    of colours, for a file takes no repainting."""
+    live = None if stream.isatty() else False
+    return Console(file=stream, highlight=False, force_terminal=live)
 
 
 def visible(text: str) -> str:
