@@ -24,6 +24,7 @@ from dflash_mlx.terminal.answering import (
     ThinkingOptions,
 )
 from dflash_mlx.terminal.ask import Ask
+from dflash_mlx.terminal.question import piped, read_prompt
 from dflash_mlx.types import Sampling
 
 QUESTION = "Write the 7 times table up to 5."
@@ -67,7 +68,7 @@ def test_the_prompt_is_what_is_written_and_piped(
     words, option, stdin, prompt, monkeypatch
 ):
     monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-    assert generate.read_prompt(words, option) == prompt
+    assert read_prompt(words, option) == prompt
 
 
 @pytest.mark.parametrize(
@@ -84,17 +85,17 @@ def test_the_prompt_is_what_is_written_and_piped(
 def test_a_terminal_is_never_waited_for(words, option, error, hint, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Typed())
     with pytest.raises(error, match=hint):
-        generate.read_prompt(words, option)
+        read_prompt(words, option)
 
 
 def test_stdin_that_is_closed_or_no_file(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    assert generate.read_prompt(["Hello!"], None) == "Hello!"
+    assert read_prompt(["Hello!"], None) == "Hello!"
     with pytest.raises(PromptError, match="no prompt"):
-        generate.read_prompt([], None)
+        read_prompt([], None)
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
-        assert not generate.piped()
+        assert not piped()
 
 
 def test_a_real_terminal_gets_an_answer_or_an_error():

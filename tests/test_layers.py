@@ -97,13 +97,16 @@ def test_importing_the_package_or_its_cli_loads_nothing_heavy():
 
 def test_help_is_instant():
     command = [sys.executable, "-m", "dflash_mlx", "generate", "--help"]
-    subprocess.run(command, capture_output=True, check=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, capture_output=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Half a second of its own; what other programs take does not count.
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert spent < 0.5
+
+    def spent():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # Half a second of its own; what other programs take, or take from it, does not
+    # count, so the least of some runs does. The first one compiles.
+    assert min(spent() for _ in range(5)) < 0.5
 
 
 def test_public_names_resolve():

@@ -43,10 +43,11 @@ def generate(
     """
     from ..terminal import generate as terminal
     from ..terminal.ask import Ask
+    from ..terminal.question import read_prompt
 
     shown = o.truth(verbose, "--verbose")
     ask = Ask.of(asked, sampling, short)
-    text = terminal.read_prompt(words, prompt)
+    text = read_prompt(words, prompt)
     terminal.run(ask, text, how, thinking, as_json=json, verbose=shown)
 
 

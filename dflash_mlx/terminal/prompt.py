@@ -27,7 +27,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.utils import is_dumb_terminal
 
 from ..errors import PromptError
-from .generate import utf8
+from .question import utf8
 
 SIGN = ">> "
 MORE = ".. "
