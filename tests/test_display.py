@@ -98,6 +98,61 @@ def test_reasoning_folded_into_a_line_that_counts(width):
     assert not screen.controls()
 
 
+def test_the_folded_count_is_of_reasoning_alone_and_starts_anew():
+    from dflash_mlx.reasoning import HARMONY
+
+    screen = Screen()
+    shown(screen, "<think>abc</think>d", step=1, reasoning="fold")
+    assert screen.rows()[0].startswith("thought for 11 tokens")  # the end tag's, too
+    one = "<|channel|>analysis<|message|>abcdef<|end|>"
+    text = f"{one}<|start|>assistant<|channel|>commentary<|message|>x<|end|>"
+    screen = Screen()
+    shown(
+        screen,
+        f"{text}<|start|>assistant{one}",
+        step=1,
+        splitter=Splitter(HARMONY),
+        reasoning="fold",
+    )
+    counts = re.findall(r"thought for (\d+)", "\n".join(screen.rows()))
+    assert len(counts) == 2 and int(counts[1]) <= int(counts[0])
+
+
+def test_a_folded_line_stays_one_row_and_is_painted_seldom():
+    screen = Screen(width=20)
+    shown(screen, "<think>" + "a" * 30 + "</think>b", step=1, reasoning="fold")
+    assert len([row for row in screen.rows() if row]) == 2
+    screen = Screen()
+    clock = iter(n / 100 for n in range(100_000))
+    text = "<think>" + "a" * 100 + "</think>b"
+    shown(screen, text, step=1, reasoning="fold", clock=lambda: next(clock))
+    assert screen.written.count("thinking for") < 30
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer"),
+    [("<thin", "", "<thin"), ("<think>a</thin", "a</thin", "")],
+)
+def test_a_text_may_end_in_half_a_marker(text, reasoning, answer):
+    for options in ({}, {"markdown": False}, {"drafts": True}):
+        screen = Screen()
+        display = shown(screen, text, step=1, **options)
+        assert (display.reasoning, display.answer) == (reasoning, answer)
+        assert screen.rows()[-1] == (reasoning or answer)
+
+
+def test_an_answer_may_end_in_a_carriage_return():
+    screen = Screen()
+    shown(screen, "a\r", markdown=False)
+    assert screen.written == "a\n"
+
+
+def test_drafts_steer_nothing():
+    screen = Screen()
+    shown(screen, "a\x1b[2Jb", drafts=True, step=1)
+    assert screen.rows()[-1] == "a␛[2Jb"
+
+
 def test_reasoning_that_is_empty_or_hidden_leaves_nothing():
     for text, how in (("<think>\n\n</think>\n\nHi", "fold"), (TEXT, "hide")):
         screen = Screen()

@@ -1,11 +1,13 @@
 """Streamed Markdown on an emulated terminal: what stays is what rich would print."""
 
 import random
+import re
 
 import pytest
 from screen import Screen, collapsed
 
-from dflash_mlx.terminal.markdown import MarkdownStream, window
+from dflash_mlx.terminal.code import CONTEXT, Code
+from dflash_mlx.terminal.markdown import MarkdownStream, closed, window
 from dflash_mlx.terminal.page import Page
 from dflash_mlx.terminal.region import Cleaner, visible
 
@@ -350,3 +352,65 @@ def test_a_resize_in_code_repeats_no_blank_row():
     markdown.write("c\nd\n```\n")
     markdown.close()
     assert screen.rows()[:3] == ["a", "", "b"] and screen.rows().count("") == 1
+
+
+def test_where_no_markup_of_a_paragraph_is_open():
+    assert closed("**a** b **c") == 8
+    assert closed("a [b](c) [d") == 9 and closed("a [b](c) d") == 10
+    assert closed("`a` b") == 5
+
+
+def test_a_resize_within_a_table_goes_on_with_its_head():
+    head = "| a | b |\n|---|---|\n"
+    rows = resized(head + "| 1 | 2 |\n| 3", None, " | 4 |\n| 5 | 6 |\n")
+    assert [row.split() for row in rows if row[0] in "a135"][-3:] == [
+        ["a", "b"],
+        ["3", "4"],
+        ["5", "6"],
+    ]
+
+
+def test_an_indented_fence_inside_a_fence_is_code():
+    text = "```\na\n    ```\nb\n```\nafter"
+    assert stream(text).rows() == ["a", "    ```", "b", "", "after"]
+
+
+def test_a_string_over_a_blank_line_keeps_its_colour():
+    screen = stream('```python\nx = """one\n\ntwo"""\n```', step=1)
+    colours = [
+        screen.written.rpartition(word)[0].rpartition("\x1b[")[2]
+        for word in ("one", "two")
+    ]
+    assert colours[0] == colours[1] and colours[0].startswith("3")
+
+
+def test_few_lines_above_are_read_again_for_colours():
+    screen = Screen(80, 10)
+    markdown = MarkdownStream(screen.console(), refresh=0)
+    markdown.write("```python\n")
+    for i in range(4 * CONTEXT):
+        markdown.write(f"x{i} = {i}\n")
+        assert isinstance(markdown._code, Code)
+        assert len(markdown._code._above) <= CONTEXT
+
+
+def test_a_setext_underline_that_may_be_a_list_repaints_nothing():
+    screen = Screen()
+    markdown = MarkdownStream(screen.console(), refresh=0)
+    markdown.write("para\n-")
+    assert re.findall(r"\x1b\[[\d;]+m", screen.written) == []
+    assert screen.rows() == ["para"]
+
+
+def test_paints_take_a_tenth_of_the_time_at_most(monkeypatch):
+    now, painted = [0.0], []
+
+    def clock():
+        now[0] += 0.05  # each paint takes as long
+        return now[0]
+
+    markdown = MarkdownStream(Screen().console(), clock=clock)
+    monkeypatch.setattr(markdown, "_paint", lambda: painted.append(now[0]))
+    for _ in range(400):
+        markdown.write("word ")
+    assert 0.05 * len(painted) < 0.11 * now[0]
