@@ -316,6 +316,15 @@ def test_warnings_give_the_published_figures():
     assert "non-thinking" in line and not re.search(r"\d+ ?%|\d\.\d", line)
 
 
+def test_a_default_that_is_neither_on_nor_off_is_not_known():
+    third = tokenizer(SWITCH)
+    third.apply_chat_template = lambda messages, **options: str(
+        options.get("enable_thinking")
+    )
+    assert Thinking().thinks(third) is None
+    assert Thinking("on").thinks(third) is True
+
+
 def test_warnings_follow_the_models_default():
     eight = drafter_entry("z-lab/Qwen3-8B-DFlash-b16")
     assert Thinking().warnings(eight, tokenizer(SWITCH, default=True))

@@ -414,3 +414,37 @@ def test_paints_take_a_tenth_of_the_time_at_most(monkeypatch):
     for _ in range(400):
         markdown.write("word ")
     assert 0.05 * len(painted) < 0.11 * now[0]
+
+
+def test_a_split_paragraph_and_a_resize_leave_no_blank_rows():
+    assert stream("a\n\n" + prose(400)).rows().count("") == 1
+    screen = Screen(80, 20)
+    console = screen.console()
+    markdown = MarkdownStream(console, refresh=0)
+    markdown.write("a\n\nb\nc")
+    console.size = (70, 20)
+    markdown.write(" d\n\ne")
+    markdown.close()
+    assert screen.rows() == ["a", "", "b", "c", "d", "", "e"]
+
+
+def test_a_table_taller_than_the_screen_is_whole_after_a_resize():
+    screen = Screen(80, 8)
+    console = screen.console()
+    markdown = MarkdownStream(console, refresh=0)
+    markdown.write("| a | b |\n|---|---|\n")
+    for i in range(20):
+        markdown.write(f"| r{i}e | x |\n")
+        if i == 15:
+            console.size = (70, 8)
+    markdown.close()
+    assert {f"r{i}e" for i in range(20)} <= set(" ".join(screen.rows()).split())
+
+
+def test_what_is_indented_below_an_item_stays_below_it():
+    text = "".join(f"1. item\n\n   text{i}\n\n" for i in range(12))
+    rows = stream(text, height=8).rows()
+    assert sum("   text" in row for row in rows) == 12
+    assert [row.split()[0] for row in rows if "item" in row] == [
+        str(i) for i in range(1, 13)
+    ]

@@ -179,3 +179,35 @@ def test_a_splitter_reads_the_prompts_end():
     ids = [ord(c) for c in "x" * 500 + "<think>\n"]
     assert splitter(one, ids).state == "reasoning"
     assert splitter(one).state == "start"
+
+
+def test_of_two_markers_at_one_place_the_longer_counts():
+    marks = Markers(
+        {
+            "answer": [Edge("<a", "answer"), Edge("<a>", "reasoning")],
+            "reasoning": [Edge("</a", "answer"), Edge("</a>", "answer")],
+        }
+    )
+    split = Splitter(marks, "answer")
+    told = split.push("x<a>y</a>z") + split.close()
+    assert told == [("answer", "x"), ("reasoning", "y"), ("answer", "z")]
+
+
+def test_a_header_may_have_its_full_length():
+    for length, shown in ((LONGEST_HEADER, []), (LONGEST_HEADER + 1, ["answer"])):
+        split = Splitter(HARMONY)
+        assert [kind for kind, _ in split.push("h" * length)] == shown
+
+
+def test_an_answer_begun_long_ago_is_still_reasoning():
+    one = tokenizer(think=("<think>", "</think>"))
+    prompt = [ord(c) for c in "<think>" + "x" * 200]
+    assert splitter(one, prompt, go_on=True).state == "reasoning"
+
+
+def test_structural_markers_are_no_text():
+    one = tokenizer(think=("<think>", "</think>"))
+    one.structural_markers = ("<|turn|>",)
+    split = splitter(one)
+    told = split.push("<think>a</think>b<|turn|>c") + split.close()
+    assert told == [("reasoning", "a"), ("answer", "b"), ("answer", "c")]
