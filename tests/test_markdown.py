@@ -343,15 +343,19 @@ def test_a_resize_within_code_leaves_code_code():
     assert resized(*plain) == ["a", "b", "c", "d"]
 
 
-def test_a_resize_in_code_repeats_no_blank_row():
+@pytest.mark.parametrize(
+    ("rest", "rows"),
+    [("c\nd\n```\n", ["a", "", "b", "c", "d"]), ("\nd\n```\n", ["a", "", "b", "d"])],
+)
+def test_a_resize_in_code_gives_no_blank_row_of_its_own(rest, rows):
     screen = Screen(80, 20)
     console = screen.console()
     markdown = MarkdownStream(console, refresh=0)
     markdown.write("```\na\n\nb")
     console.size = (70, 20)
-    markdown.write("c\nd\n```\n")
+    markdown.write(rest)
     markdown.close()
-    assert screen.rows()[:3] == ["a", "", "b"] and screen.rows().count("") == 1
+    assert screen.rows() == rows
 
 
 def test_where_no_markup_of_a_paragraph_is_open():
