@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -93,22 +92,34 @@ def tokens_of(
 ) -> tuple[list[int], tuple[int, ...]]:
     """Token ids of a prompt, in the model's chat template unless told otherwise, and
     their marks."""
-    if how.ignore_chat_template or not tokenizer.has_chat_template:
-        ids, found = encode(tokenizer, prompt), ()
-    else:
+    ids, found = ids_of(prompt, ask, how, thinking, tokenizer), ()
+    raw = how.ignore_chat_template or not tokenizer.has_chat_template
+    if not raw and how.prefill_response is None:
         options = thought(thinking).template(tokenizer) | ask.template()
-        prefill = how.prefill_response
-        messages = said(prompt, ask, prefill)
-        ids = apply_template(tokenizer, messages, go_on=prefill is not None, **options)
-        found = () if prefill is not None else marks(tokenizer, messages, **options)
+        found = marks(tokenizer, said(prompt, ask), **options)
     if how.prompt_cache_file is not None and (other := with_other_question(prompt)):
-        plain = replace(how, prompt_cache_file=None)
-        others, _ = tokens_of(other, ask, plain, thinking, tokenizer)
+        others = ids_of(other, ask, how, thinking, tokenizer)
         found = (*found, common_prefix(ids, others))
     return ids, found
 
 
-def said(prompt: str, ask: Ask, prefill: str | None) -> list[dict[str, str]]:
+def ids_of(
+    prompt: str,
+    ask: Ask,
+    how: PromptOptions,
+    thinking: ThinkingOptions,
+    tokenizer: TokenizerWrapper,
+) -> list[int]:
+    """Token ids of a prompt."""
+    if how.ignore_chat_template or not tokenizer.has_chat_template:
+        return encode(tokenizer, prompt)
+    options = thought(thinking).template(tokenizer) | ask.template()
+    prefill = how.prefill_response
+    messages = said(prompt, ask, prefill)
+    return apply_template(tokenizer, messages, go_on=prefill is not None, **options)
+
+
+def said(prompt: str, ask: Ask, prefill: str | None = None) -> list[dict[str, str]]:
     """The messages of a prompt."""
     messages = [{"role": "user", "content": prompt}]
     if ask.system_prompt is not None:
