@@ -121,10 +121,10 @@ def page_rows(console: Console, source: str, width: int) -> list[str]:
     lines = source.split("\n")
     rows: list[str] = []
     for block in blocks(source):
-        part = fitting(lines[block.start : block.end], block.columns)
+        written = lines[block.start : block.end]
+        part = fitting(written, block.columns)
         if part is None or block.columns * NARROWEST_COLUMN > width:
             # No column, or no room for it: rich would leave cells out.
-            written = lines[block.start : block.end]
             own = [row for line in written if line for row in chopped(line, width)]
         else:
             own = rows_of(console, Page("\n".join(part)), width)
