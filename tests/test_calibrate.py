@@ -113,12 +113,17 @@ def test_broken_entries_are_measured_anew(entry):
     assert read(entry) is None
 
 
-def test_a_curve_taken_under_load_is_measured_anew(tmp_path):
-    store = Store("here", tmp_path / "costs.json")
+def measured(folder):
+    """A store, and a pair with the curve in it, and its costs."""
+    store = Store("here", folder / "costs.json")
     pair = Pair.of(make_model("llama"), make_drafter())
     store.put(about(pair), {"verify": {1: 2.0, 8: 3.0}, "draft": {8: 0.2}})
     calibrate.calibrate(pair, print, store)
-    costs = pair.pace.costs
+    return store, pair, pair.pace.costs
+
+
+def test_a_curve_taken_under_load_is_measured_anew(tmp_path):
+    store, pair, costs = measured(tmp_path)
     for seconds, kept in ((4.0, True), (1.8, True), (1.0, False)):
         costs.use(costs.curve)
         for _ in range(20):
@@ -133,11 +138,7 @@ def test_a_curve_taken_under_load_is_measured_anew(tmp_path):
 
 def test_a_slow_reader_is_no_reason_to_measure_anew(tmp_path):
     """Passes go on while the caller has the turn, so little of them is left to time."""
-    store = Store("here", tmp_path / "costs.json")
-    pair = Pair.of(make_model("llama"), make_drafter())
-    store.put(about(pair), {"verify": {1: 2.0, 8: 3.0}, "draft": {8: 0.2}})
-    calibrate.calibrate(pair, print, store)
-    costs = pair.pace.costs
+    store, pair, costs = measured(tmp_path)
     for _ in range(20):
         costs.see(PLAIN, 1, 0, 0.2, away=1.8)
     calibrate.doubt(pair, store)
