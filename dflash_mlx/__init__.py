@@ -1,6 +1,6 @@
 """DFlash speculative decoding on MLX: the same words, several times faster.
 
-    from dflash_mlx import load, generate
+    from . import load, generate
 
     pair, tokenizer = load("tiny")
     print(generate(pair, tokenizer, "Hello!"))
@@ -17,11 +17,11 @@ _HOMES = {
     "generate": "engine",
     "stream_generate": "engine",
     "GenerationResponse": "engine",
-    "Stats": "engine",
-    "decode": "loop",
+    "Stats": "stats",
+    "decode": "decoding.loop",
     "Round": "types",
     "Sampling": "types",
-    "PromptCache": "prompt_cache",
+    "PromptCache": "cache.prompt_cache",
     "DFlashError": "errors",
 }
 

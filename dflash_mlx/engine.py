@@ -17,14 +17,14 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import device
-from .calibrate import doubt
-from .chat_template import refused
-from .loop import decode, token_limit, usable
+from .cache.prompt_cache import PromptCache
+from .decoding.loop import decode, token_limit, usable
+from .decoding.sampling import LogitsProcessor, Sampler, log_probabilities
 from .pair import Pair
-from .prompt_cache import PromptCache
-from .sampling import LogitsProcessor, Sampler, log_probabilities
 from .stats import UNDRAFTED, Stats
-from .text import TextStream
+from .text.chat_template import refused
+from .text.stream import TextStream
+from .tuning.calibrate import doubt
 from .types import KVBits, Round, Sampling
 
 # A round that takes this many seconds, and so many times the usual, has met a kernel

@@ -1,14 +1,13 @@
 """Names and folders to a Pair and its tokenizer.
 
 Owns the order of things: files first, then the checks that need only config.json,
-then memory, then weights. What a repository is, is hub.py's; which drafter belongs
+then memory, then weights. What a repository is, is download.py's; which drafter belongs
 to which target, registry.py's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +18,7 @@ import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer, quantize_model
 
-from . import device, hub, registry
-from .activation import choose_dtype
-from .calibrate import calibrate
-from .equip import equip, quiet
+from . import device
 from .errors import (
     ConfigError,
     MissingFilesError,
@@ -32,6 +28,8 @@ from .errors import (
     UnsupportedError,
     WeightsError,
 )
+from .hub import download, registry
+from .hub.find import find_drafter, folder_of_drafter, folder_of_target, read_config
 from .metal.dispatch import check_mode
 from .models.drafters import load_folder
 from .models.drafters import read_config as read_draft_config
@@ -39,9 +37,11 @@ from .models.drafters.checkpoint import brief
 from .models.drafters.config import DFlashConfig
 from .models.drafters.dflash import DFlash
 from .pair import Pair, check_fit, check_taps
+from .tuning.calibrate import calibrate
+from .tuning.draft_dtype import choose_dtype
+from .tuning.kernels import equip, quiet
 from .types import require
 
-TINY = Path(__file__).parent / "models" / "tiny"
 GROUP_SIZES = (64, 32)
 
 
@@ -179,93 +179,6 @@ def quantize_linear(model: nn.Module, bits: int) -> None:
     mx.eval(model.parameters())
 
 
-def folder_of_target(model: str, revision: str | None) -> Path:
-    """The folder of an alias, Hub id or folder name."""
-    name = registry.resolve(model)
-    return TINY if name == registry.TINY else hub.folder_of(name, revision)
-
-
-def folder_of_drafter(name: str, revision: str | None = None) -> Path:
-    """The folder of a drafter's alias, Hub id or folder name."""
-    name = registry.resolve_drafter(name)
-    if name in registry.EMBEDDED:
-        return TINY / registry.EMBEDDED[name]
-    return hub.folder_of(name, revision)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a target's folder, with the numbers that everything needs.
-
-    Raises:
-        ConfigError: It is no JSON object, or lacks one of them.
-    """
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{file} is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"{file} is no JSON object.")
-    numbers = registry.numbers_of(config)
-    for field, value in numbers.items():
-        kind = str if field == "model_type" else int
-        if value is not None and type(value) is not kind:
-            raise ConfigError(f"{file} gives {field} as {value!r}.")
-    lacking = [field for field, value in numbers.items() if value is None]
-    if lacking:
-        lacking = ["num_hidden_layers" if n == "num_layers" else n for n in lacking]
-        raise ConfigError(
-            f"{file} has no {', '.join(lacking)}.",
-            "Is this the folder of a language model?",
-        )
-    return config
-
-
-def find_drafter(
-    config: dict[str, Any], model: str, folder: Path, draft: str | None
-) -> tuple[Path | None, str]:
-    """The drafter's folder, or why there is none.
-
-    A drafter that was found, not named, and cannot be had leaves plain decoding.
-    """
-    name, reason = name_drafter(config, f"{model} {folder}", draft)
-    if name is None:
-        return None, reason
-    try:
-        return folder_of_drafter(name), ""
-    except MissingFilesError as error:
-        if draft:
-            raise
-        return None, f"its drafter is not to be had: {error}"
-
-
-def name_drafter(
-    config: dict[str, Any], target: str, draft: str | None
-) -> tuple[str | None, str]:
-    """Which drafter is meant, or why none; nothing is fetched.
-
-    Args:
-        config: The target's config.json.
-        target: Its names.
-        draft: The drafter that was asked for; None finds the published one.
-    """
-    if draft == "none":
-        return None, "drafting is off"
-    if draft:
-        return draft, ""
-    found = registry.find_target(config, target)
-    if len(found) > 1:
-        names = ", ".join(f"{e.name} ({e.drafters[0].repo})" for e in found)
-        return None, f"the model may be any of {names}: choose with --draft"
-    if not found:
-        return None, "no drafter is known for this model"
-    usable = [drafter for drafter in found[0].drafters if drafter.runs]
-    if not usable:
-        kinds = ", ".join(f"{d.repo} ({d.kind})" for d in found[0].drafters)
-        return None, f"this version cannot run the drafters of this model: {kinds}"
-    return usable[0].repo, ""
-
-
 def check_pair(config: dict[str, Any], drafter: DFlashConfig) -> None:
     """Raise PairError unless drafter and target fit, by their configs alone."""
     target = registry.numbers_of(config)
@@ -286,9 +199,9 @@ def check_memory(folder: Path, draft_folder: Path | None) -> None:
 
     Quantizing at load reads the weights as they are, so the files' sizes count.
     """
-    sizes = {"the target": hub.weight_bytes(folder)}
+    sizes = {"the target": download.weight_bytes(folder)}
     if draft_folder:
-        sizes["the drafter"] = hub.weight_bytes(draft_folder)
+        sizes["the drafter"] = download.weight_bytes(draft_folder)
     check_sizes(sizes)
 
 

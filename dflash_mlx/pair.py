@@ -13,10 +13,11 @@ import mlx.nn as nn
 
 from .errors import PairError, UnsupportedError
 from .metal.dispatch import Dispatch
+from .models import fingerprint
 from .models.drafters.base import Drafter
 from .models.targets import make_target
 from .models.targets.base import Target
-from .width import Pace
+from .speculation.controller import Pace
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,13 @@ class Pair:
     def drop_kernels(self, why: str) -> bool:
         """Take every kernel out of service; whether one was in service."""
         return any([dispatch.drop_all(why) for dispatch in self.kernels])
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells this target and drafter from others, for files of their caches."""
+        return {
+            "model": fingerprint.of_target(self.target),
+            "drafter": fingerprint.of_drafter(self.drafter),
+        }
 
     def require_drafter(self) -> None:
         """Raise UnsupportedError when nothing can be drafted."""

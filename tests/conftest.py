@@ -1,20 +1,17 @@
 """Shared set-up: the CPU, imports of the helpers beside the tests, emulated Metal."""
 
 import signal
-import sys
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 mx.set_default_device(mx.cpu)
 
-import emulator  # noqa: E402
-
-from dflash_mlx import calibrate, device, load  # noqa: E402
-from dflash_mlx.costs import GUESS  # noqa: E402
+from dflash_mlx import device, load  # noqa: E402
 from dflash_mlx.metal import kernel  # noqa: E402
+from dflash_mlx.speculation.costs import GUESS  # noqa: E402
+from dflash_mlx.tuning import calibrate  # noqa: E402
+from tests import emulator  # noqa: E402
 
 # A shell starts what runs in its background deaf to Ctrl-C, which tests press.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -161,7 +161,7 @@ def test_progress_is_told(tiny):
 
 
 def test_drafts_behind_the_end_are_not_held_against_the_drafter(tiny, ids):
-    from tiny import Script
+    from tests.equipment.tiny import Script
 
     pair, tokenizer = tiny
     tokens = [r.token for r in answer(pair, tokenizer, ids, speculate=False)[1]]

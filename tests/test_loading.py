@@ -10,11 +10,9 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from hub_server import Hub
 from mlx.utils import tree_flatten
-from tiny import make_drafter
 
-from dflash_mlx import device, load, load_drafter, registry
+from dflash_mlx import device, load, load_drafter
 from dflash_mlx.errors import (
     ConfigError,
     DFlashError,
@@ -26,9 +24,13 @@ from dflash_mlx.errors import (
     UnsupportedError,
     WeightsError,
 )
-from dflash_mlx.loading import TINY, check_pair, find_drafter
+from dflash_mlx.hub import registry
+from dflash_mlx.hub.find import TINY, find_drafter
+from dflash_mlx.loading import check_pair
 from dflash_mlx.models.drafters import save_folder
 from dflash_mlx.models.drafters.config import DFlashConfig
+from tests.equipment.hub_server import Hub
+from tests.equipment.tiny import make_drafter
 
 
 @pytest.fixture
@@ -384,11 +386,11 @@ def test_a_found_drafter_that_does_not_run_leaves_plain_decoding(folder):
     change(folder / "drafter" / "config.json", dspark_bonus_anchor=True)
     with pytest.raises(ConfigError, match="dspark_bonus_anchor"):
         load(str(folder), str(folder / "drafter"))
-    from dflash_mlx import loading
+    from dflash_mlx.hub import find
 
-    before, loading.TINY = loading.TINY, folder
+    before, find.TINY = find.TINY, folder
     try:
         pair, _ = load("tiny")
     finally:
-        loading.TINY = before
+        find.TINY = before
     assert pair.drafter is None and "dspark_bonus_anchor" in pair.reason

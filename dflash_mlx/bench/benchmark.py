@@ -13,12 +13,24 @@ from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..loop import decode
+from ..decoding.loop import decode
 from ..pair import Pair
 from ..types import Sampling, require
-from .contenders import PLAIN, Answer, Contender, Ours, Request, Stock
+from .contenders import (
+    PLAIN,
+    Answer,
+    Contender,
+    Ours,
+    Request,
+    Stock,
+)
 from .remote import Server
-from .suites import Prompt, check_room, ids_of, padded
+from .suites import (
+    Prompt,
+    check_room,
+    ids_of,
+    padded,
+)
 from .verify import margin
 
 # Called with (answers done, answers in all, what comes next).

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..chat_template import apply_template
 from ..device import describe
 from ..engine import GenerationResponse, stream_generate
 from ..loading import load
+from ..text.chat_template import apply_template
 
 PROMPTS = (
     "What is 487 + 356?",

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..calibrate import calibrate
-from ..equip import equip, quiet
 from ..loading import load, quantize_linear
 from ..models.drafters import make
 from ..pair import Pair
+from ..tuning.calibrate import calibrate
+from ..tuning.kernels import equip, quiet
 
 UNTRAINED = "untrained"
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import MissingPackageError, OptionError
-from .published import INSTALL
+from .data_sets import INSTALL
 from .results import Row
 
 # A position that was drafted less often has no point.

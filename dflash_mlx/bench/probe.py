@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..chat_template import apply_template
 from ..engine import stream_generate
 from ..loading import check_pair
 from ..models.drafters import load_folder
@@ -19,6 +18,7 @@ from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
 from ..pair import Pair
 from ..stats import Stats
+from ..text.chat_template import apply_template
 
 PROMPTS = (
     "What is 48 + 76?",

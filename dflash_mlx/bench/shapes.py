@@ -25,16 +25,23 @@ from importlib.resources import files
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from .. import device, registry
-from ..calibrate import calibrate
+from .. import device
 from ..convert import DTYPES
-from ..equip import Notice, equip, quiet
 from ..errors import NotEnoughMemoryError, OptionError
+from ..hub import registry
 from ..loading import load
 from ..metal.dispatch import check_mode
 from ..pair import Pair
+from ..tuning.calibrate import calibrate
+from ..tuning.kernels import Notice, equip, quiet
 from ..types import require
-from .widen import GROUP, RACE, DraftShape, Shape, widen
+from .widen import (
+    GROUP,
+    RACE,
+    DraftShape,
+    Shape,
+    widen,
+)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..chat_template import apply_template
 from ..engine import encode
 from ..errors import OptionError, PromptError
+from ..text.chat_template import apply_template
 from ..train.exercises import draw
 
 BUILTIN = "builtin"

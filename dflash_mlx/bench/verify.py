@@ -14,11 +14,11 @@ from itertools import zip_longest
 import mlx.core as mx
 import typer
 
-from ..chat_template import apply_template
+from ..decoding.loop import decode
 from ..device import describe
 from ..loading import load
-from ..loop import decode
 from ..pair import Pair
+from ..text.chat_template import apply_template
 
 PROMPTS = (
     "What is 48 + 76?",

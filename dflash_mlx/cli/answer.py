@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import answering as a
+from ..terminal import answer_options as a
 from ..terminal import options as o
 from .app import command
 
@@ -42,8 +42,8 @@ def generate(
     dflash-mlx generate "Write a haiku." --temp 0.7 --seed 1 --json
     """
     from ..terminal import generate as terminal
-    from ..terminal.ask import Ask
-    from ..terminal.question import read_prompt
+    from ..terminal.answer_request import Ask
+    from ..terminal.stdin import read_prompt
 
     shown = o.truth(verbose, "--verbose")
     ask = Ask.of(asked, sampling, short)
@@ -66,8 +66,8 @@ def chat(
 
     dflash-mlx chat --model qwen3-8b --system-prompt "Answer in French." --temp 0.7
     """
-    from ..terminal import chat as terminal
-    from ..terminal.ask import Ask
+    from ..terminal.answer_request import Ask
+    from ..terminal.chat import session as terminal
 
     ask = Ask.of(asked, sampling, short)
     terminal.run(ask, thinking, looks, verbose=o.truth(verbose, "--verbose"))

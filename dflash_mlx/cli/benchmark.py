@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..terminal import completion
 from ..terminal import options as o
+from ..terminal import shell_completion
 from .app import command
 
 WHAT = "What is asked"
@@ -25,7 +25,7 @@ class Subject:
         o.option(
             "--draft --draft-model",
             "A drafter, or untrained: random weights.",
-            autocompletion=completion.drafters,
+            autocompletion=shell_completion.drafters,
         ),
     ] = None
     shape: Annotated[
@@ -33,7 +33,7 @@ class Subject:
         o.option(
             "--shape",
             "The embedded pair at the size of this model.",
-            autocompletion=completion.shapes,
+            autocompletion=shell_completion.shapes,
         ),
     ] = None
     quantize: o.Quantize = None
@@ -44,9 +44,9 @@ class Subject:
         list[str] | None,
         o.option(
             "--suite",
-            f"{', '.join(completion.SUITES)}.",
+            f"{', '.join(shell_completion.SUITES)}.",
             WHAT,
-            autocompletion=completion.words(*completion.SUITES),
+            autocompletion=shell_completion.words(*shell_completion.SUITES),
         ),
     ] = None
     classes: Annotated[
@@ -55,7 +55,7 @@ class Subject:
             "--classes",
             "Of the built-in suite: chat,code; all of them.",
             WHAT,
-            autocompletion=completion.classes,
+            autocompletion=shell_completion.classes,
         ),
     ] = None
     samples: Annotated[

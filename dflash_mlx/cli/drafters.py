@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import completion
 from ..terminal import options as o
+from ..terminal import shell_completion
 from .app import command
 
 PROBE = "Probe"
@@ -20,7 +20,7 @@ Target = Annotated[
     o.option(
         "--model",
         "A target to measure with: alias, Hub id, folder.",
-        autocompletion=completion.models,
+        autocompletion=shell_completion.models,
     ),
 ]
 READING = "Reading"
@@ -28,7 +28,7 @@ Drafter = Annotated[
     str,
     typer.Argument(
         help="Drafter: folder, Hub id, or the alias of its target.",
-        autocompletion=completion.targets_of_drafters,
+        autocompletion=shell_completion.targets_of_drafters,
     ),
 ]
 
@@ -49,7 +49,7 @@ def inspect(
 
     dflash-mlx inspect z-lab/Qwen3-8B-DFlash-b16 --model qwen3-8b
     """
-    from ..terminal.inspect import run
+    from ..terminal.inspect_drafter import run
 
     run(
         drafter,
@@ -75,7 +75,7 @@ def convert(
         o.option(
             "--dtype",
             "bfloat16, float16 or float32.",
-            autocompletion=completion.words("bfloat16", "float16", "float32"),
+            autocompletion=shell_completion.words("bfloat16", "float16", "float32"),
         ),
     ] = None,
     tap_shift: Annotated[

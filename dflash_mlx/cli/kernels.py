@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import completion
 from ..terminal import options as o
+from ..terminal import shell_completion
 from .app import command
 
 
@@ -18,7 +18,7 @@ def kernels(
         o.option(
             "--model",
             "Measure this model's shapes anew.",
-            autocompletion=completion.models,
+            autocompletion=shell_completion.models,
         ),
     ] = None,
     draft: o.Draft = None,
@@ -88,12 +88,13 @@ def verify(
     """
     from ..bench.verify import run
     from ..loading import check_options
-    from ..terminal import firstrun, progress
-    from ..terminal.ask import note
+    from ..terminal import download
+    from ..terminal.answer_request import note
+    from ..terminal.screen import progress
 
     mode = o.kernel_mode(kernels, exact)
     check_options(quantize, draft_quantize, kernels=mode)
-    firstrun.fetch(model, draft, notice=note, shown=progress.wanted(as_json=json))
+    download.fetch(model, draft, notice=note, shown=progress.wanted(as_json=json))
     run(
         prompts,
         model=model,

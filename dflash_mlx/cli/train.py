@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import completion
 from ..terminal import options as o
+from ..terminal import shell_completion
 from .app import command
 
 TRAINING = "Training"
@@ -25,7 +25,7 @@ class Training:
             "--kind",
             "dflash, dflash2 or dspark.",
             TRAINING,
-            autocompletion=completion.words(*completion.KINDS),
+            autocompletion=shell_completion.words(*shell_completion.KINDS),
         ),
     ] = "dflash"
     warm_start: Annotated[
@@ -47,7 +47,7 @@ class Training:
             "--markov-head",
             "vanilla, gated or rnn.",
             TRAINING,
-            autocompletion=completion.words("vanilla", "gated", "rnn"),
+            autocompletion=shell_completion.words("vanilla", "gated", "rnn"),
         ),
     ] = None
     taps: Annotated[

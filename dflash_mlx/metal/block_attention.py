@@ -14,7 +14,12 @@ from math import e, inf, log2, sqrt
 
 import mlx.core as mx
 
-from .kernel import LEAST_ELEMENTS, Case, Kernel, compiled
+from .kernel import (
+    LEAST_ELEMENTS,
+    Case,
+    Kernel,
+    compiled,
+)
 
 NAME = "block_attention"
 HEAD_DIMS = (32, 64, 72, 80, 96, 128, 192, 256)

@@ -15,7 +15,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from .kernel import LEAST_ELEMENTS, Case, Kernel, compiled
+from .kernel import (
+    LEAST_ELEMENTS,
+    Case,
+    Kernel,
+    compiled,
+)
 
 MOST_ROWS = 16
 BITS, GROUP_SIZES = (4, 8), (32, 64, 128)

@@ -14,7 +14,13 @@ import mlx.core as mx
 
 from . import KERNELS
 from .delta_rule import DELTA
-from .gate import FAILURES, Operation, fault, first_line, outputs
+from .gate import (
+    FAILURES,
+    Operation,
+    fault,
+    first_line,
+    outputs,
+)
 from .gated_delta_block import BLOCK, REWIND
 from .kernel import Case, Kernel
 from .layers import OPERATIONS

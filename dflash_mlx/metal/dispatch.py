@@ -14,9 +14,21 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import OptionError
-from .gate import BUCKETS, FAILURES, Operation, Request, first_line, judge
+from .gate import (
+    BUCKETS,
+    FAILURES,
+    Operation,
+    Request,
+    first_line,
+    judge,
+)
 from .kernel import Case, Kernel, fingerprint
-from .verdicts import STOCK, Verdict, Verdicts, default_file
+from .verdicts import (
+    STOCK,
+    Verdict,
+    Verdicts,
+    default_file,
+)
 
 MODES = ("auto", "off", "exact")
 MOST_ROWS = BUCKETS[-1]

@@ -16,18 +16,25 @@ from rich.progress import Progress as Bar
 
 from .. import device
 from ..bench import plot, results
-from ..bench.benchmark import Progress, Run, Settings, contenders_of, measure
+from ..bench.benchmark import (
+    Progress,
+    Run,
+    Settings,
+    contenders_of,
+    measure,
+)
+from ..bench.data_sets import published
 from ..bench.pairs import UNTRAINED, open_pair
-from ..bench.published import published
 from ..bench.remote import Server
 from ..bench.results import Row
 from ..bench.suites import BUILTIN, Prompt, builtin
 from ..errors import OptionError
-from ..loading import folder_of_target, read_config, read_tokenizer
+from ..hub.find import folder_of_target, read_config
+from ..loading import read_tokenizer
 from ..types import require
-from . import firstrun
-from .ask import note
-from .figures import show
+from . import download
+from .answer_request import note
+from .benchmark_table import show
 from .options import names, numbers
 
 
@@ -163,7 +170,7 @@ def opened(asked: Measure):
     if asked.local:
         if asked.shape is None:
             draft = None if asked.draft == UNTRAINED else asked.draft
-            firstrun.fetch(asked.model, draft, notice=note)
+            download.fetch(asked.model, draft, notice=note)
         return open_pair(
             asked.model,
             asked.draft,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ..bench.probe import PROMPTS, measure
 from ..convert import Changes, convert
-from ..loading import check_options, check_pair, folder_of_drafter, load
+from ..hub.find import folder_of_drafter
+from ..loading import check_options, check_pair, load
 from ..pair import Pair
-from . import firstrun
-from .ask import note
+from . import download
+from .answer_request import note
 
 
 def run(
@@ -37,7 +38,7 @@ def run(
     judge = None
     if model is not None:
         check_options(quantize)
-        firstrun.fetch(model, "none", notice=note)
+        download.fetch(model, "none", notice=note)
         target, tokenizer = load(
             model,
             "none",

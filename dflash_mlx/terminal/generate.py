@@ -8,15 +8,15 @@ from pathlib import Path
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..chat_template import apply_template, marks
+from ..cache.prompt_cache import PromptCache, common_prefix
 from ..engine import GenerationResponse, encode, summary
 from ..errors import BrokenFileError, MissingFilesError, OptionError
 from ..pair import Pair
-from ..prompt_cache import PromptCache, common_prefix
-from . import progress
-from .answering import PromptOptions, ThinkingOptions
-from .aside import set_aside
-from .ask import Ask, note
+from ..text.chat_template import apply_template, marks
+from .answer_options import PromptOptions, ThinkingOptions
+from .answer_request import Ask, note
+from .chat.aside import set_aside
+from .screen import progress
 from .thinking import Thinking, warnings
 
 
@@ -175,10 +175,10 @@ def open_cache(file: Path | None, pair: Pair, most: int | None) -> PromptCache:
     """
     if file is None or not file.exists():
         return PromptCache(pair, most)
-    from .. import cache_file
+    from ..cache import file
 
     try:
-        return cache_file.load(file, pair, most)
+        return file.load(file, pair, most)
     except BrokenFileError as error:
         try:
             note(f"{error.message} It is {set_aside(file)} now, and made anew.")
@@ -190,9 +190,9 @@ def open_cache(file: Path | None, pair: Pair, most: int | None) -> PromptCache:
 def keep_cache(file: Path | None, cache: PromptCache) -> None:
     """Write the file of --prompt-cache-file unless it is there."""
     if file is not None and not file.exists():
-        from .. import cache_file
+        from ..cache import file
 
-        cache_file.save(cache, file)
+        file.save(cache, file)
 
 
 def finish(

@@ -6,14 +6,14 @@ import mlx.core as mx
 from rich.table import Table
 
 from ..device import describe
-from ..equip import equip
 from ..errors import OptionError, UnsupportedError
 from ..loading import check_options, load
 from ..metal.check import Finding, check
 from ..metal.dispatch import machine
 from ..metal.verdicts import Verdicts, default_file
-from . import firstrun
-from .ask import note
+from ..tuning.kernels import equip
+from . import download
+from .answer_request import note
 from .models import put
 
 
@@ -46,7 +46,7 @@ def measure(
     """Measure a pair's shapes anew, and print all verdicts."""
     require_metal()
     check_options(quantize, draft_quantize)
-    firstrun.fetch(model, draft, notice=note)
+    download.fetch(model, draft, notice=note)
     pair, _ = load(
         model,
         draft,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from .. import families
-from ..registry import targets
+from ..hub import architectures
+from ..hub.registry import targets
 
 
 def show() -> None:
@@ -28,13 +28,13 @@ def show() -> None:
 
 def show_families() -> None:
     """Print every architecture of mlx-lm with what it can do here."""
-    versions, found = families.read()
+    versions, found = architectures.read()
     table = Table("architecture", "decodes", "against single rows", "caches", "why")
     for family in found:
         agreement = f"within {family.difference:.0e}"
         if family.exact:
             agreement = "bit for bit"
-        elif family.verdict != families.DRAFTS:
+        elif family.verdict != architectures.DRAFTS:
             agreement = ""
         table.add_row(
             family.name, family.verdict, agreement, family.caches, family.reason

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
-from . import completion
+from . import shell_completion
 
 PROMPT = "Prompt"
 SAMPLING = "Sampling"
@@ -30,13 +30,13 @@ def option(name: str, help: str, panel: str = "Model", **more):
 OURS = ("messages", "conversation", "add_generation_prompt", "continue_final_message")
 OURS += ("tokenize", "padding", "truncation", "max_length", "return_tensors")
 OURS += ("return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs")
-BITS = completion.words("4", "8")
+BITS = shell_completion.words("4", "8")
 Model = Annotated[
     str,
     option(
         "--model",
         "Alias, Hub id or folder; `dflash-mlx models` lists aliases.",
-        autocompletion=completion.models,
+        autocompletion=shell_completion.models,
     ),
 ]
 Draft = Annotated[
@@ -44,7 +44,7 @@ Draft = Annotated[
     option(
         "--draft --draft-model",
         "The drafter; found by itself when left out.",
-        autocompletion=completion.drafters,
+        autocompletion=shell_completion.drafters,
     ),
 ]
 Quantize = Annotated[
@@ -70,7 +70,7 @@ Kernels = Annotated[
         "--kernels",
         "Metal kernels: auto, off, or exact.",
         metavar="MODE",
-        autocompletion=completion.words(*completion.KERNELS),
+        autocompletion=shell_completion.words(*shell_completion.KERNELS),
     ),
 ]
 Exact = Annotated[
@@ -105,7 +105,7 @@ Verbose = Annotated[
         "The summary on stderr.",
         OUTPUT,
         metavar="T|F",
-        autocompletion=completion.words("T", "F"),
+        autocompletion=shell_completion.words("T", "F"),
     ),
 ]
 

@@ -9,13 +9,18 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..chat_template import apply_template
 from ..errors import OptionError, PromptError
-from ..loading import name_drafter
+from ..hub.find import name_drafter
+from ..hub.registry import (
+    DrafterEntry,
+    drafter_entry,
+    resolve,
+    resolve_drafter,
+)
 from ..pair import Pair
-from ..registry import DrafterEntry, drafter_entry, resolve, resolve_drafter
+from ..text.chat_template import apply_template
 from ..types import require
-from .answering import Answering
+from .answer_options import Answering
 
 MODES = ("auto", "on", "off")
 # The variables of templates that switch thinking; mlx-lm has its own word for the

@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from .. import rollback
+from ..cache import rollback
 from ..errors import OptionError
 from ..loading import check_options, load
 from ..train.answers import read_questions, write_answers
-from ..train.drafter import Report, Run, check_enough, start
+from ..train.drafter import (
+    Report,
+    Run,
+    check_enough,
+    start,
+)
 from ..train.settings import TrainOptions
-from . import firstrun
-from .ask import note
+from . import download
+from .answer_request import note
 
 
 def run(
@@ -38,7 +43,7 @@ def run(
     """
     questions = read_questions(data)
     check_options(quantize)
-    firstrun.fetch(model, "none", notice=note)
+    download.fetch(model, "none", notice=note)
     pair, tokenizer = load(
         model,
         "none",

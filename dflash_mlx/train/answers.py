@@ -18,9 +18,9 @@ from mlx.utils import tree_flatten
 from mlx_lm.generate import batch_generate
 from mlx_lm.sample_utils import make_sampler
 
-from ..chat_template import apply_template
 from ..errors import DataError, OptionError
 from ..pair import Pair
+from ..text.chat_template import apply_template
 from ..types import require
 
 # Conversations answered together; the file grows by so many at a time.

@@ -18,16 +18,21 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
+from ..decoding.loop import decode
 from ..errors import DataError, OptionError
 from ..loading import check_pair, load_drafter
-from ..loop import decode
 from ..models.drafters import make, save_folder
 from ..models.drafters.checkpoint import compare
 from ..models.drafters.dflash import DFlash
 from ..models.drafters.dspark import DSpark
 from ..pair import Pair
 from .answers import Example
-from .objective import Batch, loss, make_batch, teacher_rows
+from .objective import (
+    Batch,
+    loss,
+    make_batch,
+    teacher_rows,
+)
 from .optim import make_optimizer, make_step
 from .settings import TrainOptions, new_config
 

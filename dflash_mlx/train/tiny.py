@@ -192,7 +192,7 @@ DRAFTER = TrainOptions(
 
 
 # From the finished DFlash head, as many updates of each kind as take the same time.
-HEAD = replace(DRAFTER, lr=1e-3, rank=64)
+HEAD_RANKS = {"dflash": None, "dflash2": 64, "dspark": 64}
 HEAD_STEPS = {"dflash": 730, "dflash2": 600, "dspark": 600}
 
 
@@ -202,10 +202,21 @@ def make_drafter(out: Path) -> None:
     save_folder(run.drafter, out / "drafter")
 
 
+def head_options(out: Path, kind: str, rank: int | None) -> TrainOptions:
+    """Options of a head of `kind` that starts from the DFlash head of `out`."""
+    return replace(
+        DRAFTER,
+        kind=kind,
+        rank=rank,
+        lr=1e-3,
+        steps=HEAD_STEPS[kind],
+        warm_start=str(out / "drafter"),
+    )
+
+
 def make_dflash2(out: Path, bits: int = 3) -> None:
     """Train the embedded DFlash 2 head; what fits beside the rest is 3 bits of it."""
-    source, steps = str(out / "drafter"), HEAD_STEPS["dflash2"]
-    options = replace(HEAD, kind="dflash2", warm_start=source, steps=steps, rank=16)
+    options = head_options(out, "dflash2", rank=16)
     work = out.with_name(f"{out.name}-dflash2")
     train_drafter(out, work, options)
     drafter = load_folder(work)
@@ -217,8 +228,7 @@ def make_head(kind: str) -> Callable[[Path], None]:
     """A stage that trains a drafter of `kind` beside `out`, from the DFlash head."""
 
     def stage(out: Path) -> None:
-        source, steps = str(out / "drafter"), HEAD_STEPS[kind]
-        options = replace(HEAD, kind=kind, warm_start=source, steps=steps)
+        options = head_options(out, kind, HEAD_RANKS[kind])
         train_drafter(out, out.with_name(f"{out.name}-head-{kind}"), options)
 
     return stage

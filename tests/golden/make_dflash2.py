@@ -4,15 +4,16 @@ As make_dflash_v1.py, with the logits of every slot and the path that the select
 walks greedily. The published code keeps the codebooks as embeddings; checkpoints hold
 them as bare parameters, and so do these arrays.
 
-    python tests/golden/make_dflash2.py
+    python -m tests.golden.make_dflash2
 """
 
 from pathlib import Path
 
 import mlx.core as mx
-from make_dflash_v1 import ROUNDS, SHAPE, Target
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import RotatingKVCache
+
+from tests.golden.make_dflash_v1 import ROUNDS, SHAPE, Target
 
 EXTRAS = {
     "conv_kernel_size": 2,

@@ -10,7 +10,7 @@ order only; after a round of one row mlx-lm's RotatingKVCache gives them in ring
 Here its caches always append in temporal order, which is what the drafter was trained
 with.
 
-    python tests/golden/make_dflash_v1.py
+    python -m tests.golden.make_dflash_v1
 """
 
 from pathlib import Path

@@ -6,7 +6,7 @@ full window where there is one), logits of every slot that predicts, and the pat
 the vanilla Markov head walks greedily. mlx-dspark has no gated or rnn head; those are
 tested against their formulas.
 
-    python tests/golden/make_dspark.py
+    python -m tests.golden.make_dspark
 """
 
 import json

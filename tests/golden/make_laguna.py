@@ -9,7 +9,7 @@ mlx-vlm hands a layer's attention the context rows as they are. SGLang's
 DFlashLagunaForCausalLM, which serves these checkpoints, passes them through the layer's
 input norm first (`prepare_context_hidden_for_kv`); so does this script.
 
-    python tests/golden/make_laguna.py
+    python -m tests.golden.make_laguna
 """
 
 from pathlib import Path

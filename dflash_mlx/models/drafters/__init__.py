@@ -10,7 +10,12 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import packagings
-from .checkpoint import fill, pack, packed_bits, read_weights
+from .checkpoint import (
+    fill,
+    pack,
+    packed_bits,
+    read_weights,
+)
 from .config import DFlash2Config, DFlashConfig, DSparkConfig
 from .dflash import DFlash
 from .dflash2 import DFlash2

@@ -16,7 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ...errors import ConfigError, MissingFilesError, WeightsError
-from ...hub import missing_files
+from ...hub.download import missing_files
 
 MISSING = object()
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from .base import Choose, ContextCache
+from ...cache.context import ContextCache
+from .base import Choose
 from .config import GEMMA, SLIDING, DFlashConfig
 from .layers import GemmaLayer, KeysValues, Layer
 

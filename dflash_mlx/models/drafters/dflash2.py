@@ -11,7 +11,8 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from .base import Choose, ContextCache
+from ...cache.context import ContextCache
+from .base import Choose
 from .config import DFlash2Config
 from .dflash import DFlash
 from .layers import Layer

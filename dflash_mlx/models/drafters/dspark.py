@@ -9,7 +9,8 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from .base import Choose, ContextCache
+from ...cache.context import ContextCache
+from .base import Choose
 from .config import DSparkConfig
 from .dflash import DFlash
 

@@ -15,7 +15,13 @@ import mlx.core as mx
 
 from ...errors import ConfigError
 from .checkpoint import Config
-from .config import KINDS, OURS, SLIDING, DFlashConfig, DSparkConfig
+from .config import (
+    KINDS,
+    OURS,
+    SLIDING,
+    DFlashConfig,
+    DSparkConfig,
+)
 
 Weights = dict[str, mx.array]
 Settled = tuple[dict[str, Any], list[str]]

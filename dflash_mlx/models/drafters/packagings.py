@@ -16,8 +16,20 @@ import mlx.core as mx
 
 from ...errors import ConfigError, WeightsError
 from .checkpoint import Config
-from .config import QWEN, SLIDING, DFlash2Config, DFlashConfig, DSparkConfig
-from .packaging import SPECULATORS_KEYS, Packaging, Reading, Settled, Weights
+from .config import (
+    QWEN,
+    SLIDING,
+    DFlash2Config,
+    DFlashConfig,
+    DSparkConfig,
+)
+from .packaging import (
+    SPECULATORS_KEYS,
+    Packaging,
+    Reading,
+    Settled,
+    Weights,
+)
 
 # What a copy of the target's config says of the target, not of the drafter.
 COPIED = (

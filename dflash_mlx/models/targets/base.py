@@ -18,7 +18,7 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.pipeline import PipelineMixin
 
-from ... import kv, rollback
+from ...cache import kinds, rollback
 from ...errors import OptionError, UnsupportedError
 from ...types import KVBits
 from .replay import Recorder, Tape
@@ -104,13 +104,13 @@ class Target:
         """
         cache = make_prompt_cache(self.model)
         if self.exact:
-            kv.order(cache)
+            kinds.order(cache)
         if max_kv_size is not None:
             self._refuse_exact("max_kv_size")
-            kv.bound(cache, max_kv_size)
+            kinds.bound(cache, max_kv_size)
             # The model's masks may not go with a bound; its graph says so.
             probe = make_prompt_cache(self.model)
-            kv.bound(probe, max_kv_size)
+            kinds.bound(probe, max_kv_size)
             self.model(mx.zeros((1, 2), mx.uint32), cache=probe)
         return cache
 
@@ -142,7 +142,7 @@ class Target:
             Logits and features as `forward` gives them, and what is needed to rewind
             the model's recurrent layers; None where it has none.
         """
-        with kv.block_masks(cache):
+        with kinds.block_masks(cache):
             if not rollback.recurrent(cache):
                 return *self.forward(tokens, cache, taps), None
             view = self._view(taps, recorded=True)
@@ -189,11 +189,11 @@ class Target:
         if not options.bits:
             return
         self._refuse_exact("kv_bits")
-        kv.check_quantization(used, options.bits, options.group_size)
+        kinds.check_quantization(used, options.bits, options.group_size)
         cache = self.make_cache()
-        before = [type(entry) for entry in kv.flat(cache)]
-        kv.quantize(cache, options.bits, options.group_size, 0)
-        if before == [type(entry) for entry in kv.flat(cache)]:
+        before = [type(entry) for entry in kinds.flat(cache)]
+        kinds.quantize(cache, options.bits, options.group_size, 0)
+        if before == [type(entry) for entry in kinds.flat(cache)]:
             raise OptionError(
                 "kv_bits has nothing to quantize: this model's layers keep no growing "
                 "KV cache.",

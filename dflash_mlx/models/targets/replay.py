@@ -25,7 +25,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import ArraysCache
 
-from ... import rollback
+from ...cache import rollback
 from ...metal.delta_rule import DeltaRule
 from ...metal.delta_rule import Tape as DeltaTape
 from ...rebind import known_as

@@ -1,0 +1,59 @@
+"""How good the embedded pair is, on exercises that it was never trained on.
+
+    python -m benchmarks.quality [--prompts 200]
+
+Greedy, block size 8: right answers, tokens per round, acceptance by position.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from random import Random
+
+from dflash_mlx.device import describe
+from dflash_mlx.engine import stream_generate
+from dflash_mlx.loading import load
+from dflash_mlx.stats import Stats
+from dflash_mlx.text.chat_template import apply_template
+from dflash_mlx.train.exercises import draw
+
+SEED = 2026
+
+
+def measure(pair, tokenizer, exercises, max_tokens: int = 400) -> tuple[int, Stats]:
+    """Answers right to the letter, and the counters of all answers together."""
+    right, pooled = 0, Stats()
+    options = {"max_tokens": max_tokens, "block_size": pair.drafter.block_size}
+    for prompt, wanted in exercises:
+        ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
+        text = ""
+        for response in stream_generate(pair, tokenizer, ids, **options):
+            text += response.text
+        right += text == wanted
+        pooled.add(response.stats)
+    return right, pooled
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=200)
+    args = parser.parse_args()
+    pair, tokenizer = load("tiny")
+    rng = Random(SEED)
+    exercises = [draw(rng, held_out=True) for _ in range(args.prompts)]
+    right, stats = measure(pair, tokenizer, exercises)
+    print(f"{right} of {args.prompts} held-out answers right to the letter")
+    print(f"{stats.tokens_per_round:.2f} tokens per round, {stats.rounds} rounds")
+    print(
+        "| draft | "
+        + " | ".join(str(i + 1) for i in range(len(stats.acceptance)))
+        + " |"
+    )
+    print("| kept | " + " | ".join(f"{share:.2f}" for share in stats.acceptance) + " |")
+    print(json.dumps({"right": right, **stats.as_dict(), "machine": describe()}))
+
+
+if __name__ == "__main__":
+    main()

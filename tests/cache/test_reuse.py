@@ -1,0 +1,315 @@
+"""Caches between prompts: what goes back, what is forgotten, what a copy holds."""
+
+import random
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models.cache import KVCache, QuantizedKVCache
+
+from benchmarks.examine import CLOSE, greedy, same
+from dflash_mlx import (
+    Pair,
+    PromptCache,
+    decode,
+    device,
+)
+from dflash_mlx.cache.context import ContextCache
+from dflash_mlx.cache.file import load as load_file
+from dflash_mlx.cache.file import save as save_file
+from dflash_mlx.cache.kinds import flat
+from dflash_mlx.cache.snapshots import Snapshot, default_bytes, take
+from dflash_mlx.cache.state import put_back, read
+from dflash_mlx.errors import OptionError
+from dflash_mlx.models.fingerprint import of_drafter, of_target
+from dflash_mlx.models.targets import make_target
+from dflash_mlx.text.chat_template import apply_template, marks
+from dflash_mlx.types import KVBits
+from tests.equipment import architectures
+from tests.equipment.scripted import Script
+from tests.equipment.tiny import (
+    make_drafter,
+    make_model,
+    reference,
+    run,
+    some_prompt,
+)
+from tests.equipment.turns import TEMPLATES, make_tokenizer
+
+# What they keep that cannot be cut back: windows, states, and states beside rows.
+FAMILIES = ("gemma3_text", "qwen3_next", "falcon_h1")
+
+
+def shelved(cache):
+    """Rows of the snapshots."""
+    return [snapshot.rows for snapshot in cache.shelf.all]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_reset_forgets_the_snapshots_too(family):
+    model = architectures.build(family)
+    pair, first, second = Pair.of(model), list(range(1, 41)), list(range(31, 71))
+    cache = PromptCache(pair)
+    run(pair, cache.reuse(first, (20,)), 5, prompt_cache=cache)
+    cache.reset()
+    run(pair, second, 5, prompt_cache=cache)
+    # A snapshot of the first text would lie inside what the second two share.
+    edited = second[:25] + [3, 4, 5]
+    rest = cache.reuse(edited)
+    assert rest == edited
+    assert run(pair, rest, 6, prompt_cache=cache) == greedy(model, edited, 6)
+
+
+def test_a_reset_forgets_that_the_cache_was_quantized():
+    pair, told = Pair.of(make_model("llama")), some_prompt(50)
+    cache = PromptCache(pair)
+    run(pair, cache.reuse(told), 5, prompt_cache=cache, kv=KVBits(8, 32, 30))
+    assert cache.quantized_from == 30
+    cache.reset()
+    run(pair, told, 5, prompt_cache=cache)
+    assert len(cache.reuse(told[:25] + [1, 2, 3])) == 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_going_back_that_ends_between_two_layers(family, monkeypatch):
+    model, text = architectures.build(family), some_prompt(40)
+    pair = Pair.of(model)
+    cache = PromptCache(pair)
+    run(pair, cache.reuse(text, (20,)), 5, prompt_cache=cache)
+    longer = cache.tokens + [3, 4, 5]
+
+    def first_layer(snapshot, target, drafter):
+        layers, first = list(flat(target)), min(snapshot.target)
+        put_back(layers[first], snapshot.target[first])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshot, "restore", first_layer)
+        with pytest.raises(KeyboardInterrupt):
+            cache.reuse(text[:25] + [3, 4, 5])
+    assert cache.broken
+    rest = cache.reuse(longer)
+    assert rest == longer[20:] and not cache.broken
+    assert run(pair, rest, 6, prompt_cache=cache) == greedy(model, longer, 6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_prompt_again_takes_no_snapshot_twice(family):
+    pair, prompt = Pair.of(architectures.build(family)), some_prompt(20)
+    cache = PromptCache(pair)
+    for _ in range(3):
+        run(pair, cache.reuse(prompt, (9,)), 5, prompt_cache=cache)
+        assert shelved(cache) == [9, 19]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mark_at_the_end_of_what_is_kept_gets_a_snapshot(family):
+    pair, prompt = Pair.of(architectures.build(family)), some_prompt(20)
+    cache = PromptCache(pair)
+    run(pair, cache.reuse(prompt), 5, prompt_cache=cache)
+    told = [*cache.tokens]
+    longer = told + some_prompt(9, seed=9)
+    assert len(cache.reuse(longer, (len(told),))) == 9
+    run(pair, longer[len(told) :], 3, prompt_cache=cache)
+    assert shelved(cache) == [19, len(told), len(longer) - 1]
+    assert cache.reuse(told + [1, 2]) == [1, 2]
+
+
+def test_an_unknown_kind_of_cache_is_decoded_without_snapshots(monkeypatch):
+    class Odd(KVCache):
+        """Of no kind that rollback.py has a rule for."""
+
+    model, prompt = make_model("llama"), some_prompt(20)
+    pair = Pair.of(model)
+    layers = len(model.layers)
+    monkeypatch.setattr(
+        pair.target, "make_cache", lambda *_: [Odd() for _ in range(layers)]
+    )
+    cache = PromptCache(pair)
+    for text in (prompt, prompt[:15] + [1, 2]):
+        rest = cache.reuse(text, (9,))
+        assert rest == text
+        assert run(pair, rest, 8, prompt_cache=cache) == reference(model, text, 8)
+    assert not cache.shelf.all
+
+
+def edited(rng, text):
+    """A text as it is, longer, cut, with another end, or another one."""
+    more = rng.choices(range(1, 95), k=rng.randrange(1, 30))
+    start = text[: rng.randrange(1, len(text) + 1)]
+    return rng.choice((text, text + more, start, start + more[:8], more))[:100]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("drafting", (True, False))
+def test_after_any_edits_caches_are_those_of_a_fresh_pass(family, drafting):
+    rng, model = random.Random(f"{family} {drafting}"), architectures.build(family)
+    script = Script([], [2, 0, 5, 1, 99], block_size=6)
+    pair = Pair.of(model, script if drafting else None)
+    cache, text = PromptCache(pair), some_prompt(30)
+    for _ in range(25):
+        if rng.random() < 0.6:
+            text = edited(rng, text)
+        wanted = greedy(model, text, 12)
+        script.text = text + wanted
+        rest = cache.reuse(text, rng.choices(range(len(text) + 3), k=2))
+        options = {
+            "max_tokens": rng.choice((1, 12)),
+            "prefill_step_size": rng.choice((1, 3, 7, 2048)),
+            "block_size": rng.choice((1, 3, 6)),  # plain, and two that draft
+        }
+        rounds, said = decode(pair, rest, prompt_cache=cache, **options), []
+        for round in rounds:
+            said += round.tokens
+            if rng.random() < 0.1:
+                rounds.close()
+        assert said == wanted[: len(said)]
+        whole = text + said
+        assert cache.tokens == whole[: len(cache.tokens)]
+        text = rng.choice((whole, text))  # or it is asked for again
+        fresh = pair.target.make_cache()
+        pair.target.forward(mx.array([cache.tokens]), fresh)
+        assert same(cache.target, fresh) < CLOSE
+        assert all(entry.offset == len(cache.tokens) for entry in cache.drafter)
+        rows = shelved(cache)
+        assert rows == sorted({*rows}) and max(rows, default=0) <= len(cache.tokens)
+
+
+def test_the_budget_is_that_of_the_machine_and_never_below_0(monkeypatch):
+    pair = Pair.of(make_model("llama"))
+    for memory, most in ((8, 512 * 2**20), (64, 2**30)):
+        monkeypatch.setattr(device, "memory_bytes", lambda n=memory: n * 2**30)
+        assert default_bytes() == PromptCache(pair).shelf.most == most
+    with pytest.raises(OptionError, match="snapshot_bytes must be 0 or more"):
+        PromptCache(pair, snapshot_bytes=-1)
+
+
+def context(window, *runs):
+    """A drafter's context of rows that tell their positions.
+
+    Args:
+        window: Its.
+        runs: First position and rows each.
+    """
+    made = ContextCache(window)
+    for first, rows in runs:
+        made.skip(first - made.offset)
+        positions = mx.arange(first, first + rows, dtype=mx.float32)
+        made.append(*[positions[None, None, :, None]] * 2)
+    return made
+
+
+def holds(entry):
+    """Positions by what a context tells, which its rows must be."""
+    positions = entry.positions().tolist()
+    for rows in entry.fetch():
+        assert rows.flatten().tolist() == positions
+    return positions
+
+
+def test_a_snapshots_bytes_are_the_targets_and_the_drafters():
+    pair = Pair.of(make_model("llama"), make_drafter(window=10))
+    cache = PromptCache(pair)
+    run(pair, cache.reuse(some_prompt(20)), 1, prompt_cache=cache)
+    (taken,) = cache.shelf.all
+    # Two layers, keys and values of 10 rows, 2 heads and 32 numbers of 4 bytes.
+    assert not taken.target and taken.nbytes == 2 * 2 * 10 * 2 * 32 * 4
+
+
+def test_rows_that_no_block_sees_do_not_make_a_snapshot_the_better_one():
+    taken = take(10, [], [context(4, (0, 10))])
+    ours = context(4, (12, 2))
+    taken.fill([ours], 14)
+    assert holds(ours) == [12, 13]
+    ours = context(4, (9, 1))
+    taken.fill([ours], 10)
+    assert holds(ours) == [6, 7, 8, 9]
+
+
+def test_a_context_that_goes_on_changes_no_snapshot_of_it():
+    state, entry = context(None, (0, 3)).read(), ContextCache()
+    for more in (2, 1, 0):
+        entry.put_back(state)
+        assert holds(entry) == [0, 1, 2]
+        if more:
+            entry.append(*[mx.zeros((1, 1, more, 1))] * 2)
+
+
+def test_a_context_is_read_as_far_as_its_window_sees():
+    state = context(4, (0, 10)).read()
+    assert state.numbers["runs"] == [[6, 4]] and state.arrays[0].shape[2] == 4
+    entry = ContextCache(4)
+    entry.put_back(state)
+    assert holds(entry) == [6, 7, 8, 9] and entry.seen(10) == 4
+
+
+def test_dead_rows_of_a_quantized_cache_are_not_read():
+    entry, rows = QuantizedKVCache(32, 8), mx.ones((1, 2, 10, 32))
+    entry.update_and_fetch(rows, rows)
+    assert entry.keys[0].shape[2] > 10
+    assert [array.shape[2] for array in read(entry).arrays] == [10] * 6
+
+
+@pytest.mark.parametrize("content", ("Apples?", "A", "Beans?", "B"))
+def test_the_first_mark_is_where_the_message_begins(content):
+    tokenizer = make_tokenizer(TEMPLATES["stable"])
+    chat = [{"role": "user", "content": content}]
+    ids = apply_template(tokenizer, chat)
+    at, _ = marks(tokenizer, chat)
+    assert tokenizer.decode(ids[at:]).startswith(content)
+
+
+def test_a_template_that_rewrites_turns_once_another_question_comes():
+    last = "{% set last = messages|selectattr('role', 'equalto', 'user')|list|last %}"
+    told = "{{ m['content'] }}{% if m == last %}!{% endif %}<|e|>"
+    tokenizer = make_tokenizer(
+        last + "{% for m in messages %}" + told + "{% endfor %}<|s|>"
+    )
+    chat = [{"role": "user", "content": "What?"}]
+    ids = apply_template(tokenizer, chat)
+    assert tokenizer.decode(ids) == "What?!<|e|><|s|>"
+    _, kept = marks(tokenizer, chat)
+    assert tokenizer.decode(ids[kept:]) == "!<|e|><|s|>"
+
+
+def test_a_fingerprint_tells_what_computes_otherwise():
+    model = make_model("llama")
+    target = make_target(model, {"rope_theta": 10000.0})
+    ours = of_target(target)
+    assert of_target(make_target(model, {"rope_theta": 10000.0})) == ours
+    assert of_target(make_target(model, {"rope_theta": 500000.0})) != ours
+    target.exact = True
+    assert of_target(target) != ours
+
+
+def test_a_fingerprint_tells_drafters_of_the_same_numbers_apart():
+    drafter = make_drafter()
+    ours = of_drafter(drafter)
+    assert of_drafter(make_drafter()) == ours
+    weight = drafter.layers[0].mlp.down_proj.weight
+    weight[0, 0] = weight[0, 0] + 1
+    assert of_drafter(drafter) != ours
+
+
+def test_a_file_is_written_where_a_link_leads(tmp_path):
+    pair = Pair.of(make_model("llama"))
+    cache, file, link = PromptCache(pair), tmp_path / "away" / "talk", tmp_path / "link"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    for _ in range(2):  # there is none yet, then there is one
+        run(pair, some_prompt(9), 3, prompt_cache=cache)
+        save_file(cache, link)
+        assert link.is_symlink() and not file.is_symlink()
+        assert load_file(file, pair).tokens == cache.tokens
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_file_is_read_within_the_budget(tmp_path):
+    pair, prompt = Pair.of(architectures.build("qwen3_next")), some_prompt(20)
+    cache = PromptCache(pair)
+    run(pair, cache.reuse(prompt, (9,)), 3, prompt_cache=cache)
+    save_file(cache, tmp_path / "file")
+    one = cache.shelf.all[0].nbytes
+    for budget, rows in ((0, []), (one, [19]), (None, [9, 19])):
+        again = load_file(tmp_path / "file", pair, snapshot_bytes=budget)
+        assert shelved(again) == rows
+        assert budget is None or again.shelf.most == budget

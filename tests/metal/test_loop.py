@@ -1,0 +1,321 @@
+"""The loop with kernels: on the emulator, exact, and after a kernel failed."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import mlx.core as mx
+import pytest
+
+from benchmarks.examine import text_for
+from dflash_mlx import (
+    PromptCache,
+    Sampling,
+    decode,
+    engine,
+    load,
+)
+from dflash_mlx.decoding.passes import Decoding, Flight
+from dflash_mlx.errors import OptionError
+from dflash_mlx.metal.dispatch import Dispatch
+from dflash_mlx.pair import Pair
+from dflash_mlx.text import chat_template
+from tests.equipment import architectures
+from tests.equipment.tiny import (
+    Script,
+    make_drafter,
+    make_model,
+    reference,
+    run,
+    some_prompt,
+)
+from tests.metal.test_dispatch import doubling, verdicts
+
+PLAN = (2, 0, 5, 1, 99, 3)
+TOKENS = 40
+
+
+def in_service(tmp_path, said):
+    """A dispatch with a kernel that nothing calls."""
+    dispatch = Dispatch(True, verdicts(tmp_path), said.append)
+    dispatch._chosen["doubling", "8", 2] = doubling()
+    return dispatch
+
+
+def failing(monkeypatch, at, error=RuntimeError):
+    """Let some reads fail, counted from 0."""
+    stock, reads = Flight.read, iter(range(10**6))
+
+    def read(flight):
+        if next(reads) in at:
+            raise error("[METAL] Command buffer execution failed")
+        return stock(flight)
+
+    monkeypatch.setattr(Flight, "read", read)
+
+
+@pytest.mark.parametrize("at", (0, 1, 2, 5))
+@pytest.mark.parametrize("drafting", (True, False))
+@pytest.mark.parametrize("family", ("qwen3", "llama"))
+def test_a_kernel_that_fails_in_flight_is_dropped_and_the_answer_goes_on(
+    monkeypatch, tmp_path, at, drafting, family
+):
+    model, prompt, said = make_model(family), some_prompt(20), []
+    answer = reference(model, prompt, TOKENS)
+    pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
+    pair = replace(pair, kernels=(in_service(tmp_path, said),))
+    failing(monkeypatch, {at})
+    cache = PromptCache(pair)
+    assert run(pair, prompt, TOKENS, prompt_cache=cache) == answer
+    assert len(said) == 1 and "doubling kernel is off" in said[0]
+    assert cache.tokens + cache.tail == prompt + answer and not cache.broken
+
+
+def test_a_second_failure_is_nobodys_kernel(monkeypatch, tmp_path):
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    pair = replace(Pair.of(model), kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {2, 4})
+    with pytest.raises(RuntimeError, match="Command buffer"):
+        run(pair, prompt, TOKENS)
+
+
+def test_a_failure_without_kernels_is_raised(monkeypatch):
+    failing(monkeypatch, {2})
+    with pytest.raises(RuntimeError, match="Command buffer"):
+        run(Pair.of(make_model("qwen3")), some_prompt(20), TOKENS)
+
+
+def test_a_restart_keeps_sampling_and_penalties(monkeypatch, tmp_path):
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    sampling = Sampling(temp=0.8, seed=3, repetition_penalty=1.3, frequency_penalty=0.7)
+    pair = Pair.of(model, make_drafter())
+    answer = run(pair, prompt, TOKENS, sampling=sampling)
+    failing(monkeypatch, {4})
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    assert run(pair, prompt, TOKENS, sampling=sampling) == answer
+
+
+def test_a_restart_keeps_the_conversation_before(monkeypatch, tmp_path):
+    model, prompt, more = make_model("qwen3"), some_prompt(20), some_prompt(9, 8)
+    pair = Pair.of(model, make_drafter())
+    said, cache = [], PromptCache(pair)
+    for text in (prompt, more):
+        said.append(run(pair, text, 12, prompt_cache=cache))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    cache = PromptCache(pair)
+    assert run(pair, prompt, 12, prompt_cache=cache) == said[0]
+    failing(monkeypatch, {0})
+    assert run(pair, more, 12, prompt_cache=cache) == said[1]
+    assert mx.array_equal(mx.array(cache.tokens[:20]), mx.array(prompt))
+
+
+@pytest.mark.parametrize("at", (0, 1, 3))
+@pytest.mark.parametrize("drafting", (True, False))
+@pytest.mark.parametrize("family", ("gemma3_text", "llama4", "qwen3_next"))
+def test_windows_chunks_and_states_are_computed_anew(
+    monkeypatch, tmp_path, at, drafting, family
+):
+    model = architectures.build(family)
+    prompt, answer = text_for(model, 30)
+    pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {at})
+    cache = PromptCache(pair)
+    assert run(pair, prompt, 30, prompt_cache=cache) == answer
+    assert cache.tokens + cache.tail == prompt + answer and not cache.broken
+
+
+@pytest.mark.parametrize("drafting", (True, False))
+def test_a_restart_keeps_what_a_bounded_cache_saw(monkeypatch, tmp_path, drafting):
+    """Its front rows are seen by the answer, and hidden from a prompt."""
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    answer = run(Pair.of(model), prompt, TOKENS, max_kv_size=24)
+    pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {6})
+    assert run(pair, prompt, TOKENS, max_kv_size=24) == answer
+
+
+def test_a_kernel_may_be_dropped_before_it_fails(monkeypatch, tmp_path):
+    """As one that stalls is, while its work is under way."""
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    answer = reference(model, prompt, TOKENS)
+    pair = Pair.of(model, Script(prompt + answer, PLAN))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {3})
+    told = []
+    for round in decode(pair, prompt, max_tokens=TOKENS):
+        told += round.tokens
+        pair.drop_kernels("a round took 30 s")
+    assert told == answer
+
+
+@pytest.mark.parametrize("error", (RuntimeError, ValueError))
+@pytest.mark.parametrize("name", ("scan", "progress"))
+def test_what_a_caller_raises_is_the_callers(tmp_path, name, error):
+    calls = []
+
+    def cancel(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise error("cancelled")
+
+    pair = replace(Pair.of(make_model("qwen3")), kernels=(in_service(tmp_path, []),))
+    with pytest.raises(error, match="cancelled"):
+        run(pair, some_prompt(20), 9, prefill_step_size=8, **{name: cancel})
+    assert len(calls) == 2 and pair.kernels_in_service == ["doubling"]
+
+
+@pytest.mark.parametrize("at", (0, 4))
+@pytest.mark.parametrize("error", (KeyboardInterrupt, RuntimeError))
+def test_a_restart_that_ends_early_loses_nothing(monkeypatch, tmp_path, at, error):
+    pair = Pair.of(make_model("qwen3"))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    cache, told = PromptCache(pair), some_prompt(20)
+    told += run(pair, told, 12, prompt_cache=cache)
+    failing(monkeypatch, {at})
+    stock, forward, passes = Decoding.restart, Decoding._forward, []
+
+    def breaking(state, *arguments):
+        passes.append(arguments)
+        if len(passes) == 2:
+            raise error("again")
+        return forward(state, *arguments)
+
+    def restart(*arguments):
+        monkeypatch.setattr(Decoding, "_forward", breaking)
+        return stock(*arguments)
+
+    monkeypatch.setattr(Decoding, "restart", restart)
+    more = some_prompt(9, 8)
+    rounds = decode(pair, more, prompt_cache=cache, prefill_step_size=8)
+    answer = []
+    with pytest.raises(error, match="again"):
+        for round in rounds:
+            answer += round.tokens
+    told += more + answer if answer else []
+    assert bool(answer) == bool(at) and 0 < len(cache.tokens) < len(told)
+    assert cache.tokens + cache.tail == told and not cache.broken
+
+
+def test_caches_that_were_taken_over_are_left_alone(monkeypatch, tmp_path):
+    pair = Pair.of(make_model("qwen3"))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    cache = PromptCache(pair)
+    first = decode(pair, some_prompt(20), max_tokens=3, prompt_cache=cache)
+    next(first), next(first)
+    second = decode(pair, [5], prompt_cache=cache)
+    next(second), next(second)
+    held = list(cache.tokens)
+    failing(monkeypatch, {0})
+    with pytest.raises(OptionError, match="taken over"):
+        next(first)
+    assert cache.tokens == held and next(second).tokens
+
+
+PLACES = ("prefill", "_feed", "send", "draft", "commit", "_flush")
+
+
+@pytest.mark.parametrize("error", (RuntimeError, ValueError))
+@pytest.mark.parametrize("at", (0, 1, 3))
+@pytest.mark.parametrize("place", PLACES)
+def test_wherever_a_kernel_fails(monkeypatch, tmp_path, place, at, error):
+    model, prompt, said = make_model("qwen3"), some_prompt(20), []
+    answer = reference(model, prompt, TOKENS)
+    pair = Pair.of(model, Script(prompt + answer, PLAN))
+    pair = replace(pair, kernels=(in_service(tmp_path, said),))
+    stock, calls, spelt = getattr(Decoding, place), iter(range(10**6)), []
+
+    def breaking(state, *arguments, **options):
+        if next(calls) == at:
+            raise error("[metal::Device] Unable to build metal library from source")
+        return stock(state, *arguments, **options)
+
+    def scan(tokens):
+        spelt.extend(tokens)
+
+    monkeypatch.setattr(Decoding, place, breaking)
+    cache = PromptCache(pair)
+    options = {"prompt_cache": cache, "prefill_step_size": 8, "scan": scan}
+    assert run(pair, prompt, TOKENS, **options) == answer == spelt
+    assert cache.tokens + cache.tail == prompt + answer and not cache.broken
+    assert len(said) == (next(calls) > at)
+
+
+def test_a_restart_shows_the_drafter_its_window(monkeypatch, tmp_path):
+    seen = []
+
+    class Looking(Script):
+        def extend(self, features, cache):
+            seen.append(features.shape[1])
+            return super().extend(features, cache)
+
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    drafter = Looking(prompt + reference(model, prompt, 20), (2, 0, 5))
+    drafter.window = 8
+    pair = Pair.of(model, drafter)
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {2})
+    run(pair, prompt, 20, block_size=drafter.block_size)
+    # All of it in the prefill; the prompt's part and the answer's in the restart.
+    assert seen[0] == 7 and (3, 4) in zip(seen, seen[1:], strict=False)
+
+
+def test_an_answer_may_be_left_after_a_restart(monkeypatch, tmp_path):
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    pair = Pair.of(model, Script(prompt + reference(model, prompt, TOKENS), PLAN))
+    pair = replace(pair, kernels=(in_service(tmp_path, []),))
+    failing(monkeypatch, {2})
+    cache, told = PromptCache(pair), list(prompt)
+    rounds = decode(pair, prompt, max_tokens=TOKENS, prompt_cache=cache)
+    for _ in range(3):
+        told += next(rounds).tokens
+    rounds.close()
+    assert cache.tokens + cache.tail == told and not cache.broken
+    assert {entry.offset for entry in cache.target} == {len(cache.tokens)}
+
+
+def test_the_drafters_kernels_are_dropped_too(tmp_path):
+    target = Dispatch(True, verdicts(tmp_path))
+    drafter = target.sibling()
+    target._chosen["doubling", "8", 2] = doubling()
+    drafter._chosen["doubling", "8", 2] = doubling("another")
+    pair = replace(Pair.of(make_model("qwen3")), kernels=(target, drafter))
+    assert pair.kernels_in_service == ["another", "doubling"]
+    assert pair.drop_kernels("hung") and not pair.kernels_in_service
+
+
+def test_a_first_round_never_stalls():
+    answer = engine.Answer(None, set(), 9, engine.Stats("dflash"))
+    assert not answer.stalls(1e6)
+
+
+@pytest.mark.parametrize("usual, most", ((0.5, 20.0), (3.0, 60.0)))
+def test_a_stall_is_long_and_unusual(usual, most):
+    answer = engine.Answer(None, set(), 9, engine.Stats("dflash"))
+    answer.stats.rounds, answer.stats.seconds_by_width = 2, {4: [2, 2 * usual]}
+    assert not answer.stalls(most - 1) and answer.stalls(most + 1)
+
+
+def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
+    pair, tokenizer = load("tiny", kernels="off")
+    said, stock, rounds, clock = [], pair.drafter.propose, iter(range(100)), [0.0]
+
+    def propose(*arguments):
+        clock[0] += 30.0 if next(rounds) == 4 else 0.5
+        return stock(*arguments)
+
+    def now():
+        clock[0] += 1e-3
+        return clock[0]
+
+    monkeypatch.setattr(pair.drafter, "propose", propose)
+    monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=now))
+    pair = replace(pair, kernels=(in_service(tmp_path, said),))
+    messages = [{"role": "user", "content": "Count from 1 to 30."}]
+    prompt = chat_template.apply_template(tokenizer, messages)
+    responses = engine.stream_generate(
+        pair, tokenizer, prompt, max_tokens=60, block_size=8
+    )
+    kernels = [response.stats.kernels for response in responses]
+    assert len(kernels) == 60 and (kernels[0], kernels[-1]) == (["doubling"], [])
+    assert len(said) == 1 and "a round took 30 s" in said[0]

@@ -1,0 +1,316 @@
+"""Every target family: verify is mlx-lm's forward, the loop says what it says, and
+caches after a commit are those of one-row decoding."""
+
+from functools import cache
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from benchmarks import examine
+from benchmarks.examine import check_loop, check_verify, text_for
+from dflash_mlx import Pair, PromptCache, decode
+from dflash_mlx.errors import PairError, UnsupportedError
+from dflash_mlx.models.targets import make_target
+from dflash_mlx.models.targets.views import watched
+from tests.equipment import architectures
+from tests.equipment.scripted import Script
+
+# Where mlx-lm's pass over a block gives the bits of its passes over one row.
+SAME_BITS = (
+    "qwen3",
+    "qwen3_moe",
+    "qwen2",
+    "qwen3_next",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "glm4_moe",
+    "minimax",
+    "lfm2",
+    "lfm2_moe",
+    "mistral3",
+)
+# Elsewhere the order of additions differs: a full sliding window is kept as a ring
+# (one row) or in order (a block), latent attention and state-space layers have one
+# form for one row and another for several. Relative to the largest value of an array.
+CLOSE = {
+    "llama": 1e-5,
+    "ministral3": 1e-5,
+    "gemma3_text": 1e-5,
+    "gemma4_text": 5e-5,
+    "gpt_oss": 1e-5,
+    "muse_glimmer": 1e-5,
+    "laguna": 1e-5,
+    "glm4_moe_lite": 2e-5,
+    "deepseek_v3": 2e-5,
+    "kimi_k25": 2e-5,
+    "kimi_linear": 2e-5,
+    "nemotron_h": 2e-5,
+    "granitemoehybrid": 5e-5,
+    "falcon_h1": 5e-5,
+}
+ALL = (*SAME_BITS, *CLOSE)
+MIXED = (2, 0, 5, 1, 99, 3)
+# MLX's CPU back end multiplies gathered experts in float32 only, unless quantized.
+EXPERTS = (
+    "qwen3_moe",
+    "qwen3_next",
+    "qwen3_5_moe",
+    "glm4_moe",
+    "minimax",
+    "lfm2_moe",
+    "gpt_oss",
+    "laguna",
+    "glm4_moe_lite",
+    "deepseek_v3",
+    "kimi_k25",
+    "kimi_linear",
+    "nemotron_h",
+    "granitemoehybrid",
+)
+
+
+@cache
+def text_of(family, dtype, tokens):
+    """A model, and a text of it. Its verify is checked first."""
+    model = architectures.build(family, dtype)
+    check_verify(make_target(model))
+    # In bfloat16 logits often tie, which changes nothing where bits agree.
+    margin = 0.0 if dtype.startswith("bfloat16") else examine.MARGIN
+    return model, *text_for(model, tokens, margin)
+
+
+def course(family, dtype, tokens, plan, slack=0.0):
+    """A family's decoding beside one-row passes."""
+    model, prompt, answer = text_of(family, dtype, tokens)
+    pair = Pair.of(model, Script(prompt + answer, plan))
+    return check_loop(pair, prompt, answer, slack)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_300_tokens_in_float32(family):
+    found = course(family, "float32", 300, MIXED)
+    assert found.cache <= CLOSE.get(family, 0.0)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_quantized_targets(family):
+    found = course(family, "4bit", 100, MIXED)
+    assert found.cache <= CLOSE.get(family, 0.0)
+
+
+@pytest.mark.parametrize("family", SAME_BITS)
+def test_bfloat16_where_bits_agree(family):
+    dtype = "bfloat16-4bit" if family in EXPERTS else "bfloat16"
+    assert course(family, dtype, 100, MIXED) == examine.Course(0.0, 0.0, 0)
+
+
+@pytest.mark.parametrize("family", [f for f in CLOSE if f not in EXPERTS])
+def test_bfloat16_elsewhere_is_the_best_choice_or_nearly(family):
+    # Logits reach 8 and more here, where bfloat16 steps by 1/32.
+    assert course(family, "bfloat16", 100, MIXED, slack=0.125).cache < 0.15
+
+
+@pytest.mark.parametrize("family", [f for f in CLOSE if f in EXPERTS])
+def test_bfloat16_experts_elsewhere_verify_as_mlx_lm(family):
+    # Here a last bit may turn the choice of an expert, and then anything follows.
+    check_verify(make_target(architectures.build(family, "bfloat16-4bit")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("right", (0, 1, 2, 5, 99))
+@pytest.mark.parametrize("family", ALL)
+def test_any_number_of_right_drafts(family, right):
+    found = course(family, "float32", 300, (right,))
+    assert found.cache <= CLOSE.get(family, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SAME_BITS)
+def test_300_tokens_in_bfloat16_and_4_bit(family):
+    for dtype in ("4bit", "bfloat16-4bit"):
+        assert course(family, dtype, 300, MIXED) == examine.Course(0.0, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    "family", ("qwen3_next", "falcon_h1", "gemma3_text", "deepseek_v3", "lfm2")
+)
+def test_features_are_the_residual_stream(family):
+    model = architectures.build(family)
+    target = make_target(model)
+    seen = {}
+
+    def noting(layer, index):
+        def note(run, *args, **kwargs):
+            seen[index] = run(*args, **kwargs)
+            return seen[index]
+
+        return watched(layer, note)
+
+    layers = target.anatomy.list_layers(model)
+    view = target.anatomy.with_layers(
+        model, [noting(x, i) for i, x in enumerate(layers)]
+    )
+    ids = mx.array([[5, 9, 11, 2]])
+    view(ids, cache=target.make_cache())
+    for forward in (target.forward, target.verify):
+        features = forward(ids, target.make_cache(), (2, 0))[1]
+        wanted = mx.concatenate([seen[2], seen[0]], axis=-1)
+        assert mx.array_equal(features, wanted)
+
+
+def test_the_model_itself_is_untouched():
+    model = architectures.build("qwen3_next")
+    before = [type(module) for _, module in model.named_modules()]
+    target = make_target(model)
+    target.check((0, 1))
+    assert [type(module) for _, module in model.named_modules()] == before
+
+
+@pytest.mark.parametrize("family", ("gemma", "gemma2", "gemma3_text", "gemma4_text"))
+def test_gemmas_embedding_is_what_its_first_layer_sees(family):
+    model = architectures.build(family, "bfloat16")
+    target = make_target(model)
+    seen = []
+
+    def note(run, *args, **kwargs):
+        seen.append(args[0])
+        return run(*args, **kwargs)
+
+    layers = list(target.anatomy.list_layers(model))
+    layers[0] = watched(layers[0], note)
+    ids = mx.array([[5, 9, 11]])
+    target.anatomy.with_layers(model, layers)(ids, cache=target.make_cache())
+    assert mx.array_equal(seen[0], target.embed(ids))
+
+
+def projections(model):
+    """The model with its linear layers counting the rows that they multiply."""
+    rows = []
+
+    class Counting(nn.Linear):
+        def __call__(self, x):
+            rows.append(x.shape[1])
+            return super().__call__(x)
+
+    for _, module in model.named_modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Counting
+    return rows
+
+
+@pytest.mark.parametrize(
+    "family",
+    ("qwen3_next", "qwen3_5", "kimi_linear", "falcon_h1", "nemotron_h", "lfm2"),
+)
+def test_nothing_is_projected_twice_or_replayed_needlessly(family):
+    model = architectures.build(family)
+    target = make_target(model)
+    cache = target.make_cache()
+    target.forward(mx.array([[3, 1, 4]]), cache)
+    rows = projections(model)
+    tape = target.verify(mx.array([[1, 5, 9, 2, 6]]), cache)[2]
+    once = len(rows)
+    assert once and tape.steps
+    state = [list(step.entry.cache) for step in tape.steps]
+    target.commit(cache, tape, 5, 5)
+    for step, arrays in zip(tape.steps, state, strict=True):
+        assert all(a is b for a, b in zip(step.entry.cache, arrays, strict=True))
+    target.commit(cache, tape, 5, 2)
+    assert len(rows) == once
+
+
+def test_notes_hold_rows_and_not_states():
+    model = architectures.build("qwen3_next")
+    target = make_target(model)
+    cache = target.make_cache()
+    tape = target.verify(mx.array([[1, 5, 9, 2, 6, 5, 3, 5]]), cache)[2]
+    for step in tape.steps:
+        outputs = [out for calls in step.outputs.values() for _, out in calls]
+        assert all(out.shape[1] == 8 for out in outputs)
+        assert step.before == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("family", "word"),
+    [
+        ("afm7", "layers"),
+        ("deepseek_v41", "LayerCache"),
+        ("baichuan_m1", "recurrent"),
+        ("iquestloopcoder", "features"),
+        ("plamo3", "differently"),
+    ],
+)
+def test_what_cannot_draft_is_refused_and_decodes_plainly(family, word):
+    model = architectures.build(family)
+    prompt = examine.some_prompt(20)
+    with pytest.raises(UnsupportedError, match=word) as error:
+        Pair.of(model, Script(prompt, (0,), taps=(0,)))
+    assert "--plain" in error.value.hint
+    wanted = examine.greedy(model, prompt, 30)
+    rounds = decode(Pair.of(model), prompt, max_tokens=30)
+    assert [token for round in rounds for token in round.tokens] == wanted
+
+
+def test_a_model_spread_over_machines_is_refused():
+    model = architectures.build("deepseek_v3")
+
+    class Two:
+        def rank(self):
+            return 1
+
+        def size(self):
+            return 2
+
+    model.model.pipeline(Two())
+    with pytest.raises((UnsupportedError, PairError)):
+        Pair.of(model, Script([1], (0,), taps=(0,)))
+    model = architectures.build("qwen3")
+    layer = model.model.layers[0].self_attn
+    layer.q_proj = nn.AllToShardedLinear(64, 64)
+    with pytest.raises(UnsupportedError, match="machines"):
+        Pair.of(model, Script([1], (0,), taps=(0,)))
+
+
+@pytest.mark.parametrize("family", ("qwen3_next", "gemma3_text", "falcon_h1"))
+@pytest.mark.parametrize("after", range(4))
+def test_a_closed_generator_leaves_a_cache_that_goes_on(family, after):
+    model = architectures.build(family)
+    prompt, answer = text_for(model, 60)
+    pair = Pair.of(model, Script(prompt + answer, MIXED))
+    cache = PromptCache(pair)
+    rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60, block_size=8)
+    said = [token for _ in range(after + 1) for token in next(rounds).tokens]
+    rounds.close()
+    assert not cache.broken and cache.tokens + cache.tail == prompt + said
+    for round in decode(pair, [], prompt_cache=cache, max_tokens=60 - len(said)):
+        said += round.tokens
+    assert said == answer
+
+
+def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
+    from dflash_mlx.decoding import passes
+
+    model = architectures.build("qwen3_next")
+    prompt, answer = text_for(model, 60)
+    pair = Pair.of(model, Script(prompt + answer, MIXED))
+    cache = PromptCache(pair)
+    rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60, block_size=8)
+    said = [token for _ in range(3) for token in next(rounds).tokens]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            passes.Flight,
+            "read",
+            lambda flight: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            next(rounds)
+    assert not cache.broken and cache.tokens == prompt + said and not cache.tail
+    # The last token's row is kept, so the next choice comes from a prompt of one more.
+    rest = answer[len(said) : len(said) + 1]
+    told = prompt + said + rest
+    pair.drafter.text = prompt + answer
+    for round in decode(pair, rest, prompt_cache=cache, max_tokens=60 - len(said) - 1):
+        rest += round.tokens
+    assert told[: len(cache.tokens)] == cache.tokens[: len(told)]
+    assert said + rest == answer

@@ -1,0 +1,369 @@
+"""Turns of a chat: what is passed again is what is new, and words are a fresh run's."""
+
+import sys
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache
+
+from benchmarks import first_token
+from benchmarks.examine import greedy, kinds_of
+from dflash_mlx import (
+    Pair,
+    PromptCache,
+    decode,
+    load,
+)
+from dflash_mlx.cache.context import ContextCache
+from dflash_mlx.cache.kinds import BoundedKVCache, OrderedKVCache
+from dflash_mlx.cache.snapshots import Shelf, Snapshot, take
+from dflash_mlx.cache.state import State
+from dflash_mlx.errors import OptionError, PromptError
+from dflash_mlx.terminal.thinking import Thinking
+from dflash_mlx.text.chat_template import apply_template, marks, surviving
+from dflash_mlx.types import KVBits
+from tests.cache.test_accidents import interrupt
+from tests.decoding import test_interrupts
+from tests.decoding.test_interrupts import ROOT, Interrupt
+from tests.equipment import architectures
+from tests.equipment.scripted import Script
+from tests.equipment.tiny import (
+    make_drafter,
+    make_model,
+    run,
+    some_prompt,
+)
+from tests.equipment.turns import (
+    ANSWER,
+    TEMPLATES,
+    Conversation,
+    make_tokenizer,
+)
+
+# What their layers keep: every row; windows; states and rows; chunks.
+FAMILIES = ("qwen3", "gemma3_text", "qwen3_next", "llama4")
+PLANS = {"plain": None, "right": [99], "wrong": [0], "mixed": [2, 0, 5, 1, 99]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("plan", PLANS)
+def test_only_what_is_new_is_passed(family, template, plan):
+    chat = Conversation(family, template, PLANS[plan])
+    told = []
+    for question in ("What-is-this?", "Where-did-you-find-it?", "Tell-more."):
+        told.append(chat.ask(question))
+    # /retry
+    chat.messages.pop()
+    told.append(chat.answer())
+    assert told[-1][0] == 1
+    # /undo, and another question
+    del chat.messages[-2:]
+    told.append(chat.ask("And-why?"))
+    # /edit of the second question
+    del chat.messages[2:]
+    told.append(chat.ask("Thanks."))
+    told.append(chat.ask("Bye."))
+    assert [passed for passed, _ in told] == [new for _, new in told]
+
+
+@pytest.mark.parametrize("family", ("gemma3_text", "qwen3_next"))
+def test_without_a_budget_words_are_right_and_nothing_is_kept(family):
+    chat = Conversation(family, "thinking", [2, 0, 5], snapshot_bytes=0)
+    chat.ask("What-is-this?")
+    chat.messages.append({"role": "user", "content": "Where-did-you-find-it?"})
+    whole = len(chat.prompt()[0])
+    passed, new = chat.answer()
+    assert passed == whole > new
+    assert not chat.cache.shelf.all
+
+
+def test_a_small_budget_keeps_the_newest():
+    chat = Conversation("qwen3_next", "thinking", [99])
+    for question in ("What-is-this?", "Where?", "Tell-more."):
+        chat.ask(question)
+    one = chat.cache.shelf.all[-1].nbytes
+    small = Conversation("qwen3_next", "thinking", [99], snapshot_bytes=2 * one)
+    for question in ("What-is-this?", "Where?", "Tell-more."):
+        small.ask(question)
+    rows = [snapshot.rows for snapshot in small.cache.shelf.all]
+    assert len(rows) == 2 and small.cache.shelf.nbytes <= 2 * one
+    small.messages.pop()
+    assert small.answer()[0] == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_without_marks_keep_what_they_turned_out_to_share(family):
+    chat = Conversation(family)
+    text = list(range(40))
+    told = [chat.pass_on(text + [50 + i] * 9, ()) for i in range(3)]
+    shared = 0 if family in ("gemma3_text", "qwen3_next") else 40
+    # The second prompt shows where they part, the third goes on from there.
+    assert told == [49, 49 - shared, 9] or (family, told[1:]) == ("llama4", [49, 9])
+
+
+@pytest.mark.parametrize("family", ("gemma3_text", "qwen3_next"))
+def test_snapshots_of_a_text_that_was_left_are_gone(family):
+    chat, text = Conversation(family), list(range(60))
+    chat.pass_on(text, (20, 40))
+    other = text[:20] + text[:19:-1]
+    assert chat.pass_on(other, ()) == 40
+    # What is held of the first 40 tokens would be the first text's.
+    assert chat.pass_on(other[:50] + [1, 2, 3], ()) == 33
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("inside", (True, False))
+def test_an_interrupted_prefill_goes_on_from_what_is_sound(family, inside):
+    """Between two chunks, and between two layers."""
+    chat = Conversation(family, "thinking")
+    chat.ask("What-is-this?")
+    chat.messages.append({"role": "user", "content": "Tell-me-more-about-this."})
+    ids, stops = chat.prompt()
+    rest = chat.cache.reuse(ids, stops)
+    kept = len(ids) - len(rest)
+    assert kept > 10
+
+    def stop(done, total):
+        if done >= total // 2:
+            if not inside:
+                raise KeyboardInterrupt
+            interrupt(chat.model.layers[2])
+
+    options = {"prompt_cache": chat.cache, "prefill_step_size": 5, "progress": stop}
+    with pytest.raises(KeyboardInterrupt):
+        list(decode(chat.pair, rest, **options))
+    uncuttable = family in ("gemma3_text", "qwen3_next")
+    broken = chat.cache.broken
+    assert broken == (inside and uncuttable)
+    passed, new = chat.answer()
+    # In doubt, caches go back to the marks of the prompt, else they lose nothing.
+    assert new < passed <= len(ids) - kept if broken else passed == new
+
+
+def test_a_template_is_a_program_that_may_fail():
+    question = [{"role": "user", "content": "Hi"}]
+    tokenizer = make_tokenizer("{{ messages[0].content + 1 }}")
+    with pytest.raises(PromptError, match="refuses these messages"):
+        apply_template(tokenizer, question)
+    # Only the made-up turn behind it fails: nothing is known of later prompts.
+    tokenizer = make_tokenizer(
+        "{{ messages[0].content }}{% if messages[2] %}{{ 'a' + 1 }}{% endif %}"
+    )
+    assert marks(tokenizer, question)[1] == 0
+    # Its answer is written anew: it cannot be gone on with.
+    tokenizer = make_tokenizer(TEMPLATES["thinking"])
+    begun = [*question, {"role": "assistant", "content": "<think>Hm</think>Ok"}]
+    with pytest.raises(PromptError, match="refuses these messages"):
+        apply_template(tokenizer, begun, go_on=True)
+
+
+def test_a_template_that_wants_more_than_a_question_tells_no_mode():
+    tokenizer = make_tokenizer(
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}"
+        "{% if enable_thinking %}<think>{% endif %}"
+    )
+    assert Thinking().thinks(tokenizer) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "step"), [("qwen3", 31), ("gemma3_text", 43), ("qwen3_next", 67)]
+)
+def test_an_interrupt_at_any_line_of_going_back(monkeypatch, family, step):
+    """While a snapshot is restored or taken, or the prompt behind it is passed."""
+    files = ("snapshots.py", "cache_state.py", "prompt_cache.py", "decoding.py")
+    monkeypatch.setattr(test_interrupts, "FILES", {str(ROOT / name) for name in files})
+    model, first = architectures.build(family), list(range(40))
+    second = first[:25] + [50, 51, 52, 53]
+    told = greedy(model, first, 5)
+    wanted = greedy(model, second, 5)
+    script = Script([], [2, 0, 99], block_size=4)
+    pair, ended, at = Pair.of(model, script), False, step
+    while not ended:
+        cache, script.text = PromptCache(pair), first + told
+        run(pair, cache.reuse(first, (20,)), 5, prompt_cache=cache)
+        script.text = second + wanted
+        sys.settrace(Interrupt(at))
+        try:
+            run(pair, cache.reuse(second), 5, prompt_cache=cache)
+            ended = True
+        except KeyboardInterrupt:
+            at += step
+        finally:
+            sys.settrace(None)
+        rest = cache.reuse(second)
+        assert run(pair, rest, 5, prompt_cache=cache) == wanted
+    assert at > 5 * step
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rounds", (1, 3))
+def test_a_stopped_answer_is_remembered(family, rounds):
+    chat = Conversation(family, "stable", [1, 0, 2])
+    chat.ask("What-is-this?")
+    chat.messages.append({"role": "user", "content": "Where-did-you-find-it?"})
+    ids, stops = chat.prompt()
+    wanted = chat.wanted(ids)
+    rest = chat.cache.reuse(ids, stops)
+    answer = decode(chat.pair, rest, max_tokens=ANSWER, prompt_cache=chat.cache)
+    said = [token for _ in range(rounds) for token in next(answer).tokens]
+    answer.close()
+    assert said == wanted[: len(said)]
+    text = chat.tokenizer.decode(said)
+    chat.messages.append({"role": "assistant", "content": text})
+    passed, new = chat.ask("Go-on.")
+    # All but the last token that was said, and what is new behind it.
+    assert passed == new <= len(chat.prompt()[0]) - len(ids) - len(said) + 1
+
+
+@pytest.mark.parametrize("window", (6, 10))
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_drafters_window_is_that_of_a_fresh_run(window, template):
+    """Rows that it has dropped come back, and those that only a later turn sees are
+    there, so the context is complete after every turn."""
+    model = make_model("llama")
+    ContextCache.SLACK, slack = 0, ContextCache.SLACK
+    try:
+        pair = Pair.of(model, make_drafter(window=window))
+        cache, messages = PromptCache(pair), []
+        tokenizer = make_tokenizer(TEMPLATES[template])
+        for question in ("What-is-this?", "Where-did-you-find-it?", "Bye.", "Undo"):
+            if question == "Undo":
+                del messages[-4:]
+            messages.append({"role": "user", "content": question})
+            options = {"enable_thinking": template == "thinking"}
+            ids = apply_template(tokenizer, messages, **options)
+            rest = cache.reuse(ids, marks(tokenizer, messages, **options))
+            list(decode(pair, rest, max_tokens=1, prompt_cache=cache))
+            fresh = PromptCache(pair)
+            list(decode(pair, ids, max_tokens=1, prompt_cache=fresh))
+            for ours, theirs in zip(cache.drafter, fresh.drafter, strict=True):
+                assert ours.positions().tolist() == theirs.positions().tolist()
+                for a, b in zip(ours.fetch(), theirs.fetch(), strict=True):
+                    assert mx.allclose(a, b, atol=1e-4)
+            more = run(pair, [], 3 * window, prompt_cache=cache)
+            messages.append({"role": "assistant", "content": tokenizer.decode(more)})
+    finally:
+        ContextCache.SLACK = slack
+
+
+def test_a_drafters_own_rows_are_kept_where_they_are_more_than_a_snapshots():
+    pair = Pair.of(make_model("llama"), make_drafter(window=10))
+    cache, prompt = PromptCache(pair), some_prompt(20)
+    run(pair, cache.reuse(prompt, (5,)), 1, prompt_cache=cache)
+    cache.reuse(prompt[:17] + [1, 2])
+    assert [entry.seen(17) for entry in cache.drafter] == [8, 8]
+
+
+@pytest.mark.parametrize("family", ("qwen3", "qwen3_next"))
+@pytest.mark.parametrize("keep", (25, 32, 45))
+def test_a_cut_below_where_the_cache_was_quantized(monkeypatch, family, keep):
+    """Rows that a fresh run would not quantize are not left quantized."""
+    monkeypatch.setitem(architectures.COMMON, "head_dim", 32)
+    model, start = architectures.build(family), 30
+    pair = Pair.of(model, None)
+    cache, told = PromptCache(pair), some_prompt(50)
+    kv = KVBits(8, 32, start)
+    run(pair, cache.reuse(told, (keep,)), 9, prompt_cache=cache, kv=kv)
+    edited = told[:keep] + some_prompt(3, seed=9)
+    rest = cache.reuse(edited)
+    assert len(rest) == (len(edited) if keep < start else 3)
+    list(decode(pair, rest, max_tokens=1, prompt_cache=cache, kv=kv))
+    fresh = PromptCache(pair)
+    list(decode(pair, edited, max_tokens=1, prompt_cache=fresh, kv=kv))
+    assert kinds_of(cache.target) == kinds_of(fresh.target)
+
+
+def test_the_shelf_lets_go_what_saves_least():
+    def snapshot(rows, size=1):
+        array = mx.zeros((size,), mx.uint8)
+        return Snapshot(rows, {0: State("ArraysCache", {}, (array,))}, {})
+
+    shelf = Shelf(4)
+    for rows in (500, 510, 900, 905, 940):
+        shelf.put(snapshot(rows))
+    assert [s.rows for s in shelf.all] == [500, 510, 900, 940]
+    shelf.put(snapshot(941))
+    assert [s.rows for s in shelf.all] == [500, 900, 940, 941]
+    shelf.put(snapshot(950, 5))  # too large for the whole shelf
+    assert [s.rows for s in shelf.all] == [500, 900, 940, 941]
+    shelf.put(snapshot(960, 4))
+    assert [s.rows for s in shelf.all] == [960]
+    assert shelf.latest(959) is None and shelf.latest(960).rows == 960
+
+
+COPIED = {
+    "rotating": (lambda: RotatingKVCache(8, 2), [0, 1, 6, 7, 8, 9, 10, 11]),
+    "bounded": (lambda: BoundedKVCache(8, 2), [0, 1, 6, 7, 8, 9, 10, 11]),
+    "ordered": (lambda: OrderedKVCache(8), [4, 5, 6, 7, 8, 9, 10, 11]),
+    "chunked": (lambda: ChunkedKVCache(8), [8, 9, 10, 11]),
+    "recurrent": (lambda: ArraysCache(1), list(range(12))),
+}
+
+
+@pytest.mark.parametrize("kind", COPIED)
+def test_a_snapshot_holds_what_is_seen_and_nothing_changes_it(kind):
+    make, seen = COPIED[kind]
+    entry, rows = make(), mx.arange(12.0)[None, None, :, None]
+    if kind == "recurrent":
+        entry[0] = rows
+    else:
+        entry.update_and_fetch(rows, rows)
+    taken = take(12, [entry], [])
+    for more in range(5):
+        # Given back, it is as independent as it was when it was taken.
+        taken.restore([entry], [])
+        for _ in range(more):
+            if kind == "recurrent":
+                entry[0][..., 0:3, :] = 99.0
+            else:
+                entry.update_and_fetch(rows[..., :1, :] + 99, rows[..., :1, :])
+        mx.eval(entry.state)
+    assert taken.target[0].arrays[0][0, 0, :, 0].tolist() == seen
+
+
+def test_boundaries_of_templates():
+    chat = [
+        {"role": "user", "content": "One"},
+        {"role": "assistant", "content": "Two"},
+        {"role": "user", "content": "Three"},
+    ]
+    left = {}
+    for name, template in TEMPLATES.items():
+        tokenizer = make_tokenizer(template)
+        options = {"enable_thinking": name == "thinking"}
+        ids = apply_template(tokenizer, chat, **options)
+        at, kept = marks(tokenizer, chat, **options)
+        assert tokenizer.decode(ids[at:]).startswith("Three")
+        assert kept == surviving(tokenizer, chat, **options)
+        left[name] = tokenizer.decode(ids[kept:])
+    assert left == {
+        "stable": "",
+        "thinking": "<think>",
+        "not thinking": "<think></think>",
+    }
+
+
+def test_a_template_that_refuses_says_so_and_nothing_is_known_to_survive():
+    once = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
+    tokenizer = make_tokenizer(once + TEMPLATES["stable"])
+    chat = [{"role": "user", "content": "One"}]
+    assert surviving(tokenizer, chat) == 0
+    assert marks(tokenizer, chat)[1] == 0
+    with pytest.raises(PromptError, match="refuses these messages: one turn"):
+        apply_template(tokenizer, chat * 2)
+
+
+def test_the_benchmark_of_first_tokens_passes_only_what_is_new():
+    pair, tokenizer = load("tiny")
+    sizes = {"turns": 3, "question": 40, "answer": 4, "cold_every": 3}
+    result = first_token.measure(pair, tokenizer, context=240, **sizes)
+    rows = result["turns"]
+    assert rows[0]["fed"] == rows[0]["tokens"] > 100
+    assert all(20 < row["fed"] < 60 for row in rows[1:])
+    assert 200 < rows[-1]["tokens"] <= 240
+    assert [row["cold"] is None for row in rows] == [True, True, False]
+    assert result["ratio"] == rows[-1]["warm"] / rows[-1]["cold"]
+    assert len(first_token.table(result).splitlines()) == 4
+    with pytest.raises(OptionError, match="was to have"):
+        first_token.measure(pair, tokenizer, context=90, **sizes)

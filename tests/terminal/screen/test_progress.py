@@ -1,0 +1,136 @@
+"""What shows while one waits: on a terminal, and nothing of it stays."""
+
+import io
+import os
+import shutil
+import sys
+import time
+
+import pexpect
+import pyte
+import pytest
+
+from dflash_mlx.hub.find import TINY
+from dflash_mlx.terminal.screen import progress
+from tests.equipment.hub_server import Hub
+
+PREFILL = """
+import sys, time
+from dflash_mlx.terminal.screen import progress
+progress.PATIENCE = 0.2
+seconds = float(sys.argv[1])
+with progress.Prefill(progress.wanted()) as reading:
+    for done in range(0, 1001, 250):
+        reading(done, 1000)
+        time.sleep(seconds)
+print("answer")
+"""
+INTERRUPTED = """
+import time
+from dflash_mlx.terminal.screen import progress
+progress.PATIENCE = 0.1
+try:
+    with progress.Prefill(True) as reading:
+        reading(0, 1000)
+        time.sleep(0.5)
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def terminal(*arguments, env=None, stdout=None):
+    """Run Python in a terminal of 80 columns: all that was written, and the screen."""
+    command = [sys.executable, *arguments]
+    if stdout:
+        quoted = " ".join(f"'{word}'" for word in command)
+        command = ["/bin/sh", "-c", f"{quoted} >{stdout}"]
+    drawn = io.StringIO()
+    child = pexpect.spawn(
+        command[0],
+        command[1:],
+        env=dict(os.environ, TERM="xterm-256color", **(env or {})),
+        dimensions=(30, 80),
+        encoding="utf-8",
+        timeout=60,
+    )
+    child.logfile_read = drawn
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0, drawn.getvalue()
+    screen = pyte.Screen(80, 30)
+    pyte.Stream(screen).feed(drawn.getvalue())
+    lines = [line.rstrip() for line in screen.display]
+    return drawn.getvalue(), [line for line in lines if line]
+
+
+def test_a_long_prompt_gets_a_bar_that_goes():
+    drawn, screen = terminal("-c", PREFILL, "0.2")
+    assert "Reading the prompt" in drawn and "tokens/s" in drawn
+    assert "/1000" in drawn
+    assert screen == ["answer"]
+
+
+def test_a_short_prompt_gets_none():
+    drawn, screen = terminal("-c", PREFILL, "0.01")
+    assert "Reading" not in drawn and screen == ["answer"]
+
+
+def test_an_interrupted_bar_goes_too():
+    drawn, screen = terminal("-c", INTERRUPTED)
+    assert "Reading the prompt" in drawn and screen == ["stopped"]
+
+
+def test_a_load_turns_and_goes():
+    drawn, screen = terminal("-m", "dflash_mlx", "generate", "Hello!")
+    assert "Loading tiny" in drawn
+    assert screen[0] == "Hello! How can I help you today?"
+    assert screen[1].startswith("Prompt: ") and "Loading" not in "".join(screen)
+
+
+@pytest.mark.parametrize("option", ["--verbose=F", "--json"])
+def test_nothing_turns_for_programs(option, tmp_path):
+    told = tmp_path / "out"
+    drawn, _ = terminal("-m", "dflash_mlx", "generate", "Hi", option, stdout=told)
+    # That costs are measured is no progress, and may be said here.
+    assert "Loading" not in drawn and "\x1b" not in drawn and told.read_text()
+
+
+def test_json_on_a_terminal_may_show_progress(monkeypatch):
+    for stderr, stdout, verbose, as_json, expected in (
+        (True, True, True, True, True),
+        (True, False, True, True, False),
+        (True, False, True, False, True),
+        (True, True, False, False, False),
+        (False, True, True, False, False),
+    ):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda on=stderr: on)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda on=stdout: on)
+        assert progress.wanted(verbose, as_json) is expected
+
+
+def test_a_download_shows_bytes_and_files_that_go(tmp_path):
+    away = shutil.ignore_patterns("drafter", "dflash2")
+    shutil.copytree(TINY, tmp_path / "tiny", ignore=away)
+    arguments = ["-m", "dflash_mlx", "generate", "Hello!", "--model", "org/tiny"]
+    with Hub({"org/tiny": tmp_path / "tiny"}) as hub:
+        env = {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        drawn, screen = terminal(*arguments, env=env)
+    assert "Fetching" in drawn and "files" in drawn and "4.07MB" in drawn
+    assert "Downloading org/tiny (" in " ".join(screen)
+    answer = screen.index("Hello! How can I help you today?")
+    before = "".join(screen[:answer])
+    assert before.startswith("Downloading") and before.endswith("GiB.")
+    assert "|" not in before and "complete" not in before
+
+
+def test_the_bar_waits_for_nobody():
+    reading = progress.Prefill(False)
+    start = time.perf_counter()
+    reading(0, 10)
+    reading.close()
+    assert time.perf_counter() - start < 0.5 and not reading.started

@@ -1,0 +1,207 @@
+"""Before a download: what is told, what is refused, and what is fetched."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx_lm.models.cache import make_prompt_cache
+
+from dflash_mlx import device, load
+from dflash_mlx.errors import NotEnoughDiskError
+from dflash_mlx.hub import download as hub
+from dflash_mlx.hub.download import Plan
+from dflash_mlx.hub.find import TINY
+from dflash_mlx.terminal import download
+from tests.equipment.hub_server import Hub
+
+GIB = 2**30
+
+# What the Hub serves, in a process of its own: its address is read at import.
+CODE = """
+import json, sys
+from dflash_mlx import device
+from dflash_mlx.hub import download as hub
+from dflash_mlx.errors import DFlashError
+from dflash_mlx.terminal.download import fetch
+free, memory, *arguments = sys.argv[1:]
+if free: hub.shutil.disk_usage = lambda path: type("U", (), {"free": int(free)})
+if memory: device.memory_bytes = lambda: int(memory)
+lines, failed = [], ""
+try:
+    fetch(*[a or None for a in arguments], notice=lines.append)
+except DFlashError as error:
+    failed = f"{type(error).__name__} {error}"
+print(json.dumps([lines, failed]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    away = shutil.ignore_patterns("drafter", "dflash2")
+    shutil.copytree(TINY, tmp_path / "tiny", ignore=away)
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def served(folder):
+    with Hub({"org/tiny": folder, "org/draft": TINY / "drafter"}) as server:
+        yield server
+
+
+def fetch(endpoint, home, *arguments, free="", memory=""):
+    env = dict(os.environ, HF_ENDPOINT=endpoint, HF_HOME=str(home))
+    env["HF_HUB_DISABLE_XET"] = "1"
+    run = subprocess.run(
+        [sys.executable, "-c", CODE, str(free), str(memory), *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and run.stderr == "", run.stderr
+    return json.loads(run.stdout)
+
+
+def fetched(server) -> list[str]:
+    """Large files that were sent, not only asked for."""
+    return [
+        line for line in server.seen if line.startswith("GET") and "model.s" in line
+    ]
+
+
+def test_a_pair_is_told_then_fetched_then_here(served, folder, tmp_path):
+    arguments = (served.endpoint, tmp_path / "home", "org/tiny", "org/draft")
+    lines, failed = fetch(*arguments)
+    assert not failed and len(lines) == 2
+    size = folder / "model.safetensors"
+    assert lines[0].startswith("Downloading org/tiny (") and "org/draft (" in lines[0]
+    told = float(lines[0].split("org/tiny (")[1].split(" MiB")[0])
+    assert told >= size.stat().st_size / 2**20 - 0.1
+    assert "Disk: " in lines[1] and "8192 tokens of context" in lines[1]
+    assert len(fetched(served)) == 2
+    served.seen.clear()
+    assert fetch(*arguments) == [[], ""] and not served.seen
+
+
+def test_what_is_here_already_is_not_counted(served, tmp_path):
+    arguments = (served.endpoint, tmp_path / "home", "org/tiny", "none")
+    fetch(*arguments)
+    for file in (tmp_path / "home").rglob("model.safetensors"):
+        # The link and what it leads to.
+        file.resolve().unlink()
+        file.unlink()
+    served.seen.clear()
+    lines, failed = fetch(*arguments)
+    assert not failed and "KiB are here" in lines[0]
+    assert len(fetched(served)) == 1
+
+
+def test_a_drafter_that_nobody_named_is_fetched_for_a_known_target(
+    served, folder, tmp_path
+):
+    """The embedded pair's numbers lead to its embedded drafter: no download."""
+    lines, failed = fetch(served.endpoint, tmp_path / "home", "org/tiny")
+    assert not failed and "org/draft" not in lines[0]
+
+
+def test_a_disk_that_is_too_small(served, tmp_path):
+    arguments = (served.endpoint, tmp_path / "home", "org/tiny")
+    lines, failed = fetch(*arguments, free=2**20)
+    assert failed.startswith("NotEnoughDiskError The download needs")
+    assert "HF_HOME" in failed and "1.0 MiB left" in failed
+    assert not fetched(served)
+
+
+def test_memory_that_is_too_small_for_the_weights_is_said_before(served, tmp_path):
+    arguments = (served.endpoint, tmp_path / "home", "org/tiny")
+    _, failed = fetch(*arguments, memory=2**20)
+    assert failed.startswith("NotEnoughMemoryError") and not fetched(served)
+
+
+def test_memory_that_is_too_small_for_a_conversation_is_a_warning(served, tmp_path):
+    size = 2**20 + (TINY / "model.safetensors").stat().st_size
+    arguments = (served.endpoint, tmp_path / "home", "org/tiny")
+    lines, failed = fetch(*arguments, memory=size)
+    assert not failed and lines[2].startswith("Warning: ") and "--kv-bits" in lines[2]
+    assert len(fetched(served)) == 1
+
+
+def test_what_the_hub_refuses(served, tmp_path):
+    told = fetch(served.endpoint, tmp_path, "gated/model")
+    assert told[1].startswith("MissingFilesError gated/model is gated.")
+    told = fetch(served.endpoint, tmp_path, "missing/model")
+    assert "There is no repository missing/model" in told[1]
+    told = fetch(served.endpoint, tmp_path, "org/tiny", "gated/draft")
+    assert "gated/draft is gated." in told[1]
+    told = fetch("http://127.0.0.1:9", tmp_path / "new", "some/model")
+    assert "some/model is not in the local cache" in told[1]
+
+
+def test_the_embedded_pair_and_folders_need_nothing(monkeypatch, folder):
+    def asked(*_, **__):
+        raise AssertionError("the Hub was asked")
+
+    for name in ("plan", "fetch_file", "download", "cached_folder"):
+        monkeypatch.setattr(hub, name, asked)
+    for model in ("tiny", str(folder)):
+        download.fetch(model, notice=asked)
+
+
+def told(plan, context, monkeypatch, free, memory):
+    monkeypatch.setattr(hub, "free_bytes", lambda: (free, Path("/cache")))
+    monkeypatch.setattr(device, "memory_bytes", lambda: memory)
+    lines = []
+    download.tell([plan], context, lines.append)
+    return lines
+
+
+def test_the_lines(monkeypatch):
+    plan = Plan("org/big", None, 5 * GIB, GIB, 5 * GIB - 2**20)
+    assert told(plan, 2 * GIB, monkeypatch, 90 * GIB, 8 * GIB) == [
+        "Downloading org/big (5.0 GiB, of which 1.0 GiB are here).",
+        "Disk: 4.0 GiB of 90.0 GiB free in /cache. Memory: 5.0 GiB of weights and "
+        "about 2.0 GiB for 8192 tokens of context, of 8.0 GiB.",
+    ]
+    assert told(plan, 2 * GIB, monkeypatch, 4 * GIB, 6 * GIB)[2].startswith("Warning")
+    with pytest.raises(NotEnoughDiskError, match="needs 4.0 GiB"):
+        told(plan, 0, monkeypatch, 4 * GIB - 1, 8 * GIB)
+
+
+QWEN3_8B = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "bytes_of_a_token"),
+    [
+        ({}, 2 * 2 * 36 * 8 * 128),
+        ({"head_dim": None}, 2 * 2 * 36 * 8 * 128),
+        ({"full_attention_interval": 4}, 2 * 2 * 9 * 8 * 128),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, 2 * 2 * 8 * 128),
+        ({"kv_lora_rank": 512, "qk_rope_head_dim": 64}, 2 * 36 * 576),
+        ({"num_attention_heads": None}, 0),
+    ],
+)
+def test_what_a_conversation_takes(changes, bytes_of_a_token):
+    config = QWEN3_8B | changes
+    assert download.kv_bytes(config, 10) == 10 * bytes_of_a_token
+    assert download.kv_bytes({"text_config": config}, 10) == 10 * bytes_of_a_token
+
+
+def test_the_estimate_is_what_the_cache_takes():
+    pair, _ = load("tiny", "none")
+    cache = make_prompt_cache(pair.model)
+    pair.model(mx.zeros((1, 256), dtype=mx.int32), cache=cache)
+    rows = sum(array.nbytes for each in cache for array in each.state[:2])
+    config = json.loads((TINY / "config.json").read_text())
+    width = cache[0].state[0].dtype.size / download.KV_BYTES
+    assert download.kv_bytes(config, 256) * width == rows

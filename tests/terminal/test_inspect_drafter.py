@@ -1,0 +1,182 @@
+"""inspect and convert: wrong readings are found, and written right."""
+
+import json
+import shutil
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+from typer.testing import CliRunner
+
+from dflash_mlx import load, load_drafter
+from dflash_mlx.bench import probe
+from dflash_mlx.cli import app
+from dflash_mlx.convert import Changes, convert
+from dflash_mlx.errors import OptionError
+from dflash_mlx.hub.find import TINY, folder_of_drafter
+from dflash_mlx.models.drafters import read_config, save_folder
+from tests.equipment.tiny import make_drafter
+
+ASKED = ("What is 48 + 76?", "Write the 7 times table up to 10.")
+PLANTS = {
+    "taps": ({"target_layer_ids": [2, 4, 5]}, {}, "taps -1"),
+    "slot": ({}, {"sample_from_anchor": True}, "the anchor's slot does not"),
+    "both": (
+        {"target_layer_ids": [0, 2, 3]},
+        {"sample_from_anchor": True},
+        "the anchor's slot does not, taps +1",
+    ),
+}
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def planted(folder, name):
+    """A copy of the embedded drafter whose config is wrong."""
+    nested, root, _ = PLANTS[name]
+    shutil.copytree(TINY / "drafter", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= root
+    config["dflash_config"] |= nested
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_wrong_reading_is_found_and_corrected(name, tmp_path):
+    folder, out = planted(tmp_path / "wrong", name), tmp_path / "right"
+    target, tokenizer = load("tiny", "none")
+    trials = probe.probe(folder, target, tokenizer, ASKED, 48)
+    best = probe.choice(trials)
+    assert trials[0].name == "as read" and best.name == PLANTS[name][2]
+    # The command that is printed makes the embedded drafter of it again.
+    assert run("convert", folder, "--out", out, *best.options.split()).exit_code == 0
+    assert read_config(out) == read_config(TINY / "drafter")
+
+
+def test_taps_beyond_the_target_are_a_reading_too(tmp_path):
+    """An off-by-one that leaves the target must not become the right reading."""
+    folder = planted(tmp_path / "wrong", "taps")
+    config = json.loads((folder / "config.json").read_text())
+    config["dflash_config"]["target_layer_ids"] = [2, 4, 6]
+    (folder / "config.json").write_text(json.dumps(config))
+    target, tokenizer = load("tiny", "none")
+    trials = probe.probe(folder, target, tokenizer, ASKED, 48)
+    assert "not layers of the target" in trials[0].name
+    assert probe.choice(trials).name == "taps -1"
+
+
+def test_a_drafter_of_another_target_is_no_reading(tmp_path):
+    folder = tmp_path / "other"
+    save_folder(make_drafter(), folder)
+    for command in (["inspect", folder], ["convert", folder, "--out", tmp_path / "o"]):
+        said = run(*command, "--model", "tiny")
+        assert said.exit_code == 1 and "hidden_size 64 against 192" in said.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_right_reading_stays():
+    target, tokenizer = load("tiny", "none")
+    trials = probe.probe(TINY / "drafter", target, tokenizer, ASKED, 48)
+    assert probe.choice(trials) is trials[0]
+    names = {trial.name for trial in trials}
+    assert {"taps +1", "taps -1", "causal in the block"} < names
+
+
+def test_readings_out_of_the_target_are_not_tried():
+    config = read_config(TINY / "drafter")  # taps 1, 3, 4
+    assert all("+1" not in trial.name for trial in probe.readings(config, 5))
+
+
+def test_the_command_tells_all_of_it():
+    said = run("inspect", "tiny", "--json")
+    report = json.loads(said.stdout)
+    assert report["packaging"] == "z-lab DFlash" and report["fits"] == ["tiny"]
+    arrays = [array for _, array in tree_flatten(load_drafter("tiny").parameters())]
+    assert report["parameters"] == sum(array.size for array in arrays)
+    assert report["bytes"]["16"] == sum(array.nbytes for array in arrays)
+    assert any("discarded" in note for note in report["notes"])
+    text = run("inspect", "tiny", "--model", "tiny", "-p", ASKED[1], "-m", 16).stdout
+    assert "as read" in text and "the right one" in text
+
+
+def test_sizes_are_those_of_the_files(tmp_path):
+    report = json.loads(run("inspect", "tiny", "--json").stdout)
+    for bits in (4, 8):
+        convert(TINY / "drafter", tmp_path / str(bits), Changes(bits))
+        size = (tmp_path / str(bits) / "model.safetensors").stat().st_size
+        assert abs(size - report["bytes"][str(bits)]) < 8000  # the header's
+
+
+@pytest.mark.parametrize("bits", (4, 8))
+def test_quantized_drafters_are_saved_as_they_are_loaded(bits, tmp_path):
+    convert(TINY / "drafter", tmp_path / "packed", Changes(bits), "tiny")
+    again = dict(tree_flatten(load_drafter(tmp_path / "packed").parameters()))
+    there = dict(tree_flatten(load_drafter("tiny", quantize=bits).parameters()))
+    assert again.keys() == there.keys()
+    assert all(mx.array_equal(again[name], there[name]) for name in again)
+    config = json.loads((tmp_path / "packed" / "config.json").read_text())
+    assert config["converted_from"] == "tiny"
+    assert config["quantization"]["bits"] == bits
+
+
+def test_the_embedded_dflash2_head_drafts():
+    """600 updates from the DFlash head, in 3 bits: a third of the bytes, as good."""
+    report = json.loads(run("inspect", "tiny-dflash2", "--json").stdout)
+    assert report["packaging"] == "z-lab DFlash 2" and report["parameters"] > 750_000
+    assert "linear layers are packed to 3 bits" in report["notes"]
+    pair, tokenizer = load("tiny", "tiny-dflash2")
+    assert probe.measure(pair, tokenizer, ASKED, 64).tokens_per_round > 5.5
+    files = [file for file in TINY.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 6_000_000
+
+
+def test_what_is_packed_is_not_packed_again(tmp_path):
+    with pytest.raises(OptionError, match="3 bits already"):
+        convert(TINY / "dflash2", tmp_path / "out", Changes(8))
+    with pytest.raises(OptionError, match="quantized already"):
+        load_drafter("tiny-dflash2", quantize=4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_of_the_user_is_in_the_way(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("keep")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for out in (tmp_path / "out", tmp_path / "link"):
+        convert(TINY / "drafter", out)
+        assert load_drafter(out).config == read_config(TINY / "drafter")
+    assert (tmp_path / "out.partial" / "mine").read_text() == "keep"
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"out", "out.partial", "real", "link"}
+
+
+def test_before_and_after_are_measured(tmp_path):
+    said = run(
+        *("convert", "tiny", "--out", tmp_path / "out", "--bits", 4),
+        *("--model", "tiny", "-p", ASKED[0], "-m", 20),
+    )
+    assert said.stderr.count("tokens per round") == 2
+    plain = run("convert", "tiny", "--out", tmp_path / "other", "--dtype", "float16")
+    assert "tokens per round" not in plain.stderr and plain.exit_code == 0
+    assert load_drafter(tmp_path / "other").fc.weight.dtype == mx.float16
+
+
+def test_bad_requests_write_nothing(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    for args, word in (
+        (["tiny", "--out", tmp_path / "full"], "exists already"),
+        (["tiny", "--out", tmp_path / "a", "--bits", 5], "4 or 8"),
+        (["tiny", "--out", tmp_path / "a", "--dtype", "int8"], "bfloat16"),
+        (["tiny", "--out", tmp_path / "a", "--tap-shift", -2], "tap_shift"),
+        (["nowhere", "--out", tmp_path / "a"], "nowhere"),
+    ):
+        said = run("convert", *args)
+        assert said.exit_code in (1, 2) and word in said.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    with pytest.raises(OptionError):
+        convert(folder_of_drafter("tiny"), tmp_path / "full")

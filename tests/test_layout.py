@@ -1,0 +1,105 @@
+"""Facts about the package itself: imports point one way, help is instant."""
+
+import ast
+import resource
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import dflash_mlx
+
+ROOT = Path(dflash_mlx.__file__).parent
+# Folders and root modules of the package, from the bottom row up. A file imports from
+# its own row's folder, and from rows below.
+ROWS = (
+    ("errors",),
+    ("types",),
+    ("device", "rebind", "stats", "store"),
+    ("cache", "hub", "metal", "speculation"),
+    ("models", "text"),
+    ("pair",),
+    ("decoding",),
+    ("tuning",),
+    ("loading", "engine"),
+    ("convert",),
+    ("train",),
+    ("bench",),
+    ("terminal",),
+    ("cli",),
+    ("__main__",),
+)
+ROW = {name: i for i, row in enumerate(ROWS) for name in row}
+
+
+def imports(file: Path):
+    """Package modules that a file imports, as paths of names."""
+    here = ("dflash_mlx", *file.relative_to(ROOT).with_suffix("").parts)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = here[: len(here) - node.level]
+            full = (*base, *(node.module or "").split(".")) if node.module else base
+            names = [full] if node.module else [(*full, a.name) for a in node.names]
+            yield from (name[1:] for name in names)
+
+
+def test_imports_go_down_the_rows():
+    for file in ROOT.rglob("*.py"):
+        name = file.relative_to(ROOT).with_suffix("").parts[0]
+        if name == "__init__":
+            continue
+        for other in imports(file):
+            if other and other[0] != name:
+                allowed = ROW[other[0]] < ROW[name]
+                assert allowed, f"{file} imports {other}"
+
+
+def test_every_module_imports():
+    """Also those that only developers run: a recipe that fails at import is lost."""
+    for file in (*ROOT.rglob("*.py"), *(ROOT.parent / "benchmarks").rglob("*.py")):
+        name = ".".join(file.relative_to(ROOT.parent).with_suffix("").parts)
+        if not name.endswith("__main__"):
+            import_module(name.removesuffix(".__init__"))
+
+
+def test_targets_and_drafters_never_meet():
+    for side, other in (("targets", "drafters"), ("drafters", "targets")):
+        for file in (ROOT / "models" / side).rglob("*.py"):
+            assert all(other not in name for name in imports(file)), file
+
+
+def test_models_know_no_samplers_and_the_loop_no_text():
+    for file in (ROOT / "models").rglob("*.py"):
+        assert all(name[0] != "decoding" for name in imports(file)), file
+    for file in (ROOT / "decoding").rglob("*.py"):
+        source = file.read_text()
+        assert "import time" not in source and "tokenizer_utils" not in source
+
+
+def test_importing_the_package_or_its_cli_loads_nothing_heavy():
+    code = "import sys, dflash_mlx, dflash_mlx.cli; print('mlx.core' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "False", out.stderr
+
+
+def test_help_is_instant():
+    command = [sys.executable, "-m", "dflash_mlx", "generate", "--help"]
+
+    def spent():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # Half a second of its own; what other programs take, or take from it, does not
+    # count, so the least of some runs does. The first one compiles.
+    assert min(spent() for _ in range(5)) < 0.5
+
+
+def test_public_names_resolve():
+    for name in dflash_mlx.__all__:
+        assert getattr(dflash_mlx, name) is not None
+    from dflash_mlx import decode
+    from dflash_mlx.decoding import loop
+
+    assert decode is loop.decode

@@ -1,0 +1,230 @@
+"""What passes cost: measured once, kept, and used."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dflash_mlx import (
+    Pair,
+    decode,
+    generate,
+    load,
+)
+from dflash_mlx.speculation.costs import (
+    DRAFTER,
+    GUESS,
+    PLAIN,
+    Curve,
+)
+from dflash_mlx.store import Store
+from dflash_mlx.tuning import calibrate
+from dflash_mlx.tuning.calibrate import (
+    about,
+    measure,
+    order,
+    read,
+)
+from tests.equipment.tiny import (
+    Script,
+    make_drafter,
+    make_model,
+    some_prompt,
+)
+
+
+class Clock:
+    """Seconds that pass by what is done, not by how long it takes."""
+
+    def __init__(self, pair, verify, draft):
+        self.now, self.verify, self.draft = 0.0, verify, draft
+        target, drafter = pair.target, pair.drafter
+        forward, propose = target.forward, drafter.propose
+
+        def passed(tokens, *rest):
+            self.now += self.verify(tokens.shape[1])
+            return forward(tokens, *rest)
+
+        def drafting(anchor, cache, width, choose):
+            self.now += self.draft(width)
+            return propose(anchor, cache, width, choose)
+
+        target.forward, drafter.propose = passed, drafting
+
+    def __call__(self):
+        return self.now
+
+
+def test_measures_the_curve_there_is():
+    pair = Pair.of(make_model("llama"), make_drafter(block_size=16))
+    clock = Clock(pair, lambda rows: 1 + rows / 8, lambda rows: 0.25 + rows / 64)
+    curve = measure(pair, clock, budget=1e9)
+    assert set(curve.verify) == {1, 2, 3, 4, 5, 6, 8, 12, 16}
+    assert curve.verify == {w: pytest.approx(1 + w / 8) for w in curve.verify}
+    assert curve.draft == {w: pytest.approx(0.25 + w / 64) for w in curve.draft}
+
+
+def test_first_passes_of_a_kind_warm_up():
+    """Kernels are compiled in them; a median bears one more that was slow."""
+    pair, times = Pair.of(make_model("llama"), make_drafter(block_size=16)), {}
+
+    def passed(rows):
+        times[rows] = times.get(rows, 0) + 1
+        warm = times[rows] > (5 if rows == 1 else 2)  # and one more by chance
+        return 1.0 if warm else 50.0
+
+    curve = measure(pair, Clock(pair, passed, lambda rows: 0.5), budget=1e9)
+    assert set(curve.verify.values()) == {1.0}
+
+
+def test_a_budget_ends_it_but_the_ends_are_measured():
+    pair = Pair.of(make_model("llama"), make_drafter(block_size=16))
+    clock = Clock(pair, lambda rows: 1.0, lambda rows: 1.0)
+    assert set(measure(pair, clock, budget=0.1).verify) == {1, 2, 16}
+
+
+@pytest.mark.parametrize("widest", (2, 3, 7, 8, 10, 16, 40))
+def test_widths_are_those_of_the_drafter(widest):
+    widths = list(order(widest))
+    assert widths[0] == widest and len(set(widths)) == len(widths)
+    assert all(1 < width <= widest for width in widths)
+
+
+def test_a_curve_is_measured_once_and_kept(tmp_path, monkeypatch):
+    store = Store("here", tmp_path / "costs.json")
+    pair, said, times = Pair.of(make_model("llama"), make_drafter()), [], []
+
+    def once(pair):
+        times.append(1)
+        return Curve({1: 1.0, 8: 2.0}, {2: 0.1, 8: 0.2})
+
+    monkeypatch.setattr(calibrate, "measure", once)
+    calibrate.calibrate(pair, said.append, store)
+    again = Pair.of(make_model("llama"), make_drafter())
+    calibrate.calibrate(again, said.append, store)
+    assert len(times) == len(said) == 1
+    for each in (pair, again):
+        assert each.pace.costs.seconds(PLAIN, 1, 0) == 1.0
+        assert each.pace.costs.seconds(DRAFTER, 8, 0) == pytest.approx(2.2)
+    # Another machine, another size or another drafter is measured for itself.
+    calibrate.calibrate(again, said.append, Store("there", tmp_path / "costs.json"))
+    other = Pair.of(make_model("llama"), make_drafter(block_size=4))
+    calibrate.calibrate(other, said.append, store)
+    assert len(times) == 3
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        None,
+        3,
+        {},
+        {"verify": {"1": 1.0}},
+        {"verify": {"1": 1.0}, "draft": {}},
+        {"verify": {"2": 1.0}, "draft": {"2": 1.0}},
+        {"verify": {"1": -1.0}, "draft": {"2": 1.0}},
+        {"verify": {"one": 1.0}, "draft": {"2": 1.0}},
+        {"verify": [1.0], "draft": {"2": 1.0}},
+        {"verify": {"1": float("inf")}, "draft": {"2": 1.0}},
+        {"verify": {"1": 10**400}, "draft": {"2": 1.0}},
+    ],
+)
+def test_broken_entries_are_measured_anew(entry):
+    assert read(entry) is None
+
+
+def measured(folder):
+    """A store, and a pair with the curve in it, and its costs."""
+    store = Store("here", folder / "costs.json")
+    pair = Pair.of(make_model("llama"), make_drafter())
+    store.put(about(pair), {"verify": {1: 2.0, 8: 3.0}, "draft": {8: 0.2}})
+    calibrate.calibrate(pair, print, store)
+    return store, pair, pair.pace.costs
+
+
+def test_a_curve_taken_under_load_is_measured_anew(tmp_path):
+    store, pair, costs = measured(tmp_path)
+    for seconds, kept in ((4.0, True), (1.8, True), (1.0, False)):
+        costs.use(costs.curve)
+        for _ in range(20):
+            costs.see(PLAIN, 1, 0, seconds)
+        calibrate.doubt(pair, store)
+        assert (about(pair) in store.all()) == kept
+    # Corrected meanwhile, and believed from now on.
+    assert costs.seconds(PLAIN, 1, 0) == pytest.approx(1.0)
+    assert costs.seconds(DRAFTER, 8, 0) == pytest.approx(1.6)
+    assert costs.plain_off() == 1.0
+
+
+def test_a_slow_reader_is_no_reason_to_measure_anew(tmp_path):
+    """Passes go on while the caller has the turn, so little of them is left to time."""
+    store, pair, costs = measured(tmp_path)
+    for _ in range(20):
+        costs.see(PLAIN, 1, 0, 0.2, away=1.8)
+    calibrate.doubt(pair, store)
+    assert about(pair) in store.all() and costs.curve.verify[1] == 2.0
+    assert costs.seconds(PLAIN, 1, 0) < 1.0  # but it is what counts in the choice
+
+
+def test_an_answer_that_shows_a_slow_curve_corrects_it():
+    pair, tokenizer = load("tiny")
+    costs, slow = pair.pace.costs, pair.pace.costs.curve.times(50.0)
+    costs.use(slow)
+    for _ in range(costs.ENOUGH):
+        costs.see(PLAIN, 1, 0, slow.verify[1] / 50.0)
+    generate(pair, tokenizer, "What is 12 + 34?", max_tokens=4)
+    assert costs.curve.verify[1] == pytest.approx(slow.verify[1] / 50.0, rel=0.2)
+    assert about(pair) not in Store(calibrate.machine(), calibrate.default_file()).all()
+    calibrate.calibrate(pair, print)  # for those who load it next
+
+
+def test_a_curve_that_nobody_measured_is_not_doubted(tmp_path):
+    """It is no measurement either once it is corrected."""
+    store, pair = (
+        Store("here", tmp_path / "x"),
+        Pair.of(make_model("llama"), Script([1, 2, 3], [1])),
+    )
+    for _ in range(20):
+        pair.pace.costs.see(PLAIN, 1, 0, 0.01)
+    calibrate.doubt(pair, store)
+    assert pair.pace.costs.curve is GUESS and not list(tmp_path.iterdir())
+
+
+def test_nothing_is_measured_without_a_drafter():
+    pair, said = Pair.of(make_model("llama")), []
+    calibrate.calibrate(pair, said.append)
+    assert not said and pair.pace.costs.curve.guessed
+
+
+def test_load_calibrates():
+    pair, _ = load("tiny")
+    assert not pair.pace.costs.curve.guessed and pair.pace.costs.known
+    kept = json.loads(calibrate.default_file().read_text())
+    assert about(pair) in kept[calibrate.machine()]
+    plain, _ = load("tiny", "none")
+    assert plain.pace.costs.curve.guessed
+
+
+def test_measuring_leaves_nothing_behind():
+    """Neither in later answers, nor in MLX's generator of random numbers."""
+    import mlx.core as mx
+
+    model, prompt = make_model("qwen3"), some_prompt(20)
+    pair = Pair.of(model, make_drafter())
+    mx.random.seed(3)
+    wanted = mx.random.uniform(shape=(3,)).tolist()
+    mx.random.seed(3)
+    measure(pair, budget=0.0)
+    assert mx.random.uniform(shape=(3,)).tolist() == wanted
+    assert pair.pace.drafter.tried == [] and not pair.pace.costs.ranges
+    told = [r.tokens for r in decode(pair, prompt, max_tokens=20, block_size=8)]
+    fresh = Pair.of(model, make_drafter())
+    assert told == [
+        r.tokens for r in decode(fresh, prompt, max_tokens=20, block_size=8)
+    ]
+
+
+def test_scripted_drafters_need_a_text_and_are_not_calibrated_by_pair_of():
+    pair = Pair.of(make_model("llama"), Script([1, 2, 3], [1]))
+    assert pair.pace.costs.curve.guessed

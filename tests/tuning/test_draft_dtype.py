@@ -1,0 +1,66 @@
+"""A drafter's dtype where bfloat16 is emulated: float16 unless it drafts worse."""
+
+import mlx.core as mx
+import pytest
+
+from dflash_mlx import Pair, device, load
+from dflash_mlx.tuning.draft_dtype import choose_dtype
+from tests.equipment.tiny import (
+    make_drafter,
+    make_model,
+    reference,
+    run,
+    some_prompt,
+)
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    monkeypatch.setattr(device, "native_bfloat16", lambda: False)
+
+
+def test_native_gpus_keep_what_the_checkpoint_has():
+    pair, _ = load("tiny")
+    assert pair.drafter.dtype == mx.bfloat16
+
+
+def test_float16_where_it_drafts_as_well(emulated):
+    pair, _ = load("tiny")
+    assert pair.drafter.dtype == mx.float16
+    packed, _ = load("tiny", draft_quantize=4)
+    assert packed.drafter.fc.scales.dtype == mx.float16
+    assert packed.drafter.fc.weight.dtype == mx.uint32
+
+
+def test_float32_where_float16_overflows():
+    """The same function, through numbers beyond 65,504 inside the MLP."""
+    pair, tokenizer = load("tiny")
+    for layer in pair.drafter.layers:
+        mlp = layer.mlp
+        mlp.up_proj.weight = mlp.up_proj.weight * 2.0**15
+        mlp.down_proj.weight = mlp.down_proj.weight * 2.0**-15
+    before = {k: mx.array(v) for k, v in pair.drafter.norm.items()}
+    assert choose_dtype(pair, tokenizer) == mx.float32
+    # Cast from what was there, not from what float16 left of it.
+    assert mx.array_equal(pair.drafter.norm.weight, before["weight"]).item()
+
+
+def test_other_dtypes_are_left_alone():
+    pair, tokenizer = load("tiny")
+    pair.drafter.set_dtype(mx.float32)
+    assert choose_dtype(pair, tokenizer) == mx.float32
+
+
+@pytest.mark.parametrize("dtype", (mx.float16, mx.bfloat16, mx.float32))
+@pytest.mark.parametrize("target", ("float32", "bfloat16"))
+def test_a_drafter_computes_in_its_own_dtype(dtype, target):
+    model, drafter = make_model("qwen3", target), make_drafter()
+    drafter.set_dtype(dtype)
+    pair, prompt = Pair.of(model, drafter), some_prompt(30)
+    assert run(pair, prompt, 20) == reference(model, prompt, 20)
+    cache, wide = drafter.make_cache(), mx.float32 if target == "float32" else None
+    drafter.extend(mx.random.normal((1, 9, 128)), cache)
+    assert cache[0].fetch()[0].dtype == dtype
+    hidden = drafter.block(mx.array([5]), cache, 8)
+    assert hidden.dtype == dtype
+    assert drafter.logits(hidden).dtype == (wide or mx.bfloat16)
