@@ -141,7 +141,7 @@ def block_against_rows(target: Target, prompt: list[int]) -> float:
 
 
 @dataclass(frozen=True)
-class Course:
+class Progress:
     """How a decoding went beside one-row passes over the same text.
 
     Args:
@@ -157,7 +157,7 @@ class Course:
 
 def check_loop(
     pair: Pair, prompt: list[int], answer: list[int], slack: float = 0.0
-) -> Course:
+) -> Progress:
     """Decode with the pair's script, beside one-row passes over the same text.
 
     Args:
@@ -184,7 +184,7 @@ def check_loop(
             answer = said + rest
             pair.drafter.text = prompt + answer
     assert len(said) == total
-    return Course(worst, beside.regret, partings)
+    return Progress(worst, beside.regret, partings)
 
 
 class OneRow:

@@ -24,7 +24,7 @@ from .pair import Pair
 from .stats import UNDRAFTED, Stats
 from .text.chat_template import refused
 from .text.stream import TextStream
-from .tuning.calibrate import doubt
+from .tuning.calibrate import recheck
 from .types import KVBits, Round, Sampling
 
 # A round that takes this many seconds, and so many times the usual, has met a kernel
@@ -159,10 +159,10 @@ def stream_generate(
             stats.kernels = pair.kernels_in_service
             at = held + tail + len(ids) + stats.tokens
             # What never drafts is plain decoding: there is nothing to compare.
-            plain = None if reason else pair.pace.costs.plain(at)
+            plain = None if reason else pair.history.costs.plain(at)
             yield from answer.responses(round, spent, plain)
             answer.wait()
-    doubt(pair)
+    recheck(pair)
 
 
 class Answer:

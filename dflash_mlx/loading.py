@@ -38,8 +38,8 @@ from .models.drafters.config import DFlashConfig
 from .models.drafters.dflash import DFlash
 from .pair import Pair, check_fit, check_taps
 from .tuning.calibrate import calibrate
-from .tuning.draft_dtype import choose_dtype
-from .tuning.kernels import equip, quiet
+from .tuning.draft_dtype import choose_draft_dtype
+from .tuning.kernels import install_kernels, quiet
 from .types import require
 
 GROUP_SIZES = (64, 32)
@@ -101,7 +101,7 @@ def load(
     tokenizer = read_tokenizer(folder, config, trust_remote_code)
     if draft_folder is None:
         pair = Pair.of(target, None, config, reason)
-        return equip(pair, kernels, notice), tokenizer
+        return install_kernels(pair, kernels, notice), tokenizer
     try:
         drafter = load_drafter(
             draft_folder, quantize=draft_quantize, window=draft_window
@@ -112,8 +112,8 @@ def load(
             raise
         pair = Pair.of(target, None, config, error.message)
     if pair.drafter is not None and not device.native_bfloat16():
-        choose_dtype(pair, tokenizer)
-    pair = equip(pair, kernels, notice)
+        choose_draft_dtype(pair, tokenizer)
+    pair = install_kernels(pair, kernels, notice)
     calibrate(pair, notice)
     return pair, tokenizer
 

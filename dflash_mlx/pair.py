@@ -17,7 +17,7 @@ from .models import fingerprint
 from .models.drafters.base import Drafter
 from .models.targets import make_target
 from .models.targets.base import Target
-from .speculation.controller import Pace
+from .speculation.controller import History
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Pair:
         drafter: Who guesses them, or None for plain decoding.
         reason: Why there is no drafter, for the statistics.
         kernels: Those of the target and of the drafter, where there are any.
-        pace: What its rounds have shown, which widths are chosen by.
+        history: What its rounds have shown, which widths are chosen by.
     """
 
     target: Target
     drafter: Drafter | None = None
     reason: str = ""
     kernels: tuple[Dispatch, ...] = ()
-    pace: Pace = field(default_factory=Pace, repr=False, compare=False)
+    history: History = field(default_factory=History, repr=False, compare=False)
 
     @property
     def model(self) -> nn.Module:

@@ -11,7 +11,7 @@ from ..loading import load, quantize_linear
 from ..models.drafters import make
 from ..pair import Pair
 from ..tuning.calibrate import calibrate
-from ..tuning.kernels import equip, quiet
+from ..tuning.kernels import install_kernels, quiet
 
 UNTRAINED = "untrained"
 
@@ -63,7 +63,7 @@ def open_pair(
             notice=notice,
         )
     if wild:
-        pair = equip(untrained(pair, seed), kernels, notice)
+        pair = install_kernels(untrained(pair, seed), kernels, notice)
         calibrate(pair, notice)
     return pair, tokenizer
 

@@ -33,7 +33,7 @@ from ..loading import load
 from ..metal.dispatch import check_mode
 from ..pair import Pair
 from ..tuning.calibrate import calibrate
-from ..tuning.kernels import Notice, equip, quiet
+from ..tuning.kernels import Notice, install_kernels, quiet
 from ..types import require
 from .widen import (
     GROUP,
@@ -185,7 +185,7 @@ def shaped(
         pair, entry.target, entry.drafter, bits=quantize, draft_bits=draft_quantize
     )
     mx.clear_cache()
-    pair = equip(pair, kernels, notice)
+    pair = install_kernels(pair, kernels, notice)
     calibrate(pair, notice)
     return pair, tokenizer
 

@@ -64,7 +64,7 @@ def save(cache: PromptCache, path: str | Path) -> None:
         "tail": cache.tail,
         "target": [_packed(read(entry), arrays) for entry in kinds.flat(cache.target)],
         "drafter": [_packed(entry.read(), arrays) for entry in cache.drafter],
-        "snapshots": [_packed_snapshot(s, arrays) for s in cache.shelf.all],
+        "snapshots": [_packed_snapshot(s, arrays) for s in cache.snapshots.all],
         "max_kv_size": cache.max_kv_size,
         "quantized_from": cache.quantized_from,
     }
@@ -261,7 +261,7 @@ def _fill(cache, about, arrays):
             {int(i): _state(s, arrays, like[int(i)]) for i, s in packed[part].items()}
             for part, like in (("target", target), ("drafter", drafter))
         ]
-        cache.shelf.put(Snapshot(packed["rows"], *parts))
+        cache.snapshots.put(Snapshot(packed["rows"], *parts))
     rows = len(about["tokens"])
     if any(type(e) is not ArraysCache and e.offset != rows for e in layers):
         raise ValueError(f"{rows} tokens are not those of its rows")

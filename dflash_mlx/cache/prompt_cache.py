@@ -84,7 +84,7 @@ class PromptCache:
             snapshot_bytes = snapshots.default_bytes()
         require(snapshot_bytes >= 0, "snapshot_bytes", "0 or more", snapshot_bytes)
         self.pair, self.max_kv_size = pair, max_kv_size
-        self.shelf = snapshots.Shelf(snapshot_bytes)
+        self.snapshots = snapshots.SnapshotStore(snapshot_bytes)
         self.owner: Owner | None = None
         self.reset()
 
@@ -106,7 +106,7 @@ class PromptCache:
         self.tail: list[int] = []
         self.marks: list[int] = []
         self.quantized_from: int | None = None
-        self.shelf.drop_behind(-1)
+        self.snapshots.drop_behind(-1)
         self.target = self.pair.target.make_cache(self.max_kv_size)
         drafter = self.pair.drafter
         self.drafter = drafter.make_cache() if drafter else []
@@ -144,20 +144,20 @@ class PromptCache:
         leaves = shared < min(len(self.tokens), last)
         kept = self._keep(shared)
         self.marks = []
-        if self.shelf.most and snapshots.needed(self.target, self.drafter):
+        if self.snapshots.most and snapshots.needed(self.target, self.drafter):
             stops = {*marks, last, *([shared] if leaves else [])}
             self.marks = sorted(at for at in stops if max(kept, 1) <= at <= last)
         return list(prompt[kept:])
 
     def _keep(self, rows):
         """Hold the first `rows` tokens, or fewer where it has to be; how many."""
-        self.shelf.drop_behind(rows)
+        self.snapshots.drop_behind(rows)
         if self.broken or not self._can_cut(rows):
             rows = self._restore(rows)
         self.tail = []
         del self.tokens[rows:]
         self.settle()
-        if (held := self.shelf.latest(rows)) and not self.broken:
+        if (held := self.snapshots.latest(rows)) and not self.broken:
             held.fill(self.drafter, rows)
             self.settle()
         return rows
@@ -169,7 +169,7 @@ class PromptCache:
 
     def _restore(self, rows):
         """Go back to the longest snapshot of at most `rows` rows, or to nothing."""
-        held = self.shelf.latest(rows)
+        held = self.snapshots.latest(rows)
         if held is None or not self._stays_quantized(held.rows):
             self.reset()
             return 0
@@ -191,8 +191,8 @@ class PromptCache:
     def snapshot(self) -> None:
         """Copy what cannot be cut back, if these rows are marked and not kept yet."""
         rows = len(self.tokens)
-        if rows in self.marks and not self.shelf.at(rows):
-            self.shelf.put(snapshots.take(rows, self.target, self.drafter))
+        if rows in self.marks and not self.snapshots.at(rows):
+            self.snapshots.put(snapshots.take(rows, self.target, self.drafter))
 
     def quantize(self, options: KVBits) -> None:
         """Quantize what is long enough for it, if that was asked for."""

@@ -89,7 +89,7 @@ def take(rows: int, target: list[Any], drafter: list[ContextCache]) -> Snapshot:
     return Snapshot(rows, layers, contexts)
 
 
-class Shelf:
+class SnapshotStore:
     """The snapshots of one text, within a budget.
 
     The newest stays while it fits: /retry and /undo want it. Of the others that one

@@ -21,7 +21,7 @@ def generate(
         str | None, o.option("--prompt -p", "The prompt, mlx-lm's way.", o.PROMPT)
     ] = None,
     *,
-    asked: a.Answering,
+    asked: a.AnswerOptions,
     short: a.Shorthand,
     how: a.PromptOptions,
     thinking: a.ThinkingOptions,
@@ -42,18 +42,18 @@ def generate(
     dflash-mlx generate "Write a haiku." --temp 0.7 --seed 1 --json
     """
     from ..terminal import generate as terminal
-    from ..terminal.answer_request import Ask
+    from ..terminal.answer_request import AnswerRequest
     from ..terminal.stdin import read_prompt
 
     shown = o.truth(verbose, "--verbose")
-    ask = Ask.of(asked, sampling, short)
+    ask = AnswerRequest.of(asked, sampling, short)
     text = read_prompt(words, prompt)
     terminal.run(ask, text, how, thinking, as_json=json, verbose=shown)
 
 
 @command
 def chat(
-    asked: a.Answering,
+    asked: a.AnswerOptions,
     short: a.Shorthand,
     thinking: a.ThinkingOptions,
     looks: a.Looks,
@@ -66,8 +66,8 @@ def chat(
 
     dflash-mlx chat --model qwen3-8b --system-prompt "Answer in French." --temp 0.7
     """
-    from ..terminal.answer_request import Ask
+    from ..terminal.answer_request import AnswerRequest
     from ..terminal.chat import session as terminal
 
-    ask = Ask.of(asked, sampling, short)
+    ask = AnswerRequest.of(asked, sampling, short)
     terminal.run(ask, thinking, looks, verbose=o.truth(verbose, "--verbose"))

@@ -25,7 +25,7 @@ from ..types import (
     require,
 )
 from .passes import Decoding
-from .planner import Course, Steering
+from .planner import Planner, Progress
 from .sampling import Chooser, LogitsProcessor, Sampler
 
 EXACT = f"{MOST_ROWS} or less with --exact"
@@ -90,7 +90,7 @@ def decode(
         require((block_size or 1) <= MOST_ROWS, "block_size", EXACT, block_size)
     state = Decoding(pair, cache, chooser, kv, drafting)
     text = cache.tokens + ids
-    course = Course(text, len(text), left)
+    course = Progress(text, len(text), left)
     steering = steered(pair, course, block_size if drafting else 1)
     scan, progress = (calling(course, called) for called in (scan, progress))
     start = partial(state.prefill, ids, prefill_step_size, progress)
@@ -112,16 +112,16 @@ def decode(
         state.close()
 
 
-def steered(pair: Pair, course: Course, block_size: int | None) -> Steering:
+def steered(pair: Pair, course: Progress, block_size: int | None) -> Planner:
     """Rounds as a block size asks for, or as measurements do where it is None."""
     most = MOST_ROWS if pair.target.exact else course.left
     if block_size is not None:
-        return Steering(Fixed(block_size), course, most)
-    controller = Controller(pair.drafter.block_size, pair.pace)
-    return Steering(controller, course, most, Lookup(course.text))
+        return Planner(Fixed(block_size), course, most)
+    controller = Controller(pair.drafter.block_size, pair.history)
+    return Planner(controller, course, most, Lookup(course.text))
 
 
-def calling(course: Course, function: Callable | None) -> Callable | None:
+def calling(course: Progress, function: Callable | None) -> Callable | None:
     """A caller's function, told apart: what it raises says nothing of a kernel."""
 
     def call(*args):

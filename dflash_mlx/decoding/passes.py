@@ -28,7 +28,7 @@ CLEAR_EVERY = 256
 
 
 @dataclass(frozen=True)
-class Flight:
+class PendingPass:
     """A pass that was sent off, not read yet.
 
     Args:
@@ -70,7 +70,7 @@ class Decoding:
         self.cache, self.chooser, self.kv = cache, chooser, kv
         self.drafting = drafting
         self.confident = isinstance(pair.drafter, Confident) and pair.drafter.confident
-        self.trust: mx.array | None = None  # [n] in the drafts of the last block
+        self.confidence: mx.array | None = None  # [n] in the drafts of the last block
         self.taps = pair.drafter.taps if drafting else ()
         cache.settle()
         self.before = len(cache.tokens) + len(cache.tail)
@@ -81,7 +81,7 @@ class Decoding:
     def _begin(self):
         """Nothing is on trial; caches and what is known of them agree."""
         self.uncommitted = 0
-        self.block: Flight | None = None  # a block that is not committed yet
+        self.block: PendingPass | None = None  # a block that is not committed yet
         self.quiet = True
         self.pending: list[mx.array] = []
         self.cache.owner = self
@@ -91,7 +91,7 @@ class Decoding:
         """Rows in the target's cache, the uncommitted ones included."""
         return len(self.cache.tokens) + self.uncommitted
 
-    def prefill(self, ids: list[int], step: int, progress) -> Flight:
+    def prefill(self, ids: list[int], step: int, progress) -> PendingPass:
         """Pass the prompt in chunks, its last token alone, as mlx-lm does.
 
         Each chunk's features go to the drafter and are dropped; logits are lazy,
@@ -105,7 +105,7 @@ class Decoding:
             progress(len(ids), len(ids))
         return flight
 
-    def restart(self, text: list[int], given: int, step: int) -> Flight:
+    def restart(self, text: list[int], given: int, step: int) -> PendingPass:
         """Compute the caches anew after something failed: all arrays are in doubt.
 
         Args:
@@ -179,7 +179,7 @@ class Decoding:
         anchor: mx.array,
         width: int,
         drafts: mx.array | None = None,
-        weigh: bool = False,
+        propose_with_confidence: bool = False,
     ) -> mx.array:
         """Start drafting width - 1 tokens behind `anchor` [1]; the block [width].
 
@@ -187,25 +187,29 @@ class Decoding:
 
         Args:
             drafts: [width - 1] tokens that somebody else proposes.
-            weigh: Ask a drafter that can tell how far it trusts its drafts: `trust`.
+            propose_with_confidence: Ask for `confidence`, where the drafter has any.
         """
         if self.kv.bits and self.rows < self.kv.start:
             # Rows of one pass must all see the cache in one form, as single rows do.
             width = min(width, self.kv.start - self.rows)
-        block, self.trust = anchor.astype(mx.uint32), None
+        block, self.confidence = anchor.astype(mx.uint32), None
         if width > 1:
             if drafts is None:
-                drafts = self._propose(block, width, weigh and self.confident)
+                drafts = self._propose(
+                    block, width, propose_with_confidence and self.confident
+                )
             block = mx.concatenate([block, drafts[: width - 1]])
-            mx.async_eval(block, *([] if self.trust is None else [self.trust]))
+            mx.async_eval(
+                block, *([] if self.confidence is None else [self.confidence])
+            )
         return block
 
-    def send(self, block: mx.array) -> Flight:
+    def send(self, block: mx.array) -> PendingPass:
         """Verify `block` [n], its anchor first, in one pass; nothing is read here."""
         with self._change():
             return self._fly(block.astype(mx.uint32), len(block))
 
-    def _propose(self, anchor, width, weigh):
+    def _propose(self, anchor, width, propose_with_confidence):
         self._flush()
         history = None
         if self.chooser.needs_tokens:
@@ -218,9 +222,9 @@ class Decoding:
             return self.chooser.choose(rows, positions, candidates, draft=True)[None]
 
         asked = anchor, self.cache.drafter, width, choose
-        if weigh:
-            drafts, trust = self.drafter.weigh(*asked)
-            self.trust = trust[0].astype(mx.float32)
+        if propose_with_confidence:
+            drafts, confidence = self.drafter.propose_with_confidence(*asked)
+            self.confidence = confidence[0].astype(mx.float32)
         else:
             drafts = self.drafter.propose(*asked)
         return drafts[0].astype(mx.uint32)
@@ -241,7 +245,7 @@ class Decoding:
         accepted = mx.cumprod(right.astype(mx.uint32)).sum(keepdims=True)
         packed = mx.concatenate([choices, accepted.astype(mx.uint32)])
         mx.async_eval(packed)
-        flight = Flight(width, choices, packed, logits, features, tape)
+        flight = PendingPass(width, choices, packed, logits, features, tape)
         if width > 1:
             self.block = flight
         return flight
@@ -265,7 +269,7 @@ class Decoding:
         window, left = self.drafter.window, min(left, self.cache.to_mark())
         return n if window is None else max(0, min(n, window - (left - n)))
 
-    def commit(self, flight: Flight, tokens: list[int]) -> None:
+    def commit(self, flight: PendingPass, tokens: list[int]) -> None:
         """Make `tokens` part of the text: caches keep their rows and no others."""
         keep = len(tokens) if flight.width else 0
         drop = flight.width - keep

@@ -21,11 +21,11 @@ from ..speculation.controller import (
 from ..speculation.costs import DRAFTER, LOOKUP, Stopwatch
 from ..speculation.lookup import Lookup, Proposal
 from ..types import Round
-from .passes import Decoding, Flight
+from .passes import Decoding, PendingPass
 
 
 @dataclass
-class Course:
+class Progress:
     """How far a decoding has come.
 
     Args:
@@ -58,14 +58,14 @@ class Guess:
         kind: Of a lookup's match.
         at: Where in the text the first one belongs.
         tokens: The drafts.
-        trust: The drafter's, in each.
+        confidence: The drafter's, in each.
     """
 
     source: str
     kind: str
     at: int
     tokens: list[int]
-    trust: Sequence[float] = ()
+    confidence: Sequence[float] = ()
 
     def verdict(self, text: list[int]) -> tuple[int, int] | None:
         """How many drafts could be kept and how many were, once the text tells."""
@@ -76,7 +76,7 @@ class Guess:
         return (len(said), len(said)) if len(said) == len(self.tokens) else None
 
 
-class Steering:
+class Planner:
     """Plans the rounds of one decoding and reports them.
 
     Args:
@@ -89,7 +89,7 @@ class Steering:
     def __init__(
         self,
         controller: Controller | Fixed,
-        course: Course,
+        course: Progress,
         most: int,
         lookup: Lookup | None = None,
     ):
@@ -103,7 +103,7 @@ class Steering:
         self.plan: Plan | None = None  # of the round under way
         self.found: Proposal | None = None  # its match, if the lookup drafts
         self.unread: mx.array | None = None  # the drafter's guess beside it
-        self.trust: list[float] = []  # the drafter's, in its drafts
+        self.confidence: list[float] = []  # the drafter's, in its drafts
         # Whether the round under way was sent ahead, and the one after it is.
         self.ahead = self.streamed = False
         self.guesses: dict[str, Guess] = {}
@@ -126,20 +126,20 @@ class Steering:
         else:
             found = None  # what is not taken says nothing of the drafter
         rows = max(plan.width, plan.guess)
-        block = state.draft(anchor, rows, drafts, self.controller.weighs)
+        block = state.draft(anchor, rows, drafts, self.controller.uses_confidence)
         if plan.guess:
             self.unread, block = block[1:], block[:1]
-        self.plan, self.found, self.trust = plan, found, []
+        self.plan, self.found, self.confidence = plan, found, []
         return block
 
-    def send(self, state: Decoding, block: mx.array) -> Flight:
+    def send(self, state: Decoding, block: mx.array) -> PendingPass:
         """Verify a block, or so much of it as its drafter's confidence is worth."""
-        if state.trust is not None:
+        if state.confidence is not None:
             # A head that overflows says nothing.
-            self.trust = mx.nan_to_num(state.trust).tolist()
-        if self.trust and len(block) > 1:
+            self.confidence = mx.nan_to_num(state.confidence).tolist()
+        if self.confidence and len(block) > 1:
             at = len(self.course.text)
-            rows = self.controller.trimmed(len(block), self.trust, at)
+            rows = self.controller.trim(len(block), self.confidence, at)
             if rows == 1:  # it has become a guess
                 self.plan, self.unread = Plan(guess=len(block)), block[1:]
             block = block[:rows]
@@ -153,7 +153,7 @@ class Steering:
     def _find(self):
         return self.lookup.find(LOOKUP_ROWS - 1) if self.lookup else None
 
-    def report(self, flight: Flight, tokens: list[int], accepted: int) -> Round:
+    def report(self, flight: PendingPass, tokens: list[int], accepted: int) -> Round:
         """The round that a flight was, its tokens being part of the text by now."""
         seconds, width = self.watch.lap(), flight.width
         planned = self.plan or Plan()  # it may have come out narrower
@@ -168,8 +168,10 @@ class Steering:
             steady = self.ahead and self.streamed
             away = self.watch.away
             self.controller.report(plan, round, at, seconds, kind, steady, away)
-            if drafted and self.trust:
-                self.controller.trusted(self.trust[: round.judged], accepted)
+            if drafted and self.confidence:
+                self.controller.count_confidence(
+                    self.confidence[: round.judged], accepted
+                )
         self._guess(at)
         self._judge()
         self.plan, self.found = Plan(), None
@@ -181,7 +183,7 @@ class Steering:
         if self.unread is not None:
             tokens, self.unread = self.unread.tolist(), None
             # One that is right so far is not dropped: only wrong ones would count.
-            guess = Guess(DRAFTER, "", at, tokens, self.trust)
+            guess = Guess(DRAFTER, "", at, tokens, self.confidence)
             self.guesses.setdefault(DRAFTER, guess)
         if LOOKUP not in self.guesses and (found := self._find()):
             at = len(self.course.text)
@@ -191,6 +193,6 @@ class Steering:
         for source, guess in list(self.guesses.items()):
             if (verdict := guess.verdict(self.course.text)) is not None:
                 self.controller.judge(source, guess.kind, *verdict)
-                if guess.trust:
-                    self.controller.trusted(guess.trust, verdict[1])
+                if guess.confidence:
+                    self.controller.count_confidence(guess.confidence, verdict[1])
                 del self.guesses[source]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 
-class Trust:
+class ConfidenceCalibration:
     """How often drafts are kept that a drafter trusts so much: its word, calibrated.
 
     Recent drafts count more. Until there are some of a kind, its word is taken.
@@ -22,22 +22,22 @@ class Trust:
     def __init__(self):
         self.kept, self.tried = [0.0] * self.BINS, [0.0] * self.BINS
 
-    def _bin(self, trust):
-        return min(int(trust * self.BINS), self.BINS - 1)
+    def _bin(self, confidence):
+        return min(int(confidence * self.BINS), self.BINS - 1)
 
-    def count(self, trust: Sequence[float], accepted: int) -> None:
-        """Add a block with such trust in its drafts, of which the first were kept."""
+    def count(self, confidence: Sequence[float], accepted: int) -> None:
+        """Add a block of drafts with these confidences, the first `accepted` kept."""
         factor = 0.5 ** (1.0 / self.HALF_LIFE)
-        for i, word in enumerate(trust[: accepted + 1]):
+        for i, word in enumerate(confidence[: accepted + 1]):
             at = self._bin(word)
             self.kept[at] = self.kept[at] * factor + (i < accepted)
             self.tried[at] = self.tried[at] * factor + 1.0
 
-    def chances(self, trust: Sequence[float]) -> list[float]:
+    def chances(self, confidence: Sequence[float]) -> list[float]:
         """The chance of each draft."""
         return [
             (self.kept[at] + self.LEAN * word) / (self.tried[at] + self.LEAN)
-            for word, at in ((word, self._bin(word)) for word in trust)
+            for word, at in ((word, self._bin(word)) for word in confidence)
         ]
 
 

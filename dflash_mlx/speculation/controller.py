@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..types import Round
-from .acceptance import Acceptance, Trust, expected
+from .acceptance import Acceptance, ConfidenceCalibration, expected
 from .costs import (
     DRAFTER,
     LOOKUP,
@@ -61,14 +61,14 @@ class Found(Protocol):
 
 
 @dataclass
-class Pace:
+class History:
     """What the rounds of a pair have shown, kept from text to text.
 
     Args:
         costs: What rounds cost here.
         drafter: Which of the drafter's drafts are kept.
         lookup: Which of a prompt lookup's, by the kind of match.
-        trust: What the drafter's own confidence is worth, if it has any.
+        confidence: What the drafter's own confidence is worth, if it has any.
         credit: Plain rounds that drafting may lose from now on.
         since_plain: Drafted rounds since the last plain one.
     """
@@ -76,7 +76,7 @@ class Pace:
     costs: Costs = field(default_factory=Costs)
     drafter: Acceptance = field(default_factory=Acceptance)
     lookup: dict[str, Acceptance] = field(default_factory=dict)
-    trust: Trust = field(default_factory=Trust)
+    confidence: ConfidenceCalibration = field(default_factory=ConfidenceCalibration)
     credit: float = CREDIT
     since_plain: int = 0
 
@@ -86,19 +86,19 @@ class Fixed:
     """Always as many rows: what a block size asks for."""
 
     width: int
-    weighs = False
+    uses_confidence = False
 
     def plan(self, context: int, left: int, found: Found | None = None) -> Plan:
         """As Controller.plan."""
         width = min(self.width, left)
         return Plan(width, DRAFTER) if width > 1 else Plan()
 
-    def trimmed(self, rows: int, trust: Sequence[float], context: int) -> int:
-        """As Controller.trimmed: all of it."""
+    def trim(self, rows: int, confidence: Sequence[float], context: int) -> int:
+        """As Controller.trim: all of it."""
         return rows
 
-    def trusted(self, trust: Sequence[float], accepted: int) -> None:
-        """As Controller.trusted."""
+    def count_confidence(self, confidence: Sequence[float], accepted: int) -> None:
+        """As Controller.count_confidence."""
 
     def report(
         self,
@@ -121,10 +121,10 @@ class Controller:
 
     Args:
         widest: Rows of the drafter's widest block.
-        pace: What earlier texts have shown; it counts less than this one's.
+        history: What earlier texts have shown; it counts less than this one's.
     """
 
-    weighs = True  # it asks a drafter how far its drafts can be trusted
+    uses_confidence = True  # it asks a drafter how far its drafts can be trusted
 
     KEEP = 1.02  # another width must be better by this factor
     RETURN = 1.03  # and drafting better than plain decoding, where that goes on
@@ -141,13 +141,13 @@ class Controller:
     CLEAR = 1.6  # later where drafting seems faster by this factor
     OUTLIER = 3.0  # rounds that took longer than that many expected are somebody else's
 
-    def __init__(self, widest: int, pace: Pace):
+    def __init__(self, widest: int, history: History):
         self.widest = widest
-        self.pace, self.costs = pace, pace.costs
-        self.drafter = pace.drafter
-        for known in (self.drafter, *pace.lookup.values()):
+        self.history, self.costs = history, history.costs
+        self.drafter = history.drafter
+        for known in (self.drafter, *history.lookup.values()):
             known.limit(self.MEMORY)
-        pace.credit = min(pace.credit, CREDIT)
+        history.credit = min(history.credit, CREDIT)
         self.last = Plan(widest, DRAFTER)
         self.to_measure = 0
         self.since_guess = 0
@@ -180,7 +180,7 @@ class Controller:
         for source, kind, widest in self._offers(left, found):
             tokens = self._acceptance(source, kind).expected(widest - 1)
             hopeful = self._hopeful(source, kind)
-            margin = self.pace.credit - (self.DEBT if hopeful else 0.0)
+            margin = self.history.credit - (self.DEBT if hopeful else 0.0)
             for width in range(2, widest + 1):
                 plan = Plan(width, source)
                 price = self.price(plan, context)
@@ -194,16 +194,16 @@ class Controller:
             return best if most > self.RETURN else Plan()
         return self.last if best != Plan() and kept * self.KEEP > most else best
 
-    def trimmed(self, rows: int, trust: Sequence[float], context: int) -> int:
+    def trim(self, rows: int, confidence: Sequence[float], context: int) -> int:
         """Rows of a drafted block that are worth verifying, once its drafter has said
         how far each draft can be trusted; 1 is none of them.
 
         Args:
             rows: Of the block.
-            trust: The drafter's word for each of its drafts.
+            confidence: The drafter's word for each of its drafts.
             context: Rows before it.
         """
-        tokens = expected(self.pace.trust.chances(trust))
+        tokens = expected(self.history.confidence.chances(confidence))
         plain = self.costs.seconds(PLAIN, 1, context)
         # It is drafted already: what counts is the pass.
         prices = [plain] + [
@@ -212,9 +212,9 @@ class Controller:
         values = [gain / price for gain, price in zip(tokens, prices, strict=True)]
         return 1 + max(range(len(values)), key=values.__getitem__)
 
-    def trusted(self, trust: Sequence[float], accepted: int) -> None:
-        """Take in what became of drafts with such trust in them."""
-        self.pace.trust.count(trust, accepted)
+    def count_confidence(self, confidence: Sequence[float], accepted: int) -> None:
+        """Take in what became of drafts with such confidence in them."""
+        self.history.confidence.count(confidence, accepted)
 
     def _offers(self, left, found):
         """(source, kind, most rows) of everyone who can draft now."""
@@ -225,7 +225,7 @@ class Controller:
     def _acceptance(self, source, kind):
         if source == DRAFTER:
             return self.drafter
-        return self.pace.lookup.setdefault(kind, Acceptance(LOOKUP_PRIOR))
+        return self.history.lookup.setdefault(kind, Acceptance(LOOKUP_PRIOR))
 
     def _hopeful(self, source, kind=""):
         return self.hopeful.get(source + kind, False)
@@ -237,7 +237,7 @@ class Controller:
         price = self.costs.drafting(min(self.widest, self.GUESS), context) / plain
         # A drafter dearer than all credit there can be is watched on a full one.
         needed = min(price, CREDIT)
-        if self.pace.credit < needed and not self._hopeful(DRAFTER):
+        if self.history.credit < needed and not self._hopeful(DRAFTER):
             return False
         # Where not even perfect drafts would pay there is nothing to find out.
         widths = range(2, self.widest + 1)
@@ -280,7 +280,7 @@ class Controller:
         self.costs.see(plan.source, plan.width, context, seconds)
         price = min(seconds, self.OUTLIER * usual) / plain
         self._pay(len(round.tokens) - price, self.MOST * usual / plain)
-        self.pace.since_plain += 1
+        self.history.since_plain += 1
 
     def _plain(self, plan, context, seconds, steady, away):
         """What a plain round cost, and the guess beside it."""
@@ -290,25 +290,25 @@ class Controller:
             self._pay(-self.costs.drafting(plan.guess, context) / plain)
         elif steady and self.last == plan:
             self.costs.see(PLAIN, 1, context, seconds, away)
-        self._pay(self.SHARE, self.pace.credit)
+        self._pay(self.SHARE, self.history.credit)
         self.drafter.age(self.PARKED_AGE)
         self.to_measure = max(0, self.to_measure - 1)
         self.since_guess += 1
-        self.pace.since_plain = 0
+        self.history.since_plain = 0
 
     def _pay(self, gain, most=0.0):
         """Put a gain, in plain rounds, into the credit, up to `most`."""
-        credit = min(self.pace.credit + gain, max(most, CREDIT))
-        self.pace.credit = max(self.DEBT, credit)
+        credit = min(self.history.credit + gain, max(most, CREDIT))
+        self.history.credit = max(self.DEBT, credit)
 
     def _see_to_measuring(self, context):
         """Plan plain rounds if what they cost may have changed, and matters."""
         soon = not self.costs.knows_plain(context) and not (
             self.costs.known and self._best_gain(context) >= self.CLEAR
         )
-        if self.pace.since_plain < (self.UNSEEN if soon else self.REFRESH):
+        if self.history.since_plain < (self.UNSEEN if soon else self.REFRESH):
             return
-        self.pace.since_plain, self.to_measure = 0, self.MEASURED
+        self.history.since_plain, self.to_measure = 0, self.MEASURED
 
     def _best_gain(self, context):
         """The drafter's best width against plain decoding."""

@@ -24,7 +24,7 @@ from .options import (
 
 
 @dataclass(frozen=True)
-class Answering:
+class AnswerOptions:
     """What is loaded, and how it answers."""
 
     model: o.Model = "tiny"
@@ -86,7 +86,7 @@ class Answering:
 
 @dataclass(frozen=True)
 class Shorthand:
-    """Other ways to say what `Answering` says."""
+    """Other ways to say what `AnswerOptions` says."""
 
     exact: o.Exact = False
     num_draft_tokens: Annotated[
@@ -98,7 +98,7 @@ class Shorthand:
         ),
     ] = None
 
-    def apply(self, asked: Answering) -> dict:
+    def apply(self, asked: AnswerOptions) -> dict:
         """The fields of `asked` that these change.
 
         Raises:

@@ -25,19 +25,21 @@ from ..types import (
     require,
 )
 from . import download
-from .answer_options import Answering, SamplingOptions, Shorthand
+from .answer_options import AnswerOptions, SamplingOptions, Shorthand
 from .options import template_options
 from .screen import progress
 
 
 @dataclass(frozen=True)
-class Ask(Answering):
+class AnswerRequest(AnswerOptions):
     """The options of an answer."""
 
     sampling: Sampling = field(default_factory=Sampling)
 
     @classmethod
-    def of(cls, asked: Answering, sampling: SamplingOptions, short: Shorthand) -> Ask:
+    def of(
+        cls, asked: AnswerOptions, sampling: SamplingOptions, short: Shorthand
+    ) -> AnswerRequest:
         """From a command line.
 
         Raises:

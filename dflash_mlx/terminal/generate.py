@@ -14,14 +14,14 @@ from ..errors import BrokenFileError, MissingFilesError, OptionError
 from ..pair import Pair
 from ..text.chat_template import apply_template, marks
 from .answer_options import PromptOptions, ThinkingOptions
-from .answer_request import Ask, note
+from .answer_request import AnswerRequest, note
 from .chat.aside import set_aside
 from .screen import progress
 from .thinking import Thinking, warnings
 
 
 def run(
-    ask: Ask,
+    ask: AnswerRequest,
     prompt: str,
     how: PromptOptions,
     thinking: ThinkingOptions,
@@ -70,7 +70,7 @@ def run(
 
 
 def for_a_template(
-    ask: Ask, how: PromptOptions, thinking: ThinkingOptions
+    ask: AnswerRequest, how: PromptOptions, thinking: ThinkingOptions
 ) -> list[str]:
     """Options that were given and mean nothing without a chat template."""
     given = {
@@ -85,7 +85,7 @@ def for_a_template(
 
 def tokens_of(
     prompt: str,
-    ask: Ask,
+    ask: AnswerRequest,
     how: PromptOptions,
     thinking: ThinkingOptions,
     tokenizer: TokenizerWrapper,
@@ -105,7 +105,7 @@ def tokens_of(
 
 def ids_of(
     prompt: str,
-    ask: Ask,
+    ask: AnswerRequest,
     how: PromptOptions,
     thinking: ThinkingOptions,
     tokenizer: TokenizerWrapper,
@@ -119,7 +119,9 @@ def ids_of(
     return apply_template(tokenizer, messages, go_on=prefill is not None, **options)
 
 
-def said(prompt: str, ask: Ask, prefill: str | None = None) -> list[dict[str, str]]:
+def said(
+    prompt: str, ask: AnswerRequest, prefill: str | None = None
+) -> list[dict[str, str]]:
     """The messages of a prompt."""
     messages = [{"role": "user", "content": prompt}]
     if ask.system_prompt is not None:

@@ -11,7 +11,7 @@ from ..loading import check_options, load
 from ..metal.check import Finding, check
 from ..metal.dispatch import machine
 from ..metal.verdicts import Verdicts, default_file
-from ..tuning.kernels import equip
+from ..tuning.kernels import install_kernels
 from . import download
 from .answer_request import note
 from .models import put
@@ -55,7 +55,7 @@ def measure(
         trust_remote_code=trust_remote_code,
         kernels="off",
     )
-    equip(pair, "auto", note, again=True)
+    install_kernels(pair, "auto", note, again=True)
     show()
 
 

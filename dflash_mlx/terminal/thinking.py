@@ -20,7 +20,7 @@ from ..hub.registry import (
 from ..pair import Pair
 from ..text.chat_template import apply_template
 from ..types import require
-from .answer_options import Answering
+from .answer_options import AnswerOptions
 
 MODES = ("auto", "on", "off")
 # The variables of templates that switch thinking; mlx-lm has its own word for the
@@ -111,7 +111,7 @@ class Thinking:
 
 
 def warnings(
-    thinking: Thinking, asked: Answering, pair: Pair, tokenizer: Any
+    thinking: Thinking, asked: AnswerOptions, pair: Pair, tokenizer: Any
 ) -> list[str]:
     """As Thinking.warnings, of the drafter that a pair was loaded with.
 

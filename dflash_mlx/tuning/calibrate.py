@@ -68,7 +68,7 @@ def calibrate(
     """Give a pair the curve of this machine: the kept one, or a new measurement.
 
     Args:
-        pair: Its `pace` gets the curve; without a drafter there is nothing to choose.
+        pair: Its `history` gets the curve; a pair without a drafter needs none.
         notice: Told in one line that something is measured.
         store: Where curves are kept; this user's file by default.
     """
@@ -81,10 +81,10 @@ def calibrate(
         notice(MEASURING)
         curve = measure(pair)
         store.put(key, {"verify": curve.verify, "draft": curve.draft})
-    pair.pace.costs.use(curve)
+    pair.history.costs.use(curve)
 
 
-def doubt(pair: Pair, store: Store | None = None) -> None:
+def recheck(pair: Pair, store: Store | None = None) -> None:
     """Correct a pair's curve if plain rounds were much faster than it says, and forget
     the kept one: the next load measures anew.
 
@@ -92,7 +92,7 @@ def doubt(pair: Pair, store: Store | None = None) -> None:
         pair: Behind an answer.
         store: As in `calibrate`.
     """
-    costs = pair.pace.costs
+    costs = pair.history.costs
     off = costs.plain_off()
     if pair.drafter is None or costs.curve.guessed or off > DOUBT:
         return

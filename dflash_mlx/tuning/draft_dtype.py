@@ -21,7 +21,7 @@ TOKENS = 64
 LOSS = 0.05
 
 
-def choose_dtype(pair: Pair, tokenizer: Any) -> mx.Dtype:
+def choose_draft_dtype(pair: Pair, tokenizer: Any) -> mx.Dtype:
     """Give a bfloat16 drafter float16 or float32, by what each of them drafts.
 
     Args:

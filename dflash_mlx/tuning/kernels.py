@@ -36,7 +36,7 @@ def quiet(line: str) -> None:
     """A notice that nobody wants."""
 
 
-def equip(
+def install_kernels(
     pair: Pair,
     mode: str = "auto",
     notice: Notice = quiet,

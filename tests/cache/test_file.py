@@ -60,8 +60,8 @@ def test_a_conversation_goes_on_and_back_from_a_file(tmp_path, family):
         # Of a chunk, rows that no later one can see are left out.
         held = ours.shape[2] if family == "llama4" else None
         assert mx.array_equal(ours, theirs[:, :, -held:] if held else theirs)
-    rows = [snapshot.rows for snapshot in again.shelf.all]
-    assert rows == [snapshot.rows for snapshot in cache.shelf.all]
+    rows = [snapshot.rows for snapshot in again.snapshots.all]
+    assert rows == [snapshot.rows for snapshot in cache.snapshots.all]
     # On from where it was, ...
     assert run(pair, [], 20, prompt_cache=again) == answer[30:50]
     # ... and back to a mark.

@@ -41,7 +41,7 @@ FAMILIES = ("gemma3_text", "qwen3_next", "falcon_h1")
 
 def shelved(cache):
     """Rows of the snapshots."""
-    return [snapshot.rows for snapshot in cache.shelf.all]
+    return [snapshot.rows for snapshot in cache.snapshots.all]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -129,7 +129,7 @@ def test_an_unknown_kind_of_cache_is_decoded_without_snapshots(monkeypatch):
         rest = cache.reuse(text, (9,))
         assert rest == text
         assert run(pair, rest, 8, prompt_cache=cache) == reference(model, text, 8)
-    assert not cache.shelf.all
+    assert not cache.snapshots.all
 
 
 def edited(rng, text):
@@ -178,7 +178,7 @@ def test_the_budget_is_that_of_the_machine_and_never_below_0(monkeypatch):
     pair = Pair.of(make_model("llama"))
     for memory, most in ((8, 512 * 2**20), (64, 2**30)):
         monkeypatch.setattr(device, "memory_bytes", lambda n=memory: n * 2**30)
-        assert default_bytes() == PromptCache(pair).shelf.most == most
+        assert default_bytes() == PromptCache(pair).snapshots.most == most
     with pytest.raises(OptionError, match="snapshot_bytes must be 0 or more"):
         PromptCache(pair, snapshot_bytes=-1)
 
@@ -210,7 +210,7 @@ def test_a_snapshots_bytes_are_the_targets_and_the_drafters():
     pair = Pair.of(make_model("llama"), make_drafter(window=10))
     cache = PromptCache(pair)
     run(pair, cache.reuse(some_prompt(20)), 1, prompt_cache=cache)
-    (taken,) = cache.shelf.all
+    (taken,) = cache.snapshots.all
     # Two layers, keys and values of 10 rows, 2 heads and 32 numbers of 4 bytes.
     assert not taken.target and taken.nbytes == 2 * 2 * 10 * 2 * 32 * 4
 
@@ -308,8 +308,8 @@ def test_a_file_is_read_within_the_budget(tmp_path):
     cache = PromptCache(pair)
     run(pair, cache.reuse(prompt, (9,)), 3, prompt_cache=cache)
     save_file(cache, tmp_path / "file")
-    one = cache.shelf.all[0].nbytes
+    one = cache.snapshots.all[0].nbytes
     for budget, rows in ((0, []), (one, [19]), (None, [9, 19])):
         again = load_file(tmp_path / "file", pair, snapshot_bytes=budget)
         assert shelved(again) == rows
-        assert budget is None or again.shelf.most == budget
+        assert budget is None or again.snapshots.most == budget

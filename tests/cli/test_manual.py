@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dflash_mlx.cli import manual
 from dflash_mlx.cli.app import with_fields
 from dflash_mlx.terminal.answer_options import (
-    Answering,
+    AnswerOptions,
     Looks,
     SamplingOptions,
     Shorthand,
@@ -91,7 +91,7 @@ def test_a_dataclass_stands_for_its_fields():
 
 def test_what_chat_will_take_stands_beside_the_rest():
     def show(
-        asked: Answering,
+        asked: AnswerOptions,
         short: Shorthand,
         sampling: SamplingOptions,
         thinking: ThinkingOptions,

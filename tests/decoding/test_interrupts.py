@@ -145,7 +145,7 @@ def test_an_interrupt_at_the_first_token(uncuttable, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(passes.Flight, "read", read)
+        patch.setattr(passes.PendingPass, "read", read)
         with pytest.raises(KeyboardInterrupt):
             next(decode(pair, prompt, prompt_cache=cache))
     assert cache.broken and cache.reuse(prompt) == prompt

@@ -16,8 +16,8 @@ from dflash_mlx import (
     load,
 )
 from dflash_mlx.decoding import loop
-from dflash_mlx.decoding.passes import Flight
-from dflash_mlx.decoding.planner import Course, Guess, Steering
+from dflash_mlx.decoding.passes import PendingPass
+from dflash_mlx.decoding.planner import Guess, Planner, Progress
 from dflash_mlx.speculation.controller import Fixed, Plan
 from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN
 from dflash_mlx.speculation.lookup import Lookup
@@ -41,9 +41,9 @@ TOKENS = 70
 class Restless:
     """Another width and another proposer every round, drawn; keeps all reports."""
 
-    seed, made, weighs = 0, [], True
+    seed, made, uses_confidence = 0, [], True
 
-    def __init__(self, widest, pace):
+    def __init__(self, widest, history):
         self.widest, self.draw = widest, random.Random(self.seed)
         self.reports, self.judged, self.asked, self.words = [], [], [], []
         self.steady, self.aways = [], []
@@ -65,11 +65,11 @@ class Restless:
         self.steady.append(steady)
         self.aways.append(away)
 
-    def trimmed(self, rows, trust, context):
+    def trim(self, rows, confidence, context):
         return self.draw.randint(1, rows)
 
-    def trusted(self, trust, accepted):
-        self.words.append((trust, accepted))
+    def count_confidence(self, confidence, accepted):
+        self.words.append((confidence, accepted))
 
     def judge(self, source, kind, judged, accepted):
         self.judged.append((source, kind, judged, accepted))
@@ -218,7 +218,7 @@ def test_the_drafter_knows_all_after_many_plain_rounds(monkeypatch):
 
 def test_the_callers_time_is_not_counted():
     now = [0.0]
-    steering = Steering(Fixed(1), Course([1, 2], 2, 9), 9)
+    steering = Planner(Fixed(1), Progress([1, 2], 2, 9), 9)
     steering.watch.clock = lambda: now[0]
     steering.watch.lap()
     with steering.watch.paused():
@@ -241,7 +241,7 @@ class Modest(Script):
 
     confident, word = True, 0.1
 
-    def weigh(self, anchor, cache, width, choose):
+    def propose_with_confidence(self, anchor, cache, width, choose):
         drafts = self.propose(anchor, cache, width, choose)
         return drafts, mx.full(drafts.shape, self.word)
 
@@ -251,7 +251,7 @@ def test_guesses_in_a_row_are_judged_where_they_are_right(monkeypatch):
         def plan(self, context, left, found=None):
             return Plan(min(6, left), DRAFTER) if left > 1 else Plan()
 
-        def trimmed(self, rows, trust, context):
+        def trim(self, rows, confidence, context):
             return 1
 
     monkeypatch.setattr(Restless, "made", [])
@@ -303,35 +303,35 @@ def test_lookup_drafts_what_the_text_said_before(monkeypatch):
 class Passed:
     """A decoding that only passes blocks on."""
 
-    trust = None
+    confidence = None
 
-    def draft(self, anchor, rows, drafts, weigh):
+    def draft(self, anchor, rows, drafts, propose_with_confidence):
         return anchor if drafts is None else mx.concatenate([anchor, drafts])
 
 
 def test_proposals_that_nobody_takes_are_judged_where_they_belong():
     control, text = Restless(8, None), [1, 2, 3, 4, 5, 1, 2, 3]
     control.plan = lambda context, left, found: Plan()
-    steering = Steering(control, Course(text, len(text), 40), 40, Lookup(text))
+    steering = Planner(control, Progress(text, len(text), 40), 40, Lookup(text))
     for token in [4, 5, 1, 2, 3] * 4:
         steering.draft(Passed())
         steering.course.take([token], False)
-        steering.report(Flight(1, None, None, mx.zeros((1, 9)), None), [token], 0)
+        steering.report(PendingPass(1, None, None, mx.zeros((1, 9)), None), [token], 0)
     assert control.judged == [(LOOKUP, "short", 15, 15)]
     # What is verified counts once.
     assert LOOKUP in steering.guesses
     control.plan = lambda context, left, found: Plan(3, LOOKUP)
-    steering.trust = [0.1] * 7  # the drafter's, in another block
+    steering.confidence = [0.1] * 7  # the drafter's, in another block
     assert steering.draft(Passed()).tolist() == [3, 4, 5]
-    assert LOOKUP not in steering.guesses and steering.trust == []
+    assert LOOKUP not in steering.guesses and steering.confidence == []
     steering.course.take([4, 5], False)
-    flight = Flight(3, None, None, mx.zeros((3, 9)), None)
+    flight = PendingPass(3, None, None, mx.zeros((3, 9)), None)
     steering.report(flight, [4, 5], 2)
     assert control.reports[-1][4] == steering.lookup.find(1).kind == "whole"
 
 
 def test_no_guess_outlives_a_restart():
-    steering = Steering(Fixed(1), Course([1, 2], 2, 9), 9)
+    steering = Planner(Fixed(1), Progress([1, 2], 2, 9), 9)
     steering.guesses[DRAFTER] = Guess(DRAFTER, "", 2, [7, 8])
     steering.begin()
     assert not steering.guesses
@@ -339,10 +339,10 @@ def test_no_guess_outlives_a_restart():
 
 def test_drafts_behind_the_end_of_a_text_say_nothing_of_trust():
     control, text = Restless(8, None), [1, 2]
-    steering = Steering(control, Course(text, 2, 9), 9)
-    steering.plan, steering.trust = Plan(6, DRAFTER), [0.9] * 5
+    steering = Planner(control, Progress(text, 2, 9), 9)
+    steering.plan, steering.confidence = Plan(6, DRAFTER), [0.9] * 5
     steering.course.take([3, 4, 5], True)
-    flight = Flight(6, None, None, mx.zeros((6, 9)), None)
+    flight = PendingPass(6, None, None, mx.zeros((6, 9)), None)
     assert steering.report(flight, [3, 4, 5], 5).judged == 3
     assert control.words == [([0.9] * 3, 3)]
 
@@ -363,8 +363,10 @@ def test_confidence_cuts_blocks_and_is_checked_by_what_is_kept(restless):
     assert pair.drafter.confident
     assert run(pair, prompt, TOKENS) == answer
     words = restless.made[0].words
-    assert words and all(0 <= word <= 1 for trust, _ in words for word in trust)
-    assert all(accepted <= len(trust) for trust, accepted in words)
+    assert words and all(
+        0 <= word <= 1 for confidence, _ in words for word in confidence
+    )
+    assert all(accepted <= len(confidence) for confidence, accepted in words)
 
 
 def test_a_drafter_without_a_head_is_not_asked(restless):

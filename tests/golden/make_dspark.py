@@ -196,13 +196,13 @@ def main():
             logits = draft.compute_logits(hidden)
             path = draft.sample_block(logits[0], anchor.item())
             before = mx.concatenate([anchor, path[:-1]])[None]
-            trust = mx.sigmoid(draft.confidence_logits(hidden, before))
+            confidence = mx.sigmoid(draft.confidence_logits(hidden, before))
             arrays[f"{case}.{i}.features"] = features
             arrays[f"{case}.{i}.anchor"] = anchor
             arrays[f"{case}.{i}.logits"] = logits
             arrays[f"{case}.{i}.path"] = path[None]
-            arrays[f"{case}.{i}.confidence"] = trust.reshape(1, 6 - start)
-            mx.eval(logits, path, trust)
+            arrays[f"{case}.{i}.confidence"] = confidence.reshape(1, 6 - start)
+            mx.eval(logits, path, confidence)
     mx.save_safetensors(str(Path(__file__).with_name("dspark.safetensors")), arrays)
 
 

@@ -14,7 +14,7 @@ from dflash_mlx import (
     engine,
     load,
 )
-from dflash_mlx.decoding.passes import Decoding, Flight
+from dflash_mlx.decoding.passes import Decoding, PendingPass
 from dflash_mlx.errors import OptionError
 from dflash_mlx.metal.dispatch import Dispatch
 from dflash_mlx.pair import Pair
@@ -43,14 +43,14 @@ def in_service(tmp_path, said):
 
 def failing(monkeypatch, at, error=RuntimeError):
     """Let some reads fail, counted from 0."""
-    stock, reads = Flight.read, iter(range(10**6))
+    stock, reads = PendingPass.read, iter(range(10**6))
 
     def read(flight):
         if next(reads) in at:
             raise error("[METAL] Command buffer execution failed")
         return stock(flight)
 
-    monkeypatch.setattr(Flight, "read", read)
+    monkeypatch.setattr(PendingPass, "read", read)
 
 
 @pytest.mark.parametrize("at", (0, 1, 2, 5))

@@ -17,7 +17,7 @@ from dflash_mlx.metal.kernel import Kernel
 from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
 from dflash_mlx.pair import Pair
 from dflash_mlx.text.chat_template import apply_template
-from dflash_mlx.tuning.kernels import check_exact, equip
+from dflash_mlx.tuning.kernels import check_exact, install_kernels
 from tests import emulator
 from tests.equipment import architectures
 from tests.equipment.tiny import (
@@ -55,7 +55,9 @@ def decide(monkeypatch, *choices):
 def equipped(monkeypatch, tmp_path, pair, mode, *choices):
     decide(monkeypatch, *choices)
     said = []
-    pair = equip(pair, mode, said.append, Verdicts("chip", tmp_path / "verdicts.json"))
+    pair = install_kernels(
+        pair, mode, said.append, Verdicts("chip", tmp_path / "verdicts.json")
+    )
     assert not [line for line in said if "off" in line or "depend" in line]
     return pair
 
@@ -139,7 +141,9 @@ def test_recurrent_states_come_back_from_the_tape(metal, monkeypatch, tmp_path, 
     answer = run(Pair.of(model), prompt, 30)
     pair = Pair.of(model, Script(prompt + answer, PLAN))
     decide(monkeypatch)
-    pair = equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+    pair = install_kernels(
+        pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json")
+    )
     seen = launched(monkeypatch)
     course = check_loop(pair, prompt, answer, slack=1e-3)
     assert course.cache == 0
@@ -167,7 +171,9 @@ def test_exact_is_refused_where_layers_share_keys(metal, monkeypatch, tmp_path):
     monkeypatch.setitem(architectures.COMMON, "sliding_window", 48)
     pair = Pair.of(architectures.build("gemma4_text"))
     with pytest.raises(UnsupportedError, match="attend to keys of others"):
-        equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+        install_kernels(
+            pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json")
+        )
 
 
 @pytest.mark.parametrize("wrong", (0.0, 1.01, float("nan")))
@@ -182,7 +188,9 @@ def test_exact_is_refused_where_a_kernel_is_wrong(metal, monkeypatch, tmp_path, 
     monkeypatch.setattr(layers, "MATMUL", replace(layers.MATMUL, exact=bad))
     pair = Pair.of(make_model("qwen3"))
     with pytest.raises(UnsupportedError, match="matmul_exact kernel is wrong here"):
-        equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+        install_kernels(
+            pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json")
+        )
 
 
 def test_exact_is_refused_where_masked_attention_is_wrong(metal, monkeypatch, tmp_path):
@@ -197,7 +205,9 @@ def test_exact_is_refused_where_masked_attention_is_wrong(metal, monkeypatch, tm
     monkeypatch.setattr(layers, "ATTENTION", bad)
     pair = Pair.of(make_model("qwen3"))
     with pytest.raises(UnsupportedError, match="block_attention kernel is wrong here"):
-        equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+        install_kernels(
+            pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json")
+        )
 
 
 def test_a_target_without_a_drafter_need_not_be_verified(metal, monkeypatch, tmp_path):
@@ -241,7 +251,9 @@ def test_exact_keeps_experts_from_sorting_rows(metal, monkeypatch, tmp_path, fam
     pair = Pair.of(model)
     plain = pair.target.forward(mx.arange(16)[None], pair.target.make_cache())[0]
     decide(monkeypatch)
-    pair = equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+    pair = install_kernels(
+        pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json")
+    )
     sizes.clear()
     block = pair.target.forward(mx.arange(16)[None], pair.target.make_cache())[0]
     assert mx.allclose(block, plain, atol=1e-4)
@@ -253,7 +265,9 @@ def test_exact_is_refused_where_one_row_takes_another_form(
 ):
     pair = Pair.of(architectures.build("kimi_linear"))  # latent attention
     with pytest.raises(UnsupportedError, match="2 rows together"):
-        equip(pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json"))
+        install_kernels(
+            pair, "exact", verdicts=Verdicts("chip", tmp_path / "verdicts.json")
+        )
 
 
 def test_exact_needs_every_layer(metal, monkeypatch, tmp_path):

@@ -9,12 +9,12 @@ from statistics import mean
 
 import pytest
 
-from dflash_mlx.speculation.acceptance import Acceptance, Trust
+from dflash_mlx.speculation.acceptance import Acceptance, ConfidenceCalibration
 from dflash_mlx.speculation.controller import (
     CREDIT,
     Controller,
     Fixed,
-    Pace,
+    History,
     Plan,
 )
 from dflash_mlx.speculation.costs import (
@@ -47,7 +47,7 @@ def controller(name: str, off: float = 0.0, seed: int = 0) -> Controller:
         {width: t * draw.lognormvariate(0.0, off) for width, t in points.items()}
         for points in (known.verify, known.draft)
     )
-    return Controller(WIDEST, Pace(Costs(Curve(verify, draft).times(Case.unit))))
+    return Controller(WIDEST, History(Costs(Curve(verify, draft).times(Case.unit))))
 
 
 def outcome(name, chance, tokens=TOKENS, off=0.05):
@@ -114,7 +114,7 @@ def test_comes_back_within_tens_of_tokens(name):
 
 def test_nothing_is_guessed_where_perfect_drafts_would_not_pay():
     costs = Costs(Curve({1: 1.0, 16: 16.0}, {2: 0.2, 16: 0.2}))
-    control = Controller(WIDEST, Pace(costs))
+    control = Controller(WIDEST, History(costs))
     for done in range(200):
         plan = control.plan(done, 999)
         assert plan == Plan()
@@ -134,16 +134,16 @@ def test_without_a_calibration_it_finds_out():
     """A curve far from the guess: never far below plain, and near the best width."""
     for chance, least in ((0.1, 0.93), (0.95, 0.85)):
         case = Case("linear", lambda done, p=chance: p, 1)
-        speed = case.run(Controller(WIDEST, Pace(Costs(GUESS))), 1500)
+        speed = case.run(Controller(WIDEST, History(Costs(GUESS))), 1500)
         assert speed / case.oracle(1500) >= least
 
 
 def test_what_was_learnt_is_kept_for_the_next_text():
-    pace = Pace(Costs(curve("moe")))
-    Case("moe", lambda done: 0.1, 1).run(Controller(WIDEST, pace), 300)
-    again = Controller(WIDEST, pace)
+    history = History(Costs(curve("moe")))
+    Case("moe", lambda done: 0.1, 1).run(Controller(WIDEST, history), 300)
+    again = Controller(WIDEST, history)
     assert again.plan(10, 500).width == 1
-    fresh = Controller(WIDEST, Pace(Costs(curve("moe"))))
+    fresh = Controller(WIDEST, History(Costs(curve("moe"))))
     assert fresh.plan(10, 500).width > 1
 
 
@@ -151,7 +151,7 @@ def test_the_credit_parks_a_drafter_whose_costs_were_wrong():
     """A calibration that says drafting is free: only the rounds tell otherwise."""
     wrong = Curve({1: 1.0, 16: 1.0}, {2: 0.0, 16: 0.0}).times(Case.unit)
     case = Case("linear", lambda done: 0.4, 3)
-    speed = case.run(Controller(WIDEST, Pace(Costs(wrong))), 2000)
+    speed = case.run(Controller(WIDEST, History(Costs(wrong))), 2000)
     assert speed * case.unit >= 0.94
 
 
@@ -238,16 +238,16 @@ def test_stopwatch_leaves_pauses_out():
 
 
 def test_trust_is_calibrated_by_what_is_kept():
-    trust = Trust()
-    assert trust.chances([0.9, 0.1]) == [0.9, 0.1]
+    confidence = ConfidenceCalibration()
+    assert confidence.chances([0.9, 0.1]) == [0.9, 0.1]
     for _ in range(100):
-        trust.count([0.9, 0.9, 0.1], 1)  # a drafter too sure of itself
-    high, low = trust.chances([0.9, 0.1])
+        confidence.count([0.9, 0.9, 0.1], 1)  # a drafter too sure of itself
+    high, low = confidence.chances([0.9, 0.1])
     assert high == pytest.approx(0.5, abs=0.05) and low == 0.1
 
 
 @pytest.mark.parametrize(
-    "trust,rows",
+    "confidence,rows",
     [
         ([0.99] * 15, 16),
         ([0.99] * 4 + [0.01] * 11, 5),  # six rows cost twice of five
@@ -255,8 +255,8 @@ def test_trust_is_calibrated_by_what_is_kept():
         ([0.2] + [0.99] * 14, 5),
     ],
 )
-def test_a_block_is_cut_where_its_drafter_loses_trust(trust, rows):
-    assert controller("cliff").trimmed(16, trust, 0) == rows
+def test_a_block_is_cut_where_its_drafter_loses_trust(confidence, rows):
+    assert controller("cliff").trim(16, confidence, 0) == rows
 
 
 class Hiccup(Case):
@@ -273,11 +273,11 @@ class Hiccup(Case):
 @pytest.mark.parametrize("factor", (3.0, 10.0, 50.0))
 @pytest.mark.parametrize("name,chance", [("moe", 0.9), ("cliff", 0.8), ("flat", 0.8)])
 def test_one_slow_round_at_first_parks_nothing_for_ever(name, chance, factor):
-    case, pace = Hiccup(name, lambda done: chance, 1), controller(name).pace
+    case, history = Hiccup(name, lambda done: chance, 1), controller(name).history
     case.factor = factor
-    case.run(Controller(WIDEST, pace), 1000)
+    case.run(Controller(WIDEST, history), 1000)
     after = Case(name, lambda done: chance, 2)
-    speed = after.run(Controller(WIDEST, pace), 1000)
+    speed = after.run(Controller(WIDEST, history), 1000)
     assert speed / after.oracle(1000) >= 0.88
 
 
@@ -295,7 +295,7 @@ def test_widths_that_were_slow_once_are_tried_again():
 
 def test_a_cheap_width_behind_a_dear_one_is_found():
     costs = Costs(Curve({1: 1.0, 2: 2.9, 4: 2.9, 8: 1.2, 16: 1.3}, {2: 0.1, 16: 0.1}))
-    assert Controller(WIDEST, Pace(costs)).plan(0, 99).width >= 8
+    assert Controller(WIDEST, History(costs)).plan(0, 99).width >= 8
 
 
 def test_no_width_is_free_because_of_noise():
@@ -319,18 +319,18 @@ def drafted(control, rounds, seconds=0.5, context=0):
 
 def test_plain_decoding_is_measured_however_much_faster_drafting_seems():
     """What it cost once may have been a busy machine's; over short texts, too."""
-    pace = Pace(Costs(curve("flat")))
-    plans = [p for _ in range(5) for p in drafted(Controller(WIDEST, pace), 50)]
+    history = History(Costs(curve("flat")))
+    plans = [p for _ in range(5) for p in drafted(Controller(WIDEST, history), 50)]
     single = [at for at, plan in enumerate(plans) if plan.width == 1]
     assert single == [192, 193, 194] and Controller.MEASURED == 3
 
 
 def test_plain_decoding_is_measured_soon_where_it_may_win():
-    control = Controller(WIDEST, Pace(Costs(curve("linear"))))
-    control.pace.costs.use(Curve({1: 1.0, 16: 6.0}, {2: 0.1, 16: 0.1}))
+    control = Controller(WIDEST, History(Costs(curve("linear"))))
+    control.history.costs.use(Curve({1: 1.0, 16: 6.0}, {2: 0.1, 16: 0.1}))
     for _ in range(20):
         control.drafter.count(15, 1)
-    control.pace.credit, control.hopeful = 3.0, {DRAFTER: True}
+    control.history.credit, control.hopeful = 3.0, {DRAFTER: True}
     plan = Plan(2, DRAFTER)
     for _ in range(2):
         control.report(plan, Round([0, 0], 1, 1, 2, DRAFTER), 0, 1.5)
@@ -341,15 +341,15 @@ SINGLE = Round([0], 0, 0, 1)
 
 
 def test_a_guess_is_paid_for():
-    control = Controller(WIDEST, Pace(Costs(curve("flat"))))
-    before = control.pace.credit
+    control = Controller(WIDEST, History(Costs(curve("flat"))))
+    before = control.history.credit
     control.report(Plan(guess=8), SINGLE, 0, 1.12)
-    paid = before - control.pace.credit
+    paid = before - control.history.credit
     assert paid == pytest.approx(0.12 - control.SHARE)
 
 
 def test_plain_rounds_beside_others_do_not_tell_what_one_costs():
-    control = Controller(WIDEST, Pace(Costs(curve("flat"))))
+    control = Controller(WIDEST, History(Costs(curve("flat"))))
     for plan, steady in ((Plan(), True), (Plan(guess=8), True), (Plan(), True)):
         control.report(plan, SINGLE, 0, 9.0, steady=steady)  # the one before differs
     control.report(Plan(), SINGLE, 0, 9.0, steady=False)
@@ -359,15 +359,15 @@ def test_plain_rounds_beside_others_do_not_tell_what_one_costs():
 
 
 def test_a_text_begins_with_little_of_the_one_before():
-    pace = Pace(Costs(curve("flat")))
+    history = History(Costs(curve("flat")))
     for _ in range(30):
-        pace.drafter.count(15, 15)
-    pace.credit = 5.0
-    Controller(WIDEST, pace)
-    assert pace.drafter.tried[0] == pytest.approx(1.0) and pace.credit == CREDIT
-    pace.credit = -1.0
-    Controller(WIDEST, pace)
-    assert pace.credit == -1.0  # debts are not forgiven
+        history.drafter.count(15, 15)
+    history.credit = 5.0
+    Controller(WIDEST, history)
+    assert history.drafter.tried[0] == pytest.approx(1.0) and history.credit == CREDIT
+    history.credit = -1.0
+    Controller(WIDEST, history)
+    assert history.credit == -1.0  # debts are not forgiven
 
 
 def test_no_lookup_is_wider_than_what_is_left():
@@ -380,35 +380,35 @@ def test_no_lookup_is_wider_than_what_is_left():
 
 
 def test_nothing_is_guessed_where_the_end_comes_before_the_verdict():
-    control = Controller(WIDEST, Pace(Costs(curve("flat"))))
+    control = Controller(WIDEST, History(Costs(curve("flat"))))
     for _ in range(40):
         control.judge(DRAFTER, "", 15, 0)
-    control.last, control.since_guess, control.pace.credit = Plan(), 8, 0.13
+    control.last, control.since_guess, control.history.credit = Plan(), 8, 0.13
     assert control.plan(0, 99).guess == 8
     assert control.plan(0, 8) == Plan()
 
 
 def test_a_round_that_somebody_else_made_slow_is_not_paid_in_full():
-    control = Controller(WIDEST, Pace(Costs(curve("flat"))))
-    control.pace.credit, price = 3.0, control.price(Plan(8, DRAFTER), 0)
+    control = Controller(WIDEST, History(Costs(curve("flat"))))
+    control.history.credit, price = 3.0, control.price(Plan(8, DRAFTER), 0)
     told = Round([0, 0], 7, 1, 8, DRAFTER)
     control.report(Plan(8, DRAFTER), told, 0, 90.0)
-    assert control.pace.credit == pytest.approx(3.0 + 2.0 - 3.0 * price)
+    assert control.history.credit == pytest.approx(3.0 + 2.0 - 3.0 * price)
 
 
 def test_a_width_is_left_only_for_one_that_is_clearly_better():
     def after(last, dearer):
         """Blocks of 2 rows that are worth so little more than others, or than none."""
         costs = Costs(Curve({1: 1.0, 2: 1.9 / dearer, 3: 9.0, 16: 99.0}, {2: 0.0}))
-        control = Controller(3, Pace(costs))
+        control = Controller(3, History(costs))
         control.drafter.kept, control.drafter.tried = [900.0, 900.0], [1000.0, 1000.0]
-        control.last, control.pace.credit = last, 9.0
+        control.last, control.history.credit = last, 9.0
         return control.plan(0, 99)
 
     assert after(Plan(), 1.02) == Plan() and after(Plan(), 1.05) == Plan(2, DRAFTER)
     assert after(Plan(2, DRAFTER), 1.02) == Plan(2, DRAFTER)
     costs = Costs(Curve({1: 1.0, 2: 1.0, 3: 1.42, 16: 99.0}, {2: 0.0}))
-    control = Controller(3, Pace(costs))
+    control = Controller(3, History(costs))
     control.drafter.kept, control.drafter.tried = [1e6, 0.86e6], [1e6, 1e6]
     for last, third in ((2, 1.42), (3, 1.44)):
         costs.use(Curve({1: 1.0, 2: 1.0, 3: third, 16: 99.0}, {2: 0.0}))
@@ -419,9 +419,9 @@ def test_a_width_is_left_only_for_one_that_is_clearly_better():
 def test_a_drafted_block_is_cut_by_what_verifying_costs():
     """Its draft pass is paid already: the last rows are worth theirs, or not."""
     costs = Costs(Curve({1: 1.0, 2: 1.6, 4: 1.7}, {2: 9.0}))
-    control = Controller(4, Pace(costs))
-    assert control.trimmed(4, [0.6, 0.9, 0.9], 0) == 4
-    assert control.trimmed(4, [0.1, 0.1, 0.1], 0) == 1
+    control = Controller(4, History(costs))
+    assert control.trim(4, [0.6, 0.9, 0.9], 0) == 4
+    assert control.trim(4, [0.1, 0.1, 0.1], 0) == 1
 
 
 def test_costs_follow_each_round():

@@ -7,7 +7,7 @@ import pytest
 from dflash_mlx.speculation.controller import (
     CREDIT,
     Controller,
-    Pace,
+    History,
     Plan,
 )
 from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, Costs
@@ -22,9 +22,9 @@ class Said:
     drafts, kind = 10, "long"
 
 
-def fresh(pace: Pace | None = None, widest: int = WIDEST) -> Controller:
+def fresh(history: History | None = None, widest: int = WIDEST) -> Controller:
     """One at the beginning of a text, where wide blocks cost little."""
-    return Controller(widest, pace or Pace(Costs(curve("flat"))))
+    return Controller(widest, history or History(Costs(curve("flat"))))
 
 
 def report(control, width, kept, number=1, source=DRAFTER, kind=""):
@@ -50,11 +50,13 @@ def test_what_a_block_gains_may_be_lost_again():
     control = fresh()
     price = control.price(Plan(8, DRAFTER), 0)
     report(control, 8, 2)
-    assert control.pace.credit == pytest.approx(CREDIT + 3 - price)
+    assert control.history.credit == pytest.approx(CREDIT + 3 - price)
     report(control, 8, 7, number=9)
-    assert control.pace.credit == pytest.approx(control.MOST * price)
+    assert control.history.credit == pytest.approx(control.MOST * price)
     report(control, 8, 0, number=9)
-    assert control.pace.credit == pytest.approx(control.MOST * price - 9 * (price - 1))
+    assert control.history.credit == pytest.approx(
+        control.MOST * price - 9 * (price - 1)
+    )
 
 
 def test_only_who_kept_most_of_the_last_block_may_owe():
@@ -62,7 +64,7 @@ def test_only_who_kept_most_of_the_last_block_may_owe():
     control = fresh()
     for kept, owes in ((7, True), (3, False), (4, True), (0, False)):
         report(control, 8, kept)
-        control.pace.credit = -0.1
+        control.history.credit = -0.1
         assert (control.plan(0, 99).width > 1) == owes
 
 
@@ -70,7 +72,7 @@ def test_a_match_may_owe_where_its_kind_was_kept():
     control = fresh()
     for _ in range(40):
         control.judge(DRAFTER, "", 15, 0)
-    control.pace.credit = -0.1
+    control.history.credit = -0.1
     control.judge(LOOKUP, "short", 10, 10)
     assert control.plan(0, 99, Said()) == Plan()
     control.judge(LOOKUP, "long", 10, 10)
@@ -90,7 +92,7 @@ def test_earlier_texts_say_little_of_a_lookup():
         control.judge(DRAFTER, "", 15, 0)
         control.judge(LOOKUP, "long", 10, 0)
     assert control.plan(0, 99, Said()).source == "plain"
-    again = fresh(control.pace)
-    assert control.pace.lookup["long"].tried[0] == pytest.approx(control.MEMORY)
+    again = fresh(control.history)
+    assert control.history.lookup["long"].tried[0] == pytest.approx(control.MEMORY)
     again.judge(LOOKUP, "long", 10, 10)
     assert again.plan(0, 99, Said()).source == LOOKUP

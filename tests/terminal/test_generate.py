@@ -20,13 +20,13 @@ from dflash_mlx.errors import (
 )
 from dflash_mlx.terminal import generate
 from dflash_mlx.terminal.answer_options import (
-    Answering,
+    AnswerOptions,
     PromptOptions,
     SamplingOptions,
     Shorthand,
     ThinkingOptions,
 )
-from dflash_mlx.terminal.answer_request import Ask
+from dflash_mlx.terminal.answer_request import AnswerRequest
 from dflash_mlx.terminal.stdin import piped, read_prompt
 from dflash_mlx.types import Sampling
 from tests.equipment import architectures
@@ -171,7 +171,7 @@ def test_the_names_in_json_are_stable():
 
 
 def test_ctrl_c_leaves_json_whole(monkeypatch, capsys):
-    whole = Ask.stream
+    whole = AnswerRequest.stream
 
     def stopped(*arguments):
         for count, response in enumerate(whole(*arguments)):
@@ -179,7 +179,7 @@ def test_ctrl_c_leaves_json_whole(monkeypatch, capsys):
                 raise KeyboardInterrupt
             yield response
 
-    monkeypatch.setattr(Ask, "stream", stopped)
+    monkeypatch.setattr(AnswerRequest, "stream", stopped)
     with pytest.raises(KeyboardInterrupt):
         told(capsys, None)
     out = json.loads(capsys.readouterr().out)
@@ -202,7 +202,9 @@ def test_a_reader_that_leaves_ends_it_quietly(more):
 
 
 def of(short=None, **fields):
-    return Ask.of(Answering(**fields), SamplingOptions(), short or Shorthand())
+    return AnswerRequest.of(
+        AnswerOptions(**fields), SamplingOptions(), short or Shorthand()
+    )
 
 
 def test_other_ways_to_say_it():
@@ -261,7 +263,7 @@ def test_a_second_question_about_the_same_text(
     """Layers that cannot be cut back go to a snapshot at the end of the text."""
     pair = Pair.of(architectures.build(family))
     monkeypatch.setattr(
-        Ask, "open", lambda *_: (pair, make_tokenizer(TEMPLATES["thinking"]))
+        AnswerRequest, "open", lambda *_: (pair, make_tokenizer(TEMPLATES["thinking"]))
     )
     text = "".join(random.Random(family).choices(LETTERS, k=150)) + "\n\n"
     file = tmp_path / "text"
@@ -284,7 +286,7 @@ def test_cache_files_that_cannot_be(tmp_path, capsys):
 def test_a_cache_file_is_tried_before_anything_is_answered(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(Ask, "open", pytest.fail)
+    monkeypatch.setattr(AnswerRequest, "open", pytest.fail)
     with pytest.raises(MissingFilesError, match="File name too long"):
         told(capsys, tmp_path / ("x" * 300))
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -331,7 +333,7 @@ def test_what_is_for_a_template_is_refused_without_one(
         generate.run(asked, "Hi", raw, thought)
     pair, tokenizer = load("tiny")
     tokenizer.has_chat_template = False
-    monkeypatch.setattr(Ask, "open", lambda *_: (pair, tokenizer))
+    monkeypatch.setattr(AnswerRequest, "open", lambda *_: (pair, tokenizer))
     with pytest.raises(OptionError, match=f"no chat template, which {word} is for"):
         generate.run(asked, "Hi", PromptOptions(**how), thought)
 

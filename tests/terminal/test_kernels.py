@@ -130,7 +130,7 @@ def test_exact_is_refused_where_rows_depend_on_their_block(monkeypatch, rows):
 
     monkeypatch.setattr(type(pair.target), "verify", off)
     with pytest.raises(UnsupportedError, match=f"{rows} rows together"):
-        kernels.equip(pair, "exact")
+        kernels.install_kernels(pair, "exact")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from dflash_mlx.terminal.answer_options import (
     SamplingOptions,
     ThinkingOptions,
 )
-from dflash_mlx.terminal.answer_request import Ask
+from dflash_mlx.terminal.answer_request import AnswerRequest
 from dflash_mlx.terminal.options import parse_object
 from dflash_mlx.terminal.screen import progress
 from dflash_mlx.types import Sampling
@@ -39,7 +39,7 @@ def pair():
 def asked(pair, monkeypatch, capsys):
     """One call in this process, as a function of its options: the JSON."""
     tokenizer = make_tokenizer("{{ topic }}" + TEMPLATES["stable"])
-    monkeypatch.setattr(Ask, "open", lambda *_: (pair, tokenizer))
+    monkeypatch.setattr(AnswerRequest, "open", lambda *_: (pair, tokenizer))
 
     def call(file=None, **fields):
         ask, how = of(max_tokens=3, **fields), PromptOptions(prompt_cache_file=file)
@@ -97,7 +97,7 @@ def test_every_option_of_an_answer_is_passed_on(streamed):
         "quantized_kv_start": 13,
     }
     how = Sampling(temp=0.7, top_k=3, seed=5)
-    ask = Ask(sampling=how, **passed_on)
+    ask = AnswerRequest(sampling=how, **passed_on)
     args, told = ask.stream("pair", "tokenizer", [1], "held", len)
     assert args == ("pair", "tokenizer", [1])
     assert told == passed_on | {
@@ -106,14 +106,14 @@ def test_every_option_of_an_answer_is_passed_on(streamed):
         "prompt_cache": "held",
         "prompt_progress_callback": len,
     }
-    _, told = Ask(plain=True).stream("pair", "tokenizer", [1], "held")
+    _, told = AnswerRequest(plain=True).stream("pair", "tokenizer", [1], "held")
     assert not told["speculate"] and told["stop"] == ()
 
 
 def test_what_ends_a_line_or_the_text_is_spared(streamed):
     ends = SimpleNamespace(encode=lambda text, **_: [ord(text)], eos_token_ids={3, 2})
     how = Sampling(temp=1.0, xtc_probability=0.5)
-    _, told = Ask(sampling=how).stream("pair", ends, [1], "held")
+    _, told = AnswerRequest(sampling=how).stream("pair", ends, [1], "held")
     assert told["sampling"].xtc_special_tokens == (10, 2, 3)
 
 

@@ -105,8 +105,8 @@ def test_a_curve_is_measured_once_and_kept(tmp_path, monkeypatch):
     calibrate.calibrate(again, said.append, store)
     assert len(times) == len(said) == 1
     for each in (pair, again):
-        assert each.pace.costs.seconds(PLAIN, 1, 0) == 1.0
-        assert each.pace.costs.seconds(DRAFTER, 8, 0) == pytest.approx(2.2)
+        assert each.history.costs.seconds(PLAIN, 1, 0) == 1.0
+        assert each.history.costs.seconds(DRAFTER, 8, 0) == pytest.approx(2.2)
     # Another machine, another size or another drafter is measured for itself.
     calibrate.calibrate(again, said.append, Store("there", tmp_path / "costs.json"))
     other = Pair.of(make_model("llama"), make_drafter(block_size=4))
@@ -140,7 +140,7 @@ def measured(folder):
     pair = Pair.of(make_model("llama"), make_drafter())
     store.put(about(pair), {"verify": {1: 2.0, 8: 3.0}, "draft": {8: 0.2}})
     calibrate.calibrate(pair, print, store)
-    return store, pair, pair.pace.costs
+    return store, pair, pair.history.costs
 
 
 def test_a_curve_taken_under_load_is_measured_anew(tmp_path):
@@ -149,7 +149,7 @@ def test_a_curve_taken_under_load_is_measured_anew(tmp_path):
         costs.use(costs.curve)
         for _ in range(20):
             costs.see(PLAIN, 1, 0, seconds)
-        calibrate.doubt(pair, store)
+        calibrate.recheck(pair, store)
         assert (about(pair) in store.all()) == kept
     # Corrected meanwhile, and believed from now on.
     assert costs.seconds(PLAIN, 1, 0) == pytest.approx(1.0)
@@ -162,14 +162,14 @@ def test_a_slow_reader_is_no_reason_to_measure_anew(tmp_path):
     store, pair, costs = measured(tmp_path)
     for _ in range(20):
         costs.see(PLAIN, 1, 0, 0.2, away=1.8)
-    calibrate.doubt(pair, store)
+    calibrate.recheck(pair, store)
     assert about(pair) in store.all() and costs.curve.verify[1] == 2.0
     assert costs.seconds(PLAIN, 1, 0) < 1.0  # but it is what counts in the choice
 
 
 def test_an_answer_that_shows_a_slow_curve_corrects_it():
     pair, tokenizer = load("tiny")
-    costs, slow = pair.pace.costs, pair.pace.costs.curve.times(50.0)
+    costs, slow = pair.history.costs, pair.history.costs.curve.times(50.0)
     costs.use(slow)
     for _ in range(costs.ENOUGH):
         costs.see(PLAIN, 1, 0, slow.verify[1] / 50.0)
@@ -186,24 +186,24 @@ def test_a_curve_that_nobody_measured_is_not_doubted(tmp_path):
         Pair.of(make_model("llama"), Script([1, 2, 3], [1])),
     )
     for _ in range(20):
-        pair.pace.costs.see(PLAIN, 1, 0, 0.01)
-    calibrate.doubt(pair, store)
-    assert pair.pace.costs.curve is GUESS and not list(tmp_path.iterdir())
+        pair.history.costs.see(PLAIN, 1, 0, 0.01)
+    calibrate.recheck(pair, store)
+    assert pair.history.costs.curve is GUESS and not list(tmp_path.iterdir())
 
 
 def test_nothing_is_measured_without_a_drafter():
     pair, said = Pair.of(make_model("llama")), []
     calibrate.calibrate(pair, said.append)
-    assert not said and pair.pace.costs.curve.guessed
+    assert not said and pair.history.costs.curve.guessed
 
 
 def test_load_calibrates():
     pair, _ = load("tiny")
-    assert not pair.pace.costs.curve.guessed and pair.pace.costs.known
+    assert not pair.history.costs.curve.guessed and pair.history.costs.known
     kept = json.loads(calibrate.default_file().read_text())
     assert about(pair) in kept[calibrate.machine()]
     plain, _ = load("tiny", "none")
-    assert plain.pace.costs.curve.guessed
+    assert plain.history.costs.curve.guessed
 
 
 def test_measuring_leaves_nothing_behind():
@@ -217,7 +217,7 @@ def test_measuring_leaves_nothing_behind():
     mx.random.seed(3)
     measure(pair, budget=0.0)
     assert mx.random.uniform(shape=(3,)).tolist() == wanted
-    assert pair.pace.drafter.tried == [] and not pair.pace.costs.ranges
+    assert pair.history.drafter.tried == [] and not pair.history.costs.ranges
     told = [r.tokens for r in decode(pair, prompt, max_tokens=20, block_size=8)]
     fresh = Pair.of(model, make_drafter())
     assert told == [
@@ -227,4 +227,4 @@ def test_measuring_leaves_nothing_behind():
 
 def test_scripted_drafters_need_a_text_and_are_not_calibrated_by_pair_of():
     pair = Pair.of(make_model("llama"), Script([1, 2, 3], [1]))
-    assert pair.pace.costs.curve.guessed
+    assert pair.history.costs.curve.guessed

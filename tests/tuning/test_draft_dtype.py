@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from dflash_mlx import Pair, device, load
-from dflash_mlx.tuning.draft_dtype import choose_dtype
+from dflash_mlx.tuning.draft_dtype import choose_draft_dtype
 from tests.equipment.tiny import (
     make_drafter,
     make_model,
@@ -40,7 +40,7 @@ def test_float32_where_float16_overflows():
         mlp.up_proj.weight = mlp.up_proj.weight * 2.0**15
         mlp.down_proj.weight = mlp.down_proj.weight * 2.0**-15
     before = {k: mx.array(v) for k, v in pair.drafter.norm.items()}
-    assert choose_dtype(pair, tokenizer) == mx.float32
+    assert choose_draft_dtype(pair, tokenizer) == mx.float32
     # Cast from what was there, not from what float16 left of it.
     assert mx.array_equal(pair.drafter.norm.weight, before["weight"]).item()
 
@@ -48,7 +48,7 @@ def test_float32_where_float16_overflows():
 def test_other_dtypes_are_left_alone():
     pair, tokenizer = load("tiny")
     pair.drafter.set_dtype(mx.float32)
-    assert choose_dtype(pair, tokenizer) == mx.float32
+    assert choose_draft_dtype(pair, tokenizer) == mx.float32
 
 
 @pytest.mark.parametrize("dtype", (mx.float16, mx.bfloat16, mx.float32))

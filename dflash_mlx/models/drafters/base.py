@@ -56,7 +56,7 @@ class Confident(Protocol):
 
     confident: bool
 
-    def weigh(
+    def propose_with_confidence(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> tuple[mx.array, mx.array]:
         """As propose; ids [1, width - 1], and for each [1, width - 1] the chance that

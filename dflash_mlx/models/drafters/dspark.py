@@ -128,7 +128,7 @@ class DSpark(DFlash):
         """Whether it has a confidence head."""
         return "confidence_head" in self
 
-    def weigh(
+    def propose_with_confidence(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> tuple[mx.array, mx.array]:
         """As base.Confident."""

@@ -22,7 +22,7 @@ from ...cache import kinds, rollback
 from ...errors import OptionError, UnsupportedError
 from ...types import KVBits
 from .replay import Recorder, Tape
-from .views import Anatomy, embedding_shape, watched
+from .views import ModelParts, embedding_shape, watched
 
 SHARDED = (
     nn.AllToShardedLinear,
@@ -33,7 +33,7 @@ SHARDED = (
 
 
 class Target:
-    """The target contract over any model whose parts `Anatomy` finds.
+    """The target contract over any model whose parts `ModelParts` finds.
 
     A family whose embedding or head does more than look up and multiply gets a
     subclass in its own file and a line in `targets.FAMILIES`.
@@ -59,13 +59,13 @@ class Target:
         self.context = text.get("max_position_embeddings")
 
     @cached_property
-    def anatomy(self) -> Anatomy:
+    def anatomy(self) -> ModelParts:
         """Where the model keeps its parts; plain decoding needs none of them.
 
         Raises:
             UnsupportedError: It keeps them in a place that is not known here.
         """
-        return Anatomy.of(self.model)
+        return ModelParts.of(self.model)
 
     @property
     def num_layers(self) -> int:
@@ -258,7 +258,11 @@ class View:
 
     @classmethod
     def of(
-        cls, model: nn.Module, anatomy: Anatomy, taps: tuple[int, ...], recorded: bool
+        cls,
+        model: nn.Module,
+        anatomy: ModelParts,
+        taps: tuple[int, ...],
+        recorded: bool,
     ) -> View:
         """Copy `model`; with `recorded`, its recurrent layers are watched too."""
         seen: dict[int, mx.array] = {}

@@ -34,7 +34,7 @@ Watch = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelParts:
     """Where a model keeps its parts.
 
     Args:
@@ -50,7 +50,7 @@ class Anatomy:
     head: nn.Module | None
 
     @classmethod
-    def of(cls, model: nn.Module) -> Anatomy:
+    def of(cls, model: nn.Module) -> ModelParts:
         """Search a model.
 
         Raises:

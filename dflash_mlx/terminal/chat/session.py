@@ -18,7 +18,7 @@ from ...errors import CommandError, ConversationError, DFlashError
 from ...text.chat_template import apply_template, check_template, marks
 from ...text.reasoning import splitter
 from ..answer_options import Looks, ThinkingOptions
-from ..answer_request import Ask
+from ..answer_request import AnswerRequest
 from ..screen import progress
 from ..screen.display import Display
 from ..screen.region import console_of
@@ -53,7 +53,7 @@ KEPT = "The message is kept: /retry, /edit it, or /reset."
 
 
 def run(
-    ask: Ask,
+    ask: AnswerRequest,
     thinking: ThinkingOptions,
     looks: Looks,
     verbose: bool = True,
@@ -108,7 +108,7 @@ class Chat:
         tally: Counters of the answers.
     """
 
-    def __init__(self, ask: Ask, reader: Reader, verbose: bool = True):
+    def __init__(self, ask: AnswerRequest, reader: Reader, verbose: bool = True):
         self._template = ask.template()
         self.ask, self.reader, self.verbose = ask, reader, verbose
         self.pair, self.tokenizer = ask.open()

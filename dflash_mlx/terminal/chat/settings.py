@@ -1,7 +1,7 @@
 """What can be changed between two answers of a chat: names, texts, checks.
 
 Owns /set's names and how their values are written. The ranges are those of the command
-line's options: Sampling and Ask check them.
+line's options: Sampling and AnswerRequest check them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ...errors import OptionError
 from ...types import Sampling
 from ..answer_options import Looks, ThinkingOptions
-from ..answer_request import Ask
+from ..answer_request import AnswerRequest
 from ..thinking import Thinking
 
 NONE = ("none", "auto", "default")
@@ -109,7 +109,7 @@ class Settings:
     @classmethod
     def of(
         cls,
-        ask: Ask,
+        ask: AnswerRequest,
         thinking: ThinkingOptions | None = None,
         looks: Looks | None = None,
     ) -> Settings:
@@ -150,7 +150,7 @@ class Settings:
             raise OptionError(f"{name} must be {wanted}, but is {text!r}.") from None
         return replace(self, **{name: value})
 
-    def apply(self, ask: Ask) -> Ask:
+    def apply(self, ask: AnswerRequest) -> AnswerRequest:
         """The options of the next answer.
 
         Raises:
@@ -184,7 +184,7 @@ class Settings:
 
     def given(self) -> set[str]:
         """Names of those that are not the command line's defaults."""
-        defaults = Settings.of(Ask()).as_dict()
+        defaults = Settings.of(AnswerRequest()).as_dict()
         return {k for k, value in self.as_dict().items() if value != defaults[k]}
 
     def as_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from ...cache.prompt_cache import PromptCache
 from ...engine import GenerationResponse
 from ...pair import Pair
-from ..answer_request import Ask
+from ..answer_request import AnswerRequest
 
 
 class Display(Protocol):
@@ -79,7 +79,7 @@ class Turn:
 
 
 def take(
-    ask: Ask,
+    ask: AnswerRequest,
     pair: Pair,
     tokenizer: TokenizerWrapper,
     ids: list[int],

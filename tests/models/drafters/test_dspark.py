@@ -50,8 +50,8 @@ def test_equals_a_published_drafter(case, tmp_path):
         path = drafter.propose(anchor, cache, drafts + 1, greedy)
         assert path.tolist() == arrays[f"{case}.{i}.path"].tolist()
         before = mx.concatenate([anchor[None], path[:, :-1]], axis=1)
-        trust = drafter.confidence(hidden, before)
-        assert mx.abs(trust - arrays[f"{case}.{i}.confidence"]).max() < 1e-4
+        confidence = drafter.confidence(hidden, before)
+        assert mx.abs(confidence - arrays[f"{case}.{i}.confidence"]).max() < 1e-4
         # Fewer drafts come from the same block.
         short = drafter.propose(anchor, cache, 4, greedy)
         assert short.tolist() == path[:, :3].tolist()

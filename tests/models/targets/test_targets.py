@@ -102,7 +102,7 @@ def test_quantized_targets(family):
 @pytest.mark.parametrize("family", SAME_BITS)
 def test_bfloat16_where_bits_agree(family):
     dtype = "bfloat16-4bit" if family in EXPERTS else "bfloat16"
-    assert course(family, dtype, 100, MIXED) == examine.Course(0.0, 0.0, 0)
+    assert course(family, dtype, 100, MIXED) == examine.Progress(0.0, 0.0, 0)
 
 
 @pytest.mark.parametrize("family", [f for f in CLOSE if f not in EXPERTS])
@@ -129,7 +129,7 @@ def test_any_number_of_right_drafts(family, right):
 @pytest.mark.parametrize("family", SAME_BITS)
 def test_300_tokens_in_bfloat16_and_4_bit(family):
     for dtype in ("4bit", "bfloat16-4bit"):
-        assert course(family, dtype, 300, MIXED) == examine.Course(0.0, 0.0, 0)
+        assert course(family, dtype, 300, MIXED) == examine.Progress(0.0, 0.0, 0)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
     said = [token for _ in range(3) for token in next(rounds).tokens]
     with monkeypatch.context() as patch:
         patch.setattr(
-            passes.Flight,
+            passes.PendingPass,
             "read",
             lambda flight: (_ for _ in ()).throw(KeyboardInterrupt),
         )

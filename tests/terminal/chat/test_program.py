@@ -28,7 +28,7 @@ from dflash_mlx.terminal import answer_request
 from dflash_mlx.terminal.chat import session
 from dflash_mlx.terminal.answer_options import Looks, ThinkingOptions
 
-class Telling(answer_request.Ask):
+class Telling(answer_request.AnswerRequest):
     def stream(self, pair, tokenizer, prompt, cache, progress=None):
         def tell(done, total):
             if done > 8:

@@ -22,7 +22,7 @@ from dflash_mlx.errors import (
     OptionError,
     PromptError,
 )
-from dflash_mlx.terminal.answer_request import Ask
+from dflash_mlx.terminal.answer_request import AnswerRequest
 from dflash_mlx.terminal.chat import conversation as files
 from dflash_mlx.terminal.chat import history, settings
 from dflash_mlx.terminal.chat.commands import (
@@ -68,7 +68,7 @@ class Typed:
 
 
 @dataclass(frozen=True)
-class Given(Ask):
+class Given(AnswerRequest):
     """Options whose model is there already; Ctrl-C is pressed at given tokens.
 
     Args:
@@ -214,7 +214,7 @@ def test_a_broken_file_changes_nothing(tiny, tmp_path):
 
 
 def test_settings_read_check_and_write(tiny):
-    now = Settings.of(Ask(max_tokens=9))
+    now = Settings.of(AnswerRequest(max_tokens=9))
     for name, text, value in (
         ("temp", "0.7", 0.7),
         ("top-p", "0.9", 0.9),
@@ -234,7 +234,7 @@ def test_settings_read_check_and_write(tiny):
         name = name.replace("-", "_")
         assert new.as_dict() == now.as_dict() | {name: value}
         assert now.changed(name, settings.written(value)) == new
-        new.apply(Ask())
+        new.apply(AnswerRequest())
     assert set(now.as_dict()) == set(settings.KINDS)
 
 

@@ -16,7 +16,7 @@ from dflash_mlx import (
 )
 from dflash_mlx.cache.context import ContextCache
 from dflash_mlx.cache.kinds import BoundedKVCache, OrderedKVCache
-from dflash_mlx.cache.snapshots import Shelf, Snapshot, take
+from dflash_mlx.cache.snapshots import Snapshot, SnapshotStore, take
 from dflash_mlx.cache.state import State
 from dflash_mlx.errors import OptionError, PromptError
 from dflash_mlx.terminal.thinking import Thinking
@@ -75,19 +75,19 @@ def test_without_a_budget_words_are_right_and_nothing_is_kept(family):
     whole = len(chat.prompt()[0])
     passed, new = chat.answer()
     assert passed == whole > new
-    assert not chat.cache.shelf.all
+    assert not chat.cache.snapshots.all
 
 
 def test_a_small_budget_keeps_the_newest():
     chat = Conversation("qwen3_next", "thinking", [99])
     for question in ("What-is-this?", "Where?", "Tell-more."):
         chat.ask(question)
-    one = chat.cache.shelf.all[-1].nbytes
+    one = chat.cache.snapshots.all[-1].nbytes
     small = Conversation("qwen3_next", "thinking", [99], snapshot_bytes=2 * one)
     for question in ("What-is-this?", "Where?", "Tell-more."):
         small.ask(question)
-    rows = [snapshot.rows for snapshot in small.cache.shelf.all]
-    assert len(rows) == 2 and small.cache.shelf.nbytes <= 2 * one
+    rows = [snapshot.rows for snapshot in small.cache.snapshots.all]
+    assert len(rows) == 2 and small.cache.snapshots.nbytes <= 2 * one
     small.messages.pop()
     assert small.answer()[0] == 1
 
@@ -279,7 +279,7 @@ def test_the_shelf_lets_go_what_saves_least():
         array = mx.zeros((size,), mx.uint8)
         return Snapshot(rows, {0: State("ArraysCache", {}, (array,))}, {})
 
-    shelf = Shelf(4)
+    shelf = SnapshotStore(4)
     for rows in (500, 510, 900, 905, 940):
         shelf.put(snapshot(rows))
     assert [s.rows for s in shelf.all] == [500, 510, 900, 940]
