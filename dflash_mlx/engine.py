@@ -126,11 +126,12 @@ def stream_generate(
     ids = encode(tokenizer, prompt)
     check_text(pair.target.config, ids)
     cache = usable(pair, prompt_cache, max_kv_size)
-    held, tail = len(cache.tokens), len(cache.tail)
-    limit = token_limit(pair, held, tail + len(ids), max_tokens)
+    held = len(cache.text)
+    fed = held - cache.rows + len(ids)
+    limit = token_limit(pair, cache.rows, fed, max_tokens)
     _, reason = engine_of(pair, speculate, block_size)
     stats = Stats("plain", reason or UNDRAFTED)
-    stats.prompt_tokens, stats.cached_tokens = len(ids), held + tail
+    stats.prompt_tokens, stats.cached_tokens = len(ids), held
     stop = (stop,) if isinstance(stop, str) else stop
     text = TextStream(tokenizer.detokenizer, stop)
     answer = Answer(text, tokenizer.eos_token_ids, limit, stats)
@@ -157,7 +158,7 @@ def stream_generate(
             if answer.stalls(spent):
                 pair.drop_kernels(f"a round took {spent:.0f} s")
             stats.kernels = pair.kernels_in_service
-            at = held + tail + len(ids) + stats.tokens
+            at = held + len(ids) + stats.tokens
             # What never drafts is plain decoding: there is nothing to compare.
             plain = None if reason else pair.history.costs.plain(at)
             yield from answer.responses(round, spent, plain)

@@ -266,4 +266,4 @@ def _fill(cache, about, arrays):
     if any(type(e) is not ArraysCache and e.offset != rows for e in layers):
         raise ValueError(f"{rows} tokens are not those of its rows")
     cache.quantized_from = about["quantized_from"]
-    cache.tokens, cache.tail = about["tokens"], about["tail"]
+    cache.text, cache.rows = about["tokens"] + about["tail"], rows

@@ -1,7 +1,7 @@
-"""Which tokens a pair's caches hold, and how much of them a new prompt can keep.
+"""The text of a conversation, the caches of its rows, and what a new prompt can reuse.
 
-Knows tokens and rows. What is inside a target's cache is rollback.py's business, and
-what is copied of it that of snapshots.py.
+Owns the text: whatever decodes with these caches appends to it. Does not know what is
+inside a target's cache (rollback.py) or how it is copied (snapshots.py).
 """
 
 from __future__ import annotations
@@ -33,39 +33,39 @@ class CachedPair(Protocol):
 
 
 class Owner(Protocol):
-    """A decoding under way."""
+    """A decoding that has not ended."""
 
     def close(self) -> None:
-        """Leave the caches in order and let them go."""
+        """Leave the caches holding the committed text, and release them."""
 
 
 class PromptCache:
-    """The caches of one conversation: target and drafter, always in step.
+    """The text of one conversation and its caches, target's and drafter's in step.
 
     Args:
-        pair: Whose caches.
-        max_kv_size: Most rows that a layer of the target keeps; the first
-            few and the last ones stay. None keeps all.
-        snapshot_bytes: Most bytes of copies of what cannot be cut back; 0 takes
-            none, None is what this machine can spare.
+        pair: The models.
+        max_kv_size: Most rows that a layer of the target keeps: the first few and the
+            latest. None keeps all.
+        snapshot_bytes: Most bytes of snapshots, the copies of what cannot be cut back;
+            0 takes none, None chooses by this machine's memory.
 
     Raises:
         OptionError: max_kv_size is too small, or the target has nothing to bound;
             snapshot_bytes is negative.
 
     Attributes:
-        tokens: The tokens whose rows the target's cache holds.
-        tail: Tokens that were produced but not passed through the target yet (the
-            last one of an answer); they are fed first next time.
-        target: The target's cache, one entry a layer.
+        text: All tokens of the conversation.
+        rows: The number of leading tokens of `text` whose rows the caches hold. The
+            others, as a rule the last one of an answer, are passed first next time.
+        target: The target's cache, one entry per layer.
         drafter: The drafter's context; empty without a drafter.
-        owner: Who decodes with it now; settles it in the end.
-        broken: An interruption left rows that cannot be undone; `reuse` then goes back
-            to a snapshot, or starts afresh as `reset` does.
+        owner: The decoding that uses the caches now.
+        broken: An interruption left rows that cannot be undone; `reuse` then returns to
+            a snapshot, or starts from nothing as `reset` does.
         marks: Numbers of leading tokens at which prefill stops for a snapshot.
-        quantized_from: Rows that the target's cache had to have to be quantized; None
-            while it is not. With fewer it cannot stay so.
-        shelf: The snapshots of `tokens`.
+        quantized_from: The number of rows at which the target's cache was quantized;
+            None while it is not. Cut to fewer rows it would have to be exact again.
+        snapshots: The snapshots of `text`.
     """
 
     def __init__(
@@ -89,22 +89,37 @@ class PromptCache:
         self.reset()
 
     def fits(self, pair: CachedPair) -> bool:
-        """Whether `pair` can go on from these caches."""
+        """Whether `pair` can continue from these caches."""
         ours = self.pair
         return pair.model is ours.model and pair.drafter is ours.drafter
 
     def release(self) -> None:
-        """End a decoding that is suspended with these caches, as its close does."""
+        """Close the decoding that owns these caches, if there is one."""
         if self.owner is not None:
             self.owner.close()
 
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens whose rows the caches hold."""
+        return self.text[: self.rows]
+
+    @property
+    def tail(self) -> list[int]:
+        """The tokens behind those: produced, but not passed through the target yet."""
+        return self.text[self.rows :]
+
     def reset(self) -> None:
-        """Forget everything."""
-        self.owner = None
-        self.broken = True  # should this be interrupted
-        self.tokens: list[int] = []
-        self.tail: list[int] = []
+        """Forget the text and its caches."""
+        self.broken = True  # in case this is interrupted
+        self.text: list[int] = []
         self.marks: list[int] = []
+        self.forget_rows()
+
+    def forget_rows(self) -> None:
+        """Make fresh caches, so that the whole text has to be passed again."""
+        self.owner = None
+        self.broken = True  # in case this is interrupted
+        self.rows = 0
         self.quantized_from: int | None = None
         self.snapshots.drop_behind(-1)
         self.target = self.pair.target.make_cache(self.max_kv_size)
@@ -113,49 +128,48 @@ class PromptCache:
         self.broken = False
 
     def settle(self) -> None:
-        """Make both caches hold exactly `tokens`; the target's if it can be cut."""
-        rows = len(self.tokens)
+        """Make both caches hold exactly `rows` rows; the target's if it can be cut."""
+        rows = self.rows
         if rollback.can_cut_to(self.target, rows):
             rollback.cut_to(self.target, rows)
         for entry in self.drafter:
-            # Also by nothing: an interruption may have left rows without positions.
+            # Even by 0: an interruption may have left rows without positions.
             entry.cut(max(0, entry.offset - rows))
             entry.skip(rows - entry.offset)
 
     def reuse(self, prompt: Sequence[int], marks: Sequence[int] = ()) -> list[int]:
-        """Keep what is held of `prompt`, and return what is left to pass of it.
+        """Keep the rows that `prompt` shares with the text; return its other tokens.
 
-        That is the longest common prefix where every layer can be cut to it, else the
-        longest snapshot inside it; without one everything is started afresh. At least
-        one token is left, since its row gives the first logits.
+        Kept is the longest common prefix if every layer can be cut to it, else the
+        longest snapshot inside it, else nothing. At least one token is left to pass,
+        since its row gives the first logits.
 
-        Snapshots are taken where they cost no more than a copy or a shorter chunk: at
-        the marks; at the prompt's end, for the same prompt again; and at the end of
-        the common prefix if the prompt leaves the text there, for it may do so again.
+        Snapshots will be taken where they cost no more than a copy or a shorter chunk:
+        at the marks; at the prompt's end, for the same prompt again; and at the end of
+        the common prefix if the prompt parts from the text there, as a later one may.
 
         Args:
             prompt: The whole prompt.
-            marks: Numbers of leading tokens of it that later prompts may share with
-                it and no more: see chat_template.marks.
+            marks: Numbers of its leading tokens at which later prompts may part from
+                it; see chat_template.marks.
         """
         self.release()
         last = len(prompt) - 1
-        shared = min(common_prefix(self.tokens, prompt), last)
-        leaves = shared < min(len(self.tokens), last)
+        shared = min(common_prefix(self.text, prompt), self.rows, last)
+        parts = shared < min(self.rows, last)
         kept = self._keep(shared)
         self.marks = []
         if self.snapshots.most and snapshots.needed(self.target, self.drafter):
-            stops = {*marks, last, *([shared] if leaves else [])}
+            stops = {*marks, last, *([shared] if parts else [])}
             self.marks = sorted(at for at in stops if max(kept, 1) <= at <= last)
         return list(prompt[kept:])
 
     def _keep(self, rows):
-        """Hold the first `rows` tokens, or fewer where it has to be; how many."""
+        """Hold the first `rows` rows, or as many of them as possible; the number."""
         self.snapshots.drop_behind(rows)
         if self.broken or not self._can_cut(rows):
             rows = self._restore(rows)
-        self.tail = []
-        del self.tokens[rows:]
+        self._cut_text(rows)
         self.settle()
         if (held := self.snapshots.latest(rows)) and not self.broken:
             held.fill(self.drafter, rows)
@@ -163,46 +177,49 @@ class PromptCache:
         return rows
 
     def _can_cut(self, rows):
-        if rows == len(self.tokens):
+        if rows == self.rows:
             return True
         return self._stays_quantized(rows) and rollback.can_cut_to(self.target, rows)
 
     def _restore(self, rows):
-        """Go back to the longest snapshot of at most `rows` rows, or to nothing."""
+        """Return to the longest snapshot of at most `rows` rows, or to nothing."""
         held = self.snapshots.latest(rows)
         if held is None or not self._stays_quantized(held.rows):
             self.reset()
             return 0
-        self.broken = True  # should this be interrupted
+        self.broken = True  # in case this is interrupted
         held.restore(self.target, self.drafter)
-        del self.tokens[held.rows :]
+        self._cut_text(held.rows)
         self.broken = False
         return held.rows
 
+    def _cut_text(self, rows):
+        self.rows = rows
+        del self.text[rows:]
+
     def _stays_quantized(self, rows):
-        """Whether `rows` rows have the form that they would have in a fresh cache."""
+        """Whether a fresh cache of `rows` rows would be quantized as this one is."""
         return self.quantized_from is None or rows >= self.quantized_from
 
     def to_mark(self) -> int:
-        """Rows until prefill is to stop for a snapshot; beyond all prompts for none."""
-        rows = len(self.tokens)
-        return next((at - rows for at in self.marks if at > rows), 2**62)
+        """Rows left before the next mark, or a huge number when there is none."""
+        return next((at - self.rows for at in self.marks if at > self.rows), 2**62)
 
     def snapshot(self) -> None:
-        """Copy what cannot be cut back, if these rows are marked and not kept yet."""
-        rows = len(self.tokens)
+        """Copy what cannot be cut back, if there is a mark here and no copy yet."""
+        rows = self.rows
         if rows in self.marks and not self.snapshots.at(rows):
             self.snapshots.put(snapshots.take(rows, self.target, self.drafter))
 
     def quantize(self, options: KVBits) -> None:
-        """Quantize what is long enough for it, if that was asked for."""
-        asked = options.bits, options.group_size, options.start
-        if options.bits and kinds.quantize(self.target, *asked):
+        """Quantize the target's caches that have enough rows, if `options` say so."""
+        wanted = options.bits, options.group_size, options.start
+        if options.bits and kinds.quantize(self.target, *wanted):
             self.quantized_from = options.start
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading items two sequences share."""
+    """The number of leading items that two sequences share."""
     return next(
         (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
         min(len(a), len(b)),

@@ -1,36 +1,32 @@
-"""The loop: token ids in, Rounds of the target's own choices out.
+"""The decoding loop: token ids in, Rounds of the target's own choices out.
 
-Owns the round: draft, verify, choose, cut, commit. Knows nothing of text,
-tokenizers, clocks or files. A round is yielded only after its commit, so a caller may
-close the generator at any time; the caches then hold exactly what was yielded.
+Owns the checks before an answer and the pipeline: which passes are sent before the
+round that needs them. A round itself is round.py. Knows nothing of text, tokenizers or
+files. A Round is yielded only after its commit, so the generator may be closed at any
+time: the caches then hold exactly what was yielded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+
+import mlx.core as mx
 
 from ..cache.prompt_cache import PromptCache
 from ..errors import OptionError, PromptError
 from ..metal.dispatch import MOST_ROWS
-from ..metal.gate import FAILURES, first_line
+from ..metal.gate import FAILURES
 from ..pair import Pair
-from ..speculation.controller import Controller, Fixed
+from ..speculation.controller import Controller, Fixed, Plan
 from ..speculation.lookup import Lookup
-from ..types import (
-    KVBits,
-    Round,
-    Sampling,
-    check_block_size,
-    require,
-)
-from .passes import Decoding
-from .planner import Planner, Progress
+from ..types import KVBits, Round, Sampling, check_block_size, require
+from .passes import Passes, PendingPass
+from .planner import Planner
+from .recovery import Recovery
+from .round import Scan, Stops, play_round
 from .sampling import Chooser, LogitsProcessor, Sampler
 
-EXACT = f"{MOST_ROWS} or less with --exact"
-
-Scan = Callable[[list[int]], "int | None"]
+EXACT_ROWS = f"{MOST_ROWS} or less with --exact"
 
 
 def decode(
@@ -51,29 +47,29 @@ def decode(
     kv: KVBits = KVBits(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Round]:
-    """Decode what the target would say, a block at a time.
+    """Decode a block at a time; every token is the target's own choice.
 
     Args:
         pair: Target and drafter; without a drafter every round has one row.
-        prompt_ids: The tokens behind what `prompt_cache` holds.
+        prompt_ids: The tokens that follow the content of `prompt_cache`.
         max_tokens: Most tokens to produce; -1 for as many as the context allows.
         sampling: How the target chooses.
-        block_size: Rows of a block, the anchor included; None is what measurements
-            find best, round by round; 1 means no drafting.
+        block_size: Rows of a block, the anchor included; None chooses a width for each
+            round by measurement; 1 drafts nothing.
         speculate: False decodes plainly.
         stop_ids: Tokens that end the text; the one that did is the last token.
-        scan: Called once with each round's tokens before they are committed;
+        scan: Called once with the tokens of each round before they are committed;
             returns how many of them, 1 or more, to keep when the text ends there,
             else None.
         logits_processors, sampler: As in sampling.Chooser.
-        prompt_cache: Caches to go on with; they are left holding the whole text.
+        prompt_cache: Caches to continue from; the answer is added to them.
         prefill_step_size: Prompt rows per pass.
-        max_kv_size: As in PromptCache, where none is given.
+        max_kv_size: As in PromptCache, if no `prompt_cache` is given.
         kv: Quantization of the target's KV cache.
         progress: Called with (prompt rows done, all of them), first with 0 done.
 
     Yields:
-        Rounds, the first with the one token that prefill gives.
+        Rounds; the first has the one token that the prefill gives.
 
     Raises:
         PromptError, OptionError: Before anything is computed.
@@ -82,100 +78,117 @@ def decode(
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)
     cache = usable(pair, prompt_cache, max_kv_size)
     pair.target.check_kv(kv, cache.target)
-    ids = cache.tail + list(prompt_ids)
-    left = token_limit(pair, len(cache.tokens), len(ids), max_tokens)
+    fed = len(cache.text) - cache.rows + len(prompt_ids)
+    left = token_limit(pair, cache.rows, fed, max_tokens)
     chooser = Chooser(sampling, logits_processors, sampler)
     drafting = speculate and pair.drafter is not None and block_size != 1
     if pair.target.exact:
-        require((block_size or 1) <= MOST_ROWS, "block_size", EXACT, block_size)
-    state = Decoding(pair, cache, chooser, kv, drafting)
-    text = cache.tokens + ids
-    course = Progress(text, len(text), left)
-    steering = steered(pair, course, block_size if drafting else 1)
-    scan, progress = (calling(course, called) for called in (scan, progress))
-    start = partial(state.prefill, ids, prefill_step_size, progress)
+        require((block_size or 1) <= MOST_ROWS, "block_size", EXACT_ROWS, block_size)
+    recovery = Recovery(pair)
+    stops = Stops(stop_ids, recovery.callers(scan), left)
+    passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting)
+    planner = make_planner(pair, cache.text, stops, block_size if drafting else 1)
+    progress = recovery.callers(progress)
+
+    def attempt(again):
+        planner.begin()
+        if again:
+            first = passes.restart(prefill_step_size)
+        else:
+            first = passes.prefill(prefill_step_size, progress)
+        yield from _rounds(Pipeline(passes, planner, stops, recovery), first)
+
     try:
-        while True:
-            # One of them may be dropped while its work is under way.
-            kernels = pair.kernels_in_service
-            try:
-                yield from _rounds(state, steering, start, stop_ids, scan)
-                return
-            except FAILURES as error:
-                # The GPU's verdict on a kernel; without kernels it is somebody else's.
-                if course.outside:
-                    raise
-                if not (pair.drop_kernels(first_line(error)) or kernels):
-                    raise
-            start = partial(state.restart, text, course.given, prefill_step_size)
+        yield from recovery.rounds(attempt)
     finally:
-        state.close()
+        passes.close()
 
 
-def steered(pair: Pair, course: Progress, block_size: int | None) -> Planner:
-    """Rounds as a block size asks for, or as measurements do where it is None."""
-    most = MOST_ROWS if pair.target.exact else course.left
-    if block_size is not None:
-        return Planner(Fixed(block_size), course, most)
-    controller = Controller(pair.drafter.block_size, pair.history)
-    return Planner(controller, course, most, Lookup(course.text))
-
-
-def calling(course: Progress, function: Callable | None) -> Callable | None:
-    """A caller's function, told apart: what it raises says nothing of a kernel."""
-
-    def call(*args):
-        course.outside = True
-        result = function(*args)
-        course.outside = False
-        return result
-
-    return function and call
-
-
-def _rounds(state, steering, start, stop_ids, scan) -> Iterator[Round]:
-    """Rounds from the flight that `start` gives; what is told is in the course."""
-    course = steering.course
-    steering.begin()
-    flight = start()
-    while not course.ended:
-        # What follows a single row is known before it is read, so the next
-        # single row is sent off first: plain decoding, pipelined as mlx-lm's.
-        ahead = None
-        if flight.width <= 1 and course.left > 1 and steering.streams():
-            ahead = state.send(flight.choices)
-        tokens, accepted = flight.read()
-        tokens, ended = cut(tokens[: course.left], stop_ids, scan)
-        course.take(tokens, ended)
-        block = failed = None
-        try:
-            state.commit(flight, tokens)
-        except FAILURES as error:  # after `scan` has seen them, tokens are told
-            failed = error
-        round = steering.report(flight, tokens, accepted)
-        flight = ahead  # what the round needed is let go before it is told
-        if flight is None and failed is None and not course.ended:
-            # Drafted while the caller uses the round; caches do not change by it.
-            try:
-                block = steering.draft(state)
-            except BaseException as error:  # what is committed is told first
-                failed = error
-        with steering.watch.paused():
+def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round]:
+    """The rounds of an answer, whose first pass is already sent."""
+    planner, stops, recovery = pipeline.planner, pipeline.stops, pipeline.recovery
+    pipeline.ahead, plan = first, Plan(first.width)
+    while not stops.ended:
+        round = play_round(pipeline, plan, stops)
+        planner.report(round)
+        if not (stops.ended or recovery.deferred):
+            with recovery.deferring(BaseException):
+                plan = pipeline.prepare()
+        with planner.watch.paused():
             yield round
-        if failed is not None:
-            raise failed
-        if not course.ended:
-            flight = flight or steering.send(state, block)
+        recovery.raise_deferred()
+
+
+class Pipeline:
+    """The passes of a round, some of them sent before their round begins.
+
+    A block is drafted while the caller uses the round before it. After a single row
+    another single row may be known to follow, whatever its token is; that pass is sent
+    before the token is read, as mlx-lm pipelines plain decoding.
+
+    Args:
+        passes: Run the models.
+        planner: Plans the rounds.
+        stops: Say how many tokens may follow.
+        recovery: Defers what fails after a round's tokens were cut.
+    """
+
+    def __init__(
+        self, passes: Passes, planner: Planner, stops: Stops, recovery: Recovery
+    ):
+        self.passes, self.planner = passes, planner
+        self.stops, self.recovery = stops, recovery
+        self.ahead: PendingPass | None = None  # the next round's pass
+        self.drafted: tuple[mx.array, mx.array | None] | None = None  # its block
+
+    def prepare(self) -> Plan:
+        """Start the next round's draft, which changes no cache; its plan."""
+        if self.ahead is not None:
+            return Plan()
+        plan = self.planner.next()
+        self.drafted = self.passes.draft(plan, self.planner.uses_confidence)
+        return plan
+
+    def draft(self, plan: Plan) -> mx.array:
+        """The block [n] of a round that `prepare` planned."""
+        if self.ahead is not None:
+            return self.ahead.block
+        (block, confidence), self.drafted = self.drafted, None
+        return self.planner.to_verify(block, confidence)
+
+    def verify(self, block: mx.array) -> tuple[mx.array, mx.array]:
+        """Send the pass over a block, and the next single row behind it if one
+        follows; the choices [n] and logits [n, V] of the first."""
+        sent, self.ahead = self.ahead or self.passes.verify(block), None
+        if sent.width <= 1 and self.stops.left > 1 and self.planner.streams():
+            self.ahead = self.passes.verify(sent.choices)
+        return sent.choices, sent.logits
+
+    def commit(self, tokens: list[int]) -> None:
+        """Commit a round; a kernel's failure waits until the round was yielded."""
+        with self.recovery.deferring(*FAILURES):
+            self.passes.commit(tokens)
+
+
+def make_planner(
+    pair: Pair, text: list[int], stops: Stops, block_size: int | None
+) -> Planner:
+    """Plans for a fixed block size, or, for None, by measurement."""
+    most = MOST_ROWS if pair.target.exact else stops.left
+    if block_size is not None:
+        return Planner(Fixed(block_size), text, stops, most)
+    controller = Controller(pair.drafter.block_size, pair.history)
+    return Planner(controller, text, stops, most, Lookup(text))
 
 
 def usable(
     pair: Pair, cache: PromptCache | None, max_kv_size: int | None = None
 ) -> PromptCache:
-    """A caller's cache, if decoding can go on from it; a fresh one for None.
+    """The caller's cache, if decoding can continue from it; a fresh one for None.
 
     Raises:
-        OptionError: It is of another kind, another pair's, broken, or bounded
-            otherwise.
+        OptionError: It is of another kind, belongs to another pair, is broken, or has
+            another bound.
     """
     if cache is None:
         return PromptCache(pair, max_kv_size)
@@ -205,17 +218,17 @@ def usable(
 
 
 def token_limit(pair: Pair, held: int, fed: int, max_tokens: int) -> int:
-    """How many tokens may follow a prompt: `max_tokens` (-1 is no limit), or less
-    where the model's context ends.
+    """The number of tokens that may follow a prompt: `max_tokens` (-1 is no limit), or
+    fewer where the model's context ends.
 
     Args:
-        pair: Whose target's context counts.
-        held: Tokens that the caches hold.
-        fed: Tokens to pass behind them; there must be one.
-        max_tokens: Most tokens asked for.
+        pair: Its target has the context.
+        held: Rows that the caches hold.
+        fed: Tokens to pass after them, 1 or more.
+        max_tokens: Most tokens to produce.
 
     Raises:
-        PromptError: Nothing is fed, or there is no room behind it.
+        PromptError: There is nothing to pass, or no room after it.
         OptionError: max_tokens is 0 or below -1.
     """
     require(max_tokens == -1 or max_tokens > 0, "max_tokens", "-1 or > 0", max_tokens)
@@ -230,16 +243,3 @@ def token_limit(pair: Pair, held: int, fed: int, max_tokens: int) -> int:
             "Shorten it.",
         )
     return room if max_tokens == -1 else min(max_tokens, room)
-
-
-def cut(
-    tokens: list[int], stop_ids: Collection[int], scan: Scan | None
-) -> tuple[list[int], bool]:
-    """Tokens up to where the text ends, and whether it ends in them."""
-    ended = False
-    for i, token in enumerate(tokens):
-        if token in stop_ids:
-            tokens, ended = tokens[: i + 1], True
-            break
-    keep = scan(tokens) if scan else None
-    return (tokens, ended) if keep is None else (tokens[:keep], True)

@@ -1,11 +1,12 @@
-"""The passes of one decoding: prefill, drafts, blocks on trial, commits.
+"""The passes of one answer: prefill, drafts, verified blocks, commits.
 
-Owns the caches while a text is decoded, and what is known of them. Knows no sampling
-rule, no text and no end of it; loop.py says what follows what.
+Owns the caches while an answer is decoded, and the rows in them that are not committed
+yet. Does not know when an answer ends or what a round should do; see round.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,50 +19,61 @@ from ..errors import OptionError
 from ..models.drafters.base import Confident
 from ..models.targets.replay import Tape
 from ..pair import Pair
+from ..speculation.controller import Plan
 from ..types import KVBits
 from .sampling import Chooser
 
-# Features of rounds without drafts wait for company before they go to the drafter.
+# Features of single rows are collected before they go to the drafter.
 PENDING_ROWS = 64
-# MLX's cache of free buffers is emptied once in so many tokens, as mlx-lm does.
+# MLX's cache of free buffers is emptied once in this many tokens, as mlx-lm does.
 CLEAR_EVERY = 256
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class PendingPass:
-    """A pass that was sent off, not read yet.
+    """A target's pass that was sent and is not committed yet. All arrays are lazy.
 
     Args:
-        width: Rows it wrote behind the committed ones; 0 for the prefill, whose
-            rows are the prompt's.
-        choices: [n] the target's choice after each of n = max(width, 1) rows.
-        packed: [n + 1] the choices, then how many leading drafts equal them.
-        logits: [n, V] what the choices were made from.
+        block: [n] the tokens passed; the anchor first.
+        width: Rows to commit or take back; 0 for the prefill's last row, which is the
+            prompt's.
+        choices: [n] the target's choice after each row.
+        logits: [n, V] the processed logits that the choices were made from.
         features: [1, n, F] of the rows, for the drafter.
-        tape: What the target needs to take rows of the block back.
+        tape: What the target needs to take back rows of recurrent layers.
     """
 
+    block: mx.array
     width: int
     choices: mx.array
-    packed: mx.array
     logits: mx.array
     features: mx.array
     tape: Tape | None = None
 
-    def read(self) -> tuple[list[int], int]:
-        """The tokens it gives and how many of them were drafted: the round's one
-        blocking host read."""
-        *choices, accepted = self.packed.tolist()
-        return choices[: accepted + 1], accepted
 
+class Passes:
+    """The models' passes over one text.
 
-class Decoding:
-    """The state of one decoding: caches, history, and rows not committed yet."""
+    Args:
+        pair: Target and drafter.
+        cache: Its text is continued, and its caches are used.
+        prompt_ids: The tokens that follow the cache's text.
+        chooser: Makes the target's choices.
+        kv: Quantization of the target's KV cache.
+        drafting: Whether the drafter's context is kept up to date.
+
+    Attributes:
+        on_trial: Passes that are not committed yet, oldest first: at most one block, or
+            two single rows.
+    """
 
     def __init__(
         self,
         pair: Pair,
         cache: PromptCache,
+        prompt_ids: Sequence[int],
         chooser: Chooser,
         kv: KVBits,
         drafting: bool,
@@ -70,97 +82,106 @@ class Decoding:
         self.cache, self.chooser, self.kv = cache, chooser, kv
         self.drafting = drafting
         self.confident = isinstance(pair.drafter, Confident) and pair.drafter.confident
-        self.confidence: mx.array | None = None  # [n] in the drafts of the last block
         self.taps = pair.drafter.taps if drafting else ()
-        cache.settle()
-        self.before = len(cache.tokens) + len(cache.tail)
-        self.history = mx.array(cache.tokens, dtype=mx.uint32)
         self.since_clear = 0
-        self._begin()
+        cache.settle()
+        self.kept = len(cache.text)  # tokens that stay when this ends early
+        self._take_over()
+        cache.text += prompt_ids
+        self.given = len(cache.text)  # tokens that this answer did not produce
 
-    def _begin(self):
-        """Nothing is on trial; caches and what is known of them agree."""
-        self.uncommitted = 0
-        self.block: PendingPass | None = None  # a block that is not committed yet
-        self.quiet = True
-        self.pending: list[mx.array] = []
+    def _take_over(self):
+        """Own the cache, with nothing on trial."""
+        self.on_trial: list[PendingPass] = []
+        self.new_features: list[mx.array] = []  # committed, not in the drafter yet
+        self.history: mx.array | None = None  # the text and rows on trial
+        self.in_doubt = False
         self.cache.owner = self
 
     @property
+    def uncommitted(self) -> int:
+        """Rows in the target's cache that are on trial."""
+        return sum(sent.width for sent in self.on_trial)
+
+    @property
     def rows(self) -> int:
-        """Rows in the target's cache, the uncommitted ones included."""
-        return len(self.cache.tokens) + self.uncommitted
+        """Rows in the target's cache, those on trial included."""
+        return self.cache.rows + self.uncommitted
 
-    def prefill(self, ids: list[int], step: int, progress) -> PendingPass:
-        """Pass the prompt in chunks, its last token alone, as mlx-lm does.
+    def prefill(self, step: int, progress: Progress | None = None) -> PendingPass:
+        """Pass the prompt in chunks of `step` rows, its last token alone, as mlx-lm
+        does.
 
-        Each chunk's features go to the drafter and are dropped; logits are lazy,
-        so only the last row's are computed.
-        """
-        self._feed(ids[:-1], step, progress, total=len(ids))
-        with self._change():
-            flight = self._fly(mx.array(ids[-1:], dtype=mx.uint32), width=0)
-            self._taken(ids[-1:])
-        if progress:
-            progress(len(ids), len(ids))
-        return flight
-
-    def restart(self, text: list[int], given: int, step: int) -> PendingPass:
-        """Compute the caches anew after something failed: all arrays are in doubt.
+        The features of each chunk go to the drafter and are dropped. Logits are lazy,
+        so only those of the last row are computed.
 
         Args:
-            text: Every token, the prompt's and those told.
-            given: How many were not told. Of the others, if there are any, the last
-                one is passed as a row on trial.
-            step: As in `prefill`.
+            progress: Called with (prompt rows done, all of them).
         """
-        told = len(text) > given
-        marks = self.cache.marks
-        with self._change():
-            self.cache.reset()
-            self.cache.marks = marks
-            # Should this end early, the caches do not lack what was told before.
-            self.cache.tail = text[:] if told else text[: self.before]
-            self._begin()
-        if not told:
-            return self.prefill(text, step, None)
-        prompt, answer = text[: given - 1], text[given - 1 :]
-        self._feed(prompt, step, None, total=len(text))
-        with block_masks(self.cache.target):  # they were no prompt's rows at first
-            self._feed(answer[:-1], step, None, total=len(answer))
-        return self.send(mx.array(text[-1:]))
+        total = len(self.cache.text) - self.cache.rows
+        self._feed(len(self.cache.text) - 1, step, progress)
+        with self._changing():
+            sent = self._send(mx.array(self.cache.text[-1:], dtype=mx.uint32), width=0)
+            self.cache.rows += 1
+        if progress:
+            progress(total, total)
+        return sent
 
-    def _feed(self, ids, step, progress, total):
-        """Pass the first ids of `total` in chunks, which end at the cache's marks."""
-        done = 0
+    def restart(self, step: int) -> PendingPass:
+        """Compute the caches again from the text: a failure may have left any array
+        wrong. If the answer has begun, its last token is passed as a row on trial."""
+        marks = self.cache.marks
+        with self._changing():
+            self.cache.forget_rows()
+            self.cache.marks = marks
+            self._take_over()
+        text = self.cache.text
+        if len(text) == self.given:
+            return self.prefill(step)
+        self.kept = len(text)
+        self._feed(self.given - 1, step)
+        with block_masks(self.cache.target):  # these rows were in blocks at first
+            self._feed(len(text) - 1, step)
+        return self.verify(mx.array(text[-1:]))
+
+    def _feed(self, end: int, step: int, progress: Progress | None = None):
+        """Pass the text's rows before `end` in chunks, which stop at the cache's
+        marks."""
+        text, cache = self.cache.text, self.cache
+        first, total = cache.rows, len(text) - cache.rows
         if progress:
             progress(0, total)
-        self.cache.snapshot()
-        while done < len(ids):
-            n = min(step, len(ids) - done, self.cache.to_mark())
-            chunk = mx.array(ids[done : done + n], dtype=mx.uint32)
-            visible = self._visible(total - done, n)
-            with self._change():
+        cache.snapshot()
+        while cache.rows < end:
+            n = min(step, end - cache.rows, cache.to_mark())
+            chunk = mx.array(text[cache.rows : cache.rows + n], dtype=mx.uint32)
+            visible = self._visible(n)
+            with self._changing():
                 # No name for the features: they are freed as soon as they are used.
                 self._extend(self._forward(chunk, visible)[1], n, visible)
-                self.cache.quantize(self.kv)
-                self._taken(ids[done : done + n])
-                mx.eval([entry.state for entry in self.cache.target], self._drafted())
-            self.cache.snapshot()
+                cache.quantize(self.kv)
+                cache.rows += n
+                mx.eval([entry.state for entry in cache.target], self._contexts())
+            cache.snapshot()
             mx.clear_cache()
-            done += n
             if progress:
-                progress(done, total)
-        self.history = mx.array(self.cache.tokens, dtype=mx.uint32)
+                progress(cache.rows - first, total)
+        if self.chooser.needs_tokens:
+            self.history = mx.array(text[: cache.rows], dtype=mx.uint32)
 
-    def _taken(self, ids):
-        """Tokens passed the target; the tail, if there is one, came first."""
-        self.cache.tail = self.cache.tail[len(ids) :]
-        self.cache.tokens += ids
+    def _visible(self, n):
+        """The number of the next n prompt rows that the drafter can ever see, counted
+        back from the text's end or from the next mark, where a later prompt may
+        continue."""
+        if not self.drafting:
+            return 0
+        left = min(len(self.cache.text) - self.cache.rows, self.cache.to_mark())
+        window = self.drafter.window
+        return n if window is None else max(0, min(n, window - (left - n)))
 
     @contextmanager
-    def _change(self):
-        """The caches change meanwhile; what leaves this early leaves them in doubt.
+    def _changing(self):
+        """Changes the caches; an exception inside leaves them in doubt.
 
         Raises:
             OptionError: Another decoding has taken the caches over.
@@ -168,48 +189,41 @@ class Decoding:
         if self.cache.owner is not self:
             raise OptionError(
                 "Another generation has taken over the prompt_cache of this one.",
-                "Start this one anew.",
+                "Start this one again.",
             )
-        self.quiet = False
+        self.in_doubt = True
         yield
-        self.quiet = True
+        self.in_doubt = False
 
     def draft(
-        self,
-        anchor: mx.array,
-        width: int,
-        drafts: mx.array | None = None,
-        propose_with_confidence: bool = False,
-    ) -> mx.array:
-        """Start drafting width - 1 tokens behind `anchor` [1]; the block [width].
-
-        It may come out narrower. Nothing is read here.
+        self, plan: Plan, with_confidence: bool = False
+    ) -> tuple[mx.array, mx.array | None]:
+        """Start drafting after the text's last token.
 
         Args:
-            drafts: [width - 1] tokens that somebody else proposes.
-            propose_with_confidence: Ask for `confidence`, where the drafter has any.
+            plan: The number of rows, and the drafts if a lookup proposes them.
+            with_confidence: Also ask for the drafter's confidence, if it has any.
+
+        Returns:
+            The block [n], the anchor and n - 1 drafts, which may be fewer than planned;
+            and the confidence [n - 1] in each draft, or None.
         """
+        width = max(plan.width, plan.guess)
         if self.kv.bits and self.rows < self.kv.start:
-            # Rows of one pass must all see the cache in one form, as single rows do.
+            # All rows of a pass must see the cache in one form, as single rows do.
             width = min(width, self.kv.start - self.rows)
-        block, self.confidence = anchor.astype(mx.uint32), None
-        if width > 1:
-            if drafts is None:
-                drafts = self._propose(
-                    block, width, propose_with_confidence and self.confident
-                )
-            block = mx.concatenate([block, drafts[: width - 1]])
-            mx.async_eval(
-                block, *([] if self.confidence is None else [self.confidence])
-            )
-        return block
+        anchor = mx.array(self.cache.text[-1:], dtype=mx.uint32)
+        if width <= 1:
+            return anchor, None
+        if plan.drafts is not None:
+            drafts, confidence = mx.array(plan.drafts, dtype=mx.uint32), None
+        else:
+            drafts, confidence = self._propose(anchor, width, with_confidence)
+        block = mx.concatenate([anchor, drafts[: width - 1]])
+        mx.async_eval(block, *([] if confidence is None else [confidence]))
+        return block, confidence
 
-    def send(self, block: mx.array) -> PendingPass:
-        """Verify `block` [n], its anchor first, in one pass; nothing is read here."""
-        with self._change():
-            return self._fly(block.astype(mx.uint32), len(block))
-
-    def _propose(self, anchor, width, propose_with_confidence):
+    def _propose(self, anchor, width, with_confidence):
         self._flush()
         history = None
         if self.chooser.needs_tokens:
@@ -222,33 +236,31 @@ class Decoding:
             return self.chooser.choose(rows, positions, candidates, draft=True)[None]
 
         asked = anchor, self.cache.drafter, width, choose
-        if propose_with_confidence:
-            drafts, confidence = self.drafter.propose_with_confidence(*asked)
-            self.confidence = confidence[0].astype(mx.float32)
-        else:
-            drafts = self.drafter.propose(*asked)
-        return drafts[0].astype(mx.uint32)
+        if not (with_confidence and self.confident):
+            return self.drafter.propose(*asked)[0].astype(mx.uint32), None
+        drafts, confidence = self.drafter.propose_with_confidence(*asked)
+        return drafts[0].astype(mx.uint32), confidence[0].astype(mx.float32)
 
-    def _fly(self, block, width):
-        """Verify `block` [n]: one forward, a choice after each row, a comparison."""
-        # Rows of the prefill are the prompt's; others stay on trial until a commit.
-        first = self.rows + 1
+    def verify(self, block: mx.array) -> PendingPass:
+        """Send the target's pass over `block` [n], the anchor first. Does not wait."""
+        with self._changing():
+            return self._send(block.astype(mx.uint32), len(block))
+
+    def _send(self, block, width):
+        """One forward over `block` [n], and a choice after each row."""
+        first = self.rows + 1  # the position of the first choice
         logits, features, tape = self._forward(block, len(block), width > 1)
-        self.uncommitted += width
         if width <= 1:
             self.cache.quantize(self.kv)
         if self.chooser.needs_tokens:
             self.history = mx.concatenate([self.history, block])
         logits = self.chooser.process(logits[0], self.history)
         choices = self.chooser.choose(logits, range(first, first + len(logits)))
-        right = (choices[:-1] == block[1:]) if width > 1 else mx.zeros((0,), mx.bool_)
-        accepted = mx.cumprod(right.astype(mx.uint32)).sum(keepdims=True)
-        packed = mx.concatenate([choices, accepted.astype(mx.uint32)])
-        mx.async_eval(packed)
-        flight = PendingPass(width, choices, packed, logits, features, tape)
-        if width > 1:
-            self.block = flight
-        return flight
+        sent = PendingPass(block, width, choices, logits, features, tape)
+        self.on_trial.append(sent)
+        if width <= 1:  # a block is evaluated with the number of accepted drafts
+            mx.async_eval(choices)
+        return sent
 
     def _forward(self, tokens, visible, block=False):
         taps = self.taps if visible else ()
@@ -256,65 +268,62 @@ class Decoding:
             return self.target.verify(tokens[None], self.cache.target, taps)
         return *self.target.forward(tokens[None], self.cache.target, taps), None
 
-    def _keep(self, keep):
-        """Leave the target's cache with the first `keep` rows of the block on trial."""
-        flight, self.block = self.block, None
-        self.target.commit(self.cache.target, flight.tape, flight.width, keep)
-
-    def _visible(self, left, n):
-        """How many of the next n of `left` prompt rows the drafter can ever see: from
-        the prompt's end, or from the next mark, which a later prompt may go on from."""
-        if not self.drafting:
-            return 0
-        window, left = self.drafter.window, min(left, self.cache.to_mark())
-        return n if window is None else max(0, min(n, window - (left - n)))
-
-    def commit(self, flight: PendingPass, tokens: list[int]) -> None:
-        """Make `tokens` part of the text: caches keep their rows and no others."""
-        keep = len(tokens) if flight.width else 0
-        drop = flight.width - keep
-        with self._change():
-            if flight.width > 1:
-                self._keep(keep)
-                self.cache.quantize(self.kv)
-            self.uncommitted -= flight.width
-            tail, self.cache.tail = self.cache.tail, []
-            if keep:
-                self.cache.tokens += tail + tokens[:-1]
-            self.cache.tail = tokens[-1:]
-        if drop and self.chooser.needs_tokens:
+    def commit(self, tokens: list[int]) -> None:
+        """Append `tokens` to the text. Of the oldest pass on trial, the caches keep the
+        rows that led to them and no others."""
+        sent = self.on_trial[0]
+        keep = len(tokens) if sent.width else 0
+        with self._changing():
+            self.cache.text += tokens
+            self._commit_rows(sent, keep)
+        if (drop := sent.width - keep) and self.chooser.needs_tokens:
             self.history = self.history[:-drop]
         if self.drafting:
-            self.pending.append(flight.features[:, : max(keep, 1)])
-            if sum(f.shape[1] for f in self.pending) >= PENDING_ROWS:
+            self.new_features.append(sent.features[:, : max(keep, 1)])
+            if sum(f.shape[1] for f in self.new_features) >= PENDING_ROWS:
                 self._flush()
-                mx.async_eval(self._drafted())
+                mx.async_eval(self._contexts())
         self.since_clear += len(tokens)
         if self.since_clear >= CLEAR_EVERY:
             self.since_clear = 0
             mx.clear_cache()
 
-    def close(self) -> None:
-        """Leave both caches holding the committed tokens, whatever was under way.
+    def _commit_rows(self, sent, keep):
+        if sent.width > 1:
+            self._cut(sent, keep)
+            self.cache.quantize(self.kv)
+        del self.on_trial[0]
+        self.cache.rows += keep
+        self.kept = len(self.cache.text)
 
-        The first row on trial is that of the last token of the text, so a block
-        keeps it, and a single row that cannot be cut stays. Where caches are in doubt
-        and cannot be cut, they are broken.
+    def _cut(self, sent, keep):
+        """Leave the target's cache with the first `keep` rows of a block."""
+        self.target.commit(self.cache.target, sent.tape, sent.width, keep)
+
+    def close(self) -> None:
+        """Leave both caches holding the committed tokens, wherever decoding stopped.
+
+        The first row on trial is that of the text's last token. Of a block that row is
+        kept, and so is a single row where it cannot be cut. A cache whose rows are in
+        doubt and cannot be cut is marked as broken.
         """
-        if self.cache.owner is not self:
+        cache = self.cache
+        if cache.owner is not self:
             return
-        # Until the end of this, for a second interruption.
-        self.cache.owner, self.cache.broken = None, True
+        # Broken until the end of this method, for a second interruption.
+        cache.owner, cache.broken = None, True
+        del cache.text[max(cache.rows, self.kept) :]
         self._flush()
-        if self.quiet and self.block is not None:
-            self._keep(1)
-            self.uncommitted = 1
-        sound = rollback.can_cut_to(self.cache.target, len(self.cache.tokens))
-        if not sound and self.quiet and self.uncommitted == len(self.cache.tail):
-            self._taken(self.cache.tail)
-            sound = True
-        self.cache.settle()
-        self.cache.broken = not (sound or (self.quiet and not self.uncommitted))
+        uncommitted = self.uncommitted
+        if not self.in_doubt and self.on_trial and self.on_trial[0].width > 1:
+            self._cut(self.on_trial[0], 1)
+            uncommitted = 1
+        sound = rollback.can_cut_to(cache.target, cache.rows)
+        tail = len(cache.text) - cache.rows
+        if not (sound or self.in_doubt) and uncommitted == tail:
+            cache.rows, sound = len(cache.text), True
+        cache.settle()
+        cache.broken = not (sound or not (self.in_doubt or uncommitted))
 
     def _extend(self, features, rows, visible):
         """Give the drafter the last `visible` of `rows` committed rows."""
@@ -325,10 +334,12 @@ class Decoding:
                 self.drafter.extend(features[:, -visible:], self.cache.drafter)
 
     def _flush(self):
-        if self.pending:
-            features = mx.concatenate(self.pending, axis=1)
-            self.pending = []
+        """Give the drafter the features of committed rows that it lacks."""
+        if self.new_features:
+            features = mx.concatenate(self.new_features, axis=1)
+            self.new_features = []
             self._extend(features, features.shape[1], features.shape[1])
 
-    def _drafted(self):
+    def _contexts(self):
+        """The arrays of the drafter's context."""
         return [array for entry in self.cache.drafter for array in entry.arrays()]

@@ -41,11 +41,13 @@ class Plan:
         width: Rows that the target verifies; 1 is plain decoding.
         source: Who proposes the width - 1 drafts.
         guess: Rows of a block to draft beside it, to be compared and not verified.
+        drafts: The drafts, where a lookup proposes them; None asks the drafter.
     """
 
     width: int = 1
     source: str = PLAIN
     guess: int = 0
+    drafts: Sequence[int] | None = field(default=None, compare=False, repr=False)
 
 
 class Found(Protocol):

@@ -17,11 +17,12 @@ import mlx.nn as nn
 
 from .. import device
 from ..cache.prompt_cache import PromptCache
-from ..decoding.passes import Decoding
+from ..decoding.passes import Passes, PendingPass
 from ..decoding.sampling import Chooser
 from ..hub.registry import numbers_of
 from ..pair import Pair
-from ..speculation.costs import Curve
+from ..speculation.controller import Plan
+from ..speculation.costs import DRAFTER, Curve
 from ..store import Store, folder
 from ..types import KVBits, Sampling
 
@@ -124,24 +125,21 @@ def measure(
         budget: Seconds after which no other width is begun.
     """
     started = clock()
-    state = Decoding(pair, PromptCache(pair), Chooser(Sampling()), KVBits(), True)
     key, vocab = mx.random.key(0), pair.target.vocab_size
-    flight = state.prefill(
-        mx.random.randint(0, vocab, (PROMPT,), key=key).tolist(), PROMPT, None
-    )
-    anchor = kept(state, flight)
-    verify, draft = {1: plain_seconds(state, anchor, clock)}, {}
-    anchor = state.cache.tail[-1]
+    prompt = mx.random.randint(0, vocab, (PROMPT,), key=key).tolist()
+    cache, chooser = PromptCache(pair), Chooser(Sampling())
+    passes = Passes(pair, cache, prompt, chooser, KVBits(), drafting=True)
+    commit_one(passes, passes.prefill(PROMPT))
+    verify, draft = {1: plain_seconds(passes, clock)}, {}
     for done, width in enumerate(order(pair.drafter.block_size), 2):
         if done > FEWEST and clock() - started > budget:
             break
         times = []
         for _ in range(1 + REPEATS):  # the first one warms up
-            anchor, seconds = timed(state, anchor, width, clock)
-            times.append(seconds)
-        drafts, passes = zip(*times[1:], strict=True)
-        draft[width], verify[width] = median(drafts), median(passes)
-    state.close()
+            times.append(round_seconds(passes, width, clock))
+        drafts, verifies = zip(*times[1:], strict=True)
+        draft[width], verify[width] = median(drafts), median(verifies)
+    passes.close()
     return Curve(verify, draft)
 
 
@@ -154,33 +152,32 @@ def order(widest: int) -> Iterator[int]:
             yield width
 
 
-def plain_seconds(state: Decoding, anchor: int, clock: Callable[[], float]) -> float:
+def plain_seconds(passes: Passes, clock: Callable[[], float]) -> float:
     """Seconds of a plain round, the next row being sent ahead as in plain decoding."""
-    flight, times = state.send(mx.array([anchor])), []
+    anchor = mx.array(passes.cache.text[-1:])
+    sent, times = passes.verify(anchor), []
     for _ in range(2 + REPEATS):
         start = clock()
-        ahead = state.send(flight.choices)
-        kept(state, flight)
+        ahead = passes.verify(sent.choices)
+        commit_one(passes, sent)
         times.append(clock() - start)
-        flight = ahead
-    kept(state, flight)
+        sent = ahead
+    commit_one(passes, sent)
     return median(times[2:])
 
 
-def timed(
-    state: Decoding, anchor: int, width: int, clock: Callable[[], float]
-) -> tuple[int, tuple[float, float]]:
-    """The next anchor, and seconds of a round's draft and of the rest of it."""
+def round_seconds(
+    passes: Passes, width: int, clock: Callable[[], float]
+) -> tuple[float, float]:
+    """Seconds of a round's draft, and of the rest of it."""
     start = clock()
-    block = state.draft(mx.array([anchor]), width)
+    block, _ = passes.draft(Plan(width, DRAFTER))
     mx.eval(block)
     drafted = clock()
-    anchor = kept(state, state.send(block))
-    return anchor, (drafted - start, clock() - drafted)
+    commit_one(passes, passes.verify(block))
+    return drafted - start, clock() - drafted
 
 
-def kept(state: Decoding, flight) -> int:
-    """Commit a flight's first token, and no draft."""
-    token = flight.read()[0][0]
-    state.commit(flight, [token])
-    return token
+def commit_one(passes: Passes, sent: PendingPass) -> None:
+    """Commit the first token of a pass, and no draft."""
+    passes.commit(sent.choices[:1].tolist())

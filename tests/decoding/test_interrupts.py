@@ -15,6 +15,7 @@ from dflash_mlx import (
     Sampling,
     decode,
 )
+from dflash_mlx.decoding import round as round_module
 from dflash_mlx.errors import OptionError
 from tests.equipment import architectures
 from tests.equipment.scripted import Script
@@ -24,10 +25,12 @@ ROOT = Path(dflash_mlx.__file__).parent
 FILES = {
     str(ROOT / name)
     for name in (
-        "loop.py",
-        "decoding.py",
-        "rollback.py",
-        "prompt_cache.py",
+        "decoding/loop.py",
+        "decoding/round.py",
+        "decoding/passes.py",
+        "decoding/recovery.py",
+        "cache/rollback.py",
+        "cache/prompt_cache.py",
         "models/targets/base.py",
         "models/targets/replay.py",
     )
@@ -135,17 +138,15 @@ def test_reuse_under_a_suspended_decoding(uncuttable):
 
 
 def test_an_interrupt_at_the_first_token(uncuttable, monkeypatch):
-    from dflash_mlx.decoding import passes
-
     model, prompt, answer = uncuttable
     pair = Pair.of(model)
     cache = PromptCache(pair)
 
-    def read(flight):
+    def read(*arrays):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(passes.PendingPass, "read", read)
+        patch.setattr(round_module, "read", read)
         with pytest.raises(KeyboardInterrupt):
             next(decode(pair, prompt, prompt_cache=cache))
     assert cache.broken and cache.reuse(prompt) == prompt

@@ -16,13 +16,13 @@ from dflash_mlx import (
     load,
 )
 from dflash_mlx.decoding import loop
-from dflash_mlx.decoding.passes import PendingPass
-from dflash_mlx.decoding.planner import Guess, Planner, Progress
+from dflash_mlx.decoding.planner import Guess, Planner
+from dflash_mlx.decoding.round import Stops
 from dflash_mlx.speculation.controller import Fixed, Plan
 from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN
 from dflash_mlx.speculation.lookup import Lookup
 from dflash_mlx.text.chat_template import apply_template
-from dflash_mlx.types import KVBits
+from dflash_mlx.types import KVBits, Round
 from tests.equipment import architectures
 from tests.equipment.tiny import (
     Script,
@@ -218,15 +218,15 @@ def test_the_drafter_knows_all_after_many_plain_rounds(monkeypatch):
 
 def test_the_callers_time_is_not_counted():
     now = [0.0]
-    steering = Planner(Fixed(1), Progress([1, 2], 2, 9), 9)
-    steering.watch.clock = lambda: now[0]
-    steering.watch.lap()
-    with steering.watch.paused():
+    planner = Planner(Fixed(1), [1, 2], Stops((), None, 9), 9)
+    planner.watch.clock = lambda: now[0]
+    planner.watch.lap()
+    with planner.watch.paused():
         now[0] += 100.0
     now[0] += 1.0
-    assert steering.watch.lap() == 1.0 and steering.watch.away == 100.0
-    steering.watch.lap()
-    assert steering.watch.away == 0.0
+    assert planner.watch.lap() == 1.0 and planner.watch.away == 100.0
+    planner.watch.lap()
+    assert planner.watch.away == 0.0
 
 
 def test_the_callers_time_is_told_beside(restless):
@@ -300,50 +300,41 @@ def test_lookup_drafts_what_the_text_said_before(monkeypatch):
     assert sum(round.accepted for round in copied) > 30
 
 
-class Passed:
-    """A decoding that only passes blocks on."""
-
-    confidence = None
-
-    def draft(self, anchor, rows, drafts, propose_with_confidence):
-        return anchor if drafts is None else mx.concatenate([anchor, drafts])
-
-
 def test_proposals_that_nobody_takes_are_judged_where_they_belong():
     control, text = Restless(8, None), [1, 2, 3, 4, 5, 1, 2, 3]
     control.plan = lambda context, left, found: Plan()
-    steering = Planner(control, Progress(text, len(text), 40), 40, Lookup(text))
+    planner = Planner(control, text, Stops((), None, 40), 40, Lookup(text))
     for token in [4, 5, 1, 2, 3] * 4:
-        steering.draft(Passed())
-        steering.course.take([token], False)
-        steering.report(PendingPass(1, None, None, mx.zeros((1, 9)), None), [token], 0)
+        planner.next()
+        text.append(token)
+        planner.report(Round([token], 0, 0, 1))
     assert control.judged == [(LOOKUP, "short", 15, 15)]
     # What is verified counts once.
-    assert LOOKUP in steering.guesses
+    assert LOOKUP in planner.guesses
     control.plan = lambda context, left, found: Plan(3, LOOKUP)
-    steering.confidence = [0.1] * 7  # the drafter's, in another block
-    assert steering.draft(Passed()).tolist() == [3, 4, 5]
-    assert LOOKUP not in steering.guesses and steering.confidence == []
-    steering.course.take([4, 5], False)
-    flight = PendingPass(3, None, None, mx.zeros((3, 9)), None)
-    steering.report(flight, [4, 5], 2)
-    assert control.reports[-1][4] == steering.lookup.find(1).kind == "whole"
+    planner.confidence = [0.1] * 7  # the drafter's, in another block
+    assert text[-1] == 3 and planner.next().drafts == [4, 5]
+    assert LOOKUP not in planner.guesses and planner.confidence == []
+    text += [4, 5]
+    planner.report(Round([4, 5], 2, 2, 3, LOOKUP))
+    assert control.reports[-1][4] == planner.lookup.find(1).kind == "whole"
 
 
 def test_no_guess_outlives_a_restart():
-    steering = Planner(Fixed(1), Progress([1, 2], 2, 9), 9)
-    steering.guesses[DRAFTER] = Guess(DRAFTER, "", 2, [7, 8])
-    steering.begin()
-    assert not steering.guesses
+    planner = Planner(Fixed(1), [1, 2], Stops((), None, 9), 9)
+    planner.guesses[DRAFTER] = Guess(DRAFTER, "", 2, [7, 8])
+    planner.begin()
+    assert not planner.guesses
 
 
 def test_drafts_behind_the_end_of_a_text_say_nothing_of_trust():
     control, text = Restless(8, None), [1, 2]
-    steering = Planner(control, Progress(text, 2, 9), 9)
-    steering.plan, steering.confidence = Plan(6, DRAFTER), [0.9] * 5
-    steering.course.take([3, 4, 5], True)
-    flight = PendingPass(6, None, None, mx.zeros((6, 9)), None)
-    assert steering.report(flight, [3, 4, 5], 5).judged == 3
+    planner = Planner(control, text, Stops((), None, 9), 9)
+    planner.plan, planner.confidence = Plan(6, DRAFTER), [0.9] * 5
+    text += [3, 4, 5]
+    round = Round([3, 4, 5], 5, 3, 6, DRAFTER)
+    planner.report(round)
+    assert round.judged == 3
     assert control.words == [([0.9] * 3, 3)]
 
 

@@ -14,7 +14,8 @@ from dflash_mlx import (
     engine,
     load,
 )
-from dflash_mlx.decoding.passes import Decoding, PendingPass
+from dflash_mlx.decoding import round as round_module
+from dflash_mlx.decoding.passes import Passes
 from dflash_mlx.errors import OptionError
 from dflash_mlx.metal.dispatch import Dispatch
 from dflash_mlx.pair import Pair
@@ -43,14 +44,14 @@ def in_service(tmp_path, said):
 
 def failing(monkeypatch, at, error=RuntimeError):
     """Let some reads fail, counted from 0."""
-    stock, reads = PendingPass.read, iter(range(10**6))
+    stock, reads = round_module.read, iter(range(10**6))
 
-    def read(flight):
+    def read(*arrays):
         if next(reads) in at:
             raise error("[METAL] Command buffer execution failed")
-        return stock(flight)
+        return stock(*arrays)
 
-    monkeypatch.setattr(PendingPass, "read", read)
+    monkeypatch.setattr(round_module, "read", read)
 
 
 @pytest.mark.parametrize("at", (0, 1, 2, 5))
@@ -173,7 +174,7 @@ def test_a_restart_that_ends_early_loses_nothing(monkeypatch, tmp_path, at, erro
     cache, told = PromptCache(pair), some_prompt(20)
     told += run(pair, told, 12, prompt_cache=cache)
     failing(monkeypatch, {at})
-    stock, forward, passes = Decoding.restart, Decoding._forward, []
+    stock, forward, passes = Passes.restart, Passes._forward, []
 
     def breaking(state, *arguments):
         passes.append(arguments)
@@ -182,10 +183,10 @@ def test_a_restart_that_ends_early_loses_nothing(monkeypatch, tmp_path, at, erro
         return forward(state, *arguments)
 
     def restart(*arguments):
-        monkeypatch.setattr(Decoding, "_forward", breaking)
+        monkeypatch.setattr(Passes, "_forward", breaking)
         return stock(*arguments)
 
-    monkeypatch.setattr(Decoding, "restart", restart)
+    monkeypatch.setattr(Passes, "restart", restart)
     more = some_prompt(9, 8)
     rounds = decode(pair, more, prompt_cache=cache, prefill_step_size=8)
     answer = []
@@ -212,7 +213,7 @@ def test_caches_that_were_taken_over_are_left_alone(monkeypatch, tmp_path):
     assert cache.tokens == held and next(second).tokens
 
 
-PLACES = ("prefill", "_feed", "send", "draft", "commit", "_flush")
+PLACES = ("prefill", "_feed", "verify", "draft", "_commit_rows", "_flush")
 
 
 @pytest.mark.parametrize("error", (RuntimeError, ValueError))
@@ -223,7 +224,7 @@ def test_wherever_a_kernel_fails(monkeypatch, tmp_path, place, at, error):
     answer = reference(model, prompt, TOKENS)
     pair = Pair.of(model, Script(prompt + answer, PLAN))
     pair = replace(pair, kernels=(in_service(tmp_path, said),))
-    stock, calls, spelt = getattr(Decoding, place), iter(range(10**6)), []
+    stock, calls, spelt = getattr(Passes, place), iter(range(10**6)), []
 
     def breaking(state, *arguments, **options):
         if next(calls) == at:
@@ -233,7 +234,7 @@ def test_wherever_a_kernel_fails(monkeypatch, tmp_path, place, at, error):
     def scan(tokens):
         spelt.extend(tokens)
 
-    monkeypatch.setattr(Decoding, place, breaking)
+    monkeypatch.setattr(Passes, place, breaking)
     cache = PromptCache(pair)
     options = {"prompt_cache": cache, "prefill_step_size": 8, "scan": scan}
     assert run(pair, prompt, TOKENS, **options) == answer == spelt

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import examine
 from benchmarks.examine import check_loop, check_verify, text_for
 from dflash_mlx import Pair, PromptCache, decode
+from dflash_mlx.decoding import round as round_module
 from dflash_mlx.errors import PairError, UnsupportedError
 from dflash_mlx.models.targets import make_target
 from dflash_mlx.models.targets.views import watched
@@ -289,8 +290,6 @@ def test_a_closed_generator_leaves_a_cache_that_goes_on(family, after):
 
 
 def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
-    from dflash_mlx.decoding import passes
-
     model = architectures.build("qwen3_next")
     prompt, answer = text_for(model, 60)
     pair = Pair.of(model, Script(prompt + answer, MIXED))
@@ -299,9 +298,7 @@ def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
     said = [token for _ in range(3) for token in next(rounds).tokens]
     with monkeypatch.context() as patch:
         patch.setattr(
-            passes.PendingPass,
-            "read",
-            lambda flight: (_ for _ in ()).throw(KeyboardInterrupt),
+            round_module, "read", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             next(rounds)
