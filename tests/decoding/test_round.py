@@ -1,0 +1,103 @@
+"""One round without a model: what is kept, in which order the steps run."""
+
+import mlx.core as mx
+import pytest
+
+from dflash_mlx.decoding.round import Stops, leading_equal, play_round
+from dflash_mlx.speculation.controller import Plan
+from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN
+
+ANCHOR = 50
+WANTED = [1, 2, 3, 4, 5, 6]  # the target's choices, whatever is drafted
+
+
+class FakePasses:
+    """Drafts a given block, and a target that always chooses WANTED."""
+
+    def __init__(self, drafts):
+        self.drafts, self.steps, self.committed = drafts, [], None
+
+    def draft(self, plan):
+        self.steps.append("draft")
+        return mx.array([ANCHOR, *self.drafts][: max(plan.width, 1)], dtype=mx.uint32)
+
+    def verify(self, block):
+        self.steps.append("verify")
+        choices = mx.array(WANTED[: len(block)], dtype=mx.uint32)
+        return choices, mx.zeros((len(block), 9))
+
+    def commit(self, tokens):
+        self.steps.append("commit")
+        self.committed = tokens
+
+
+def played(drafts, plan=None, stop_ids=(), scan=None, left=99):
+    passes, stops = FakePasses(drafts), Stops(stop_ids, scan, left)
+    plan = plan or Plan(len(drafts) + 1, DRAFTER)
+    return play_round(passes, plan, stops), passes, stops
+
+
+@pytest.mark.parametrize("right", range(5))
+def test_leading_right_drafts_and_the_bonus_token_are_kept(right):
+    drafts = WANTED[:right] + [9] * (4 - right)
+    round, passes, stops = played(drafts)
+    assert round.tokens == passes.committed == WANTED[: right + 1]
+    assert (round.drafted, round.accepted, round.width) == (4, right, 5)
+    assert round.logits.shape == (right + 1, 9) and round.source == DRAFTER
+    assert stops.left == 99 - right - 1 and not stops.ended
+    assert passes.steps == ["draft", "verify", "commit"]
+
+
+def test_a_right_draft_behind_a_wrong_one_is_not_kept():
+    round, _, _ = played([1, 9, 3, 4])
+    assert round.tokens == [1, 2] and round.accepted == 1
+
+
+def test_a_plain_round_and_a_prefill():
+    for width in (0, 1):
+        round, passes, _ = played([], Plan(width))
+        assert round.tokens == passes.committed == [1]
+        assert (round.drafted, round.accepted, round.width) == (0, 0, width)
+        assert round.source == PLAIN and round.logits.shape == (1, 9)
+
+
+def test_a_block_that_came_out_as_its_anchor_is_plain():
+    round, _, _ = played([], Plan(4, LOOKUP))
+    assert (round.width, round.source) == (1, PLAIN)
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_stop_token_ends_the_text_inside_the_block(at):
+    round, passes, stops = played(WANTED[:4], stop_ids={WANTED[at]})
+    assert round.tokens == passes.committed == WANTED[: at + 1] and stops.ended
+    assert round.accepted == min(4, at + 1) and len(round.logits) == at + 1
+
+
+@pytest.mark.parametrize("left", range(1, 7))
+def test_the_limit_ends_the_text_inside_the_block(left):
+    round, passes, stops = played(WANTED[:4], left=left)
+    assert round.tokens == passes.committed == WANTED[: min(left, 5)]
+    assert stops.ended == (left <= 5) and stops.left == max(left - 5, 0)
+
+
+def test_scan_sees_what_the_stop_token_and_the_limit_left():
+    seen = []
+
+    def scan(tokens):
+        seen.append(list(tokens))
+        return 2 if len(seen) == 2 else None
+
+    stops = Stops({3}, scan, 99)
+    assert stops.cut([1, 2, 3, 4]) == [1, 2, 3] and stops.ended
+    stops = Stops((), scan, 4)
+    assert stops.cut([1, 2, 3, 4, 5]) == [1, 2] and stops.ended and stops.left == 2
+    assert seen == [[1, 2, 3], [1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "wanted"),
+    [([], [], 0), ([1], [1], 1), ([1], [2], 0), ([1, 2, 3], [1, 5, 3], 1)],
+)
+def test_leading_equal(a, b, wanted):
+    arrays = (mx.array(x, dtype=mx.uint32) for x in (a, b))
+    assert leading_equal(*arrays).tolist() == [wanted]
