@@ -5,7 +5,9 @@ BIN := .venv/bin
 # Metal kernels are tested on an emulator that needs clang (tests/emulator).
 CLANG := clang++-19
 
-.PHONY: demo test quick lint docs clang clean
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: demo test quick full changed lint docs clang clean
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -16,10 +18,18 @@ demo: .venv/ready
 	$(BIN)/python -m dflash_mlx.bench.demo
 
 test: lint clang
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 quick: .venv/ready
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
+
+# With the whole grids (marked `full`); their digests go to tests/full.json.
+full: lint clang
+	$(PYTEST) --full all
+
+# Nothing but the whole grids of what has changed since they passed.
+changed: .venv/ready clang
+	$(PYTEST) --full changed
 
 lint: .venv/ready
 	$(BIN)/ruff check .

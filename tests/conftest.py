@@ -13,6 +13,8 @@ from dflash_mlx.speculation.costs import GUESS  # noqa: E402
 from dflash_mlx.tuning import calibrate  # noqa: E402
 from tests import emulator  # noqa: E402
 
+pytest_plugins = ["tests.equipment.full"]
+
 # A shell starts what runs in its background deaf to Ctrl-C, which tests press.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
