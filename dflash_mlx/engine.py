@@ -18,7 +18,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from . import device
 from .cache.prompt_cache import PromptCache
-from .decoding.loop import decode, token_limit, usable
+from .decoding.loop import decode
 from .decoding.sampling import LogitsProcessor, Sampler, log_probabilities
 from .pair import Pair
 from .stats import UNDRAFTED, Stats
@@ -125,16 +125,12 @@ def stream_generate(
         tokenizer = TokenizerWrapper(tokenizer)
     ids = encode(tokenizer, prompt)
     check_text(pair.target.config, ids)
-    cache = usable(pair, prompt_cache, max_kv_size)
-    held = len(cache.text)
-    fed = held - cache.rows + len(ids)
-    limit = token_limit(pair, cache.rows, fed, max_tokens)
     _, reason = engine_of(pair, speculate, block_size)
     stats = Stats("plain", reason or UNDRAFTED)
-    stats.prompt_tokens, stats.cached_tokens = len(ids), held
+    stats.prompt_tokens = len(ids)
     stop = (stop,) if isinstance(stop, str) else stop
     text = TextStream(tokenizer.detokenizer, stop)
-    answer = Answer(text, tokenizer.eos_token_ids, limit, stats)
+    answer = Answer(text, tokenizer.eos_token_ids, stats)
     rounds = decode(
         pair,
         ids,
@@ -146,8 +142,9 @@ def stream_generate(
         scan=answer.scan,
         logits_processors=logits_processors,
         sampler=sampler,
-        prompt_cache=cache,
+        prompt_cache=prompt_cache,
         prefill_step_size=prefill_step_size,
+        max_kv_size=max_kv_size,
         kv=KVBits(kv_bits, kv_group_size, quantized_kv_start),
         progress=prompt_progress_callback,
     )
@@ -158,7 +155,9 @@ def stream_generate(
             if answer.stalls(spent):
                 pair.drop_kernels(f"a round took {spent:.0f} s")
             stats.kernels = pair.kernels_in_service
-            at = held + len(ids) + stats.tokens
+            if not stats.tokens and prompt_cache is not None:
+                stats.cached_tokens = len(prompt_cache.text) - len(ids) - 1
+            at = stats.cached_tokens + len(ids) + stats.tokens
             # What never drafts is plain decoding: there is nothing to compare.
             plain = None if reason else pair.history.costs.plain(at)
             yield from answer.responses(round, spent, plain)
@@ -172,12 +171,11 @@ class Answer:
     Args:
         text: The text so far.
         eos: Tokens that end it.
-        limit: Most tokens.
         stats: Counters to keep.
     """
 
-    def __init__(self, text: TextStream, eos: set[int], limit: int, stats: Stats):
-        self.text, self.eos, self.limit, self.stats = text, eos, limit, stats
+    def __init__(self, text: TextStream, eos: set[int], stats: Stats):
+        self.text, self.eos, self.stats = text, eos, stats
         self.segments: list[str] = []
         self.stopped = False
         self.since = self.first = 0.0
@@ -222,7 +220,7 @@ class Answer:
         before = self.stats.tokens - len(round.tokens)
         for i, token in enumerate(round.tokens):
             last = i + 1 == len(round.tokens)
-            text, reason = self._end(token, before + i + 1, last)
+            text, reason = self._end(token, last, round.ended)
             yield GenerationResponse(
                 text=text,
                 token=token,
@@ -237,14 +235,14 @@ class Answer:
                 logits=round.logits[i],
             )
 
-    def _end(self, token, count, last) -> tuple[str, str | None]:
+    def _end(self, token, last, ended) -> tuple[str, str | None]:
         """A token's text, and why the answer ends with it, if it does."""
         if self.stopped:
             return self.segments.pop(0), "stop" if last else None
         if token in self.eos:
             return self.text.finish()[0], "stop"
         segment = self.segments.pop(0)
-        if count < self.limit:
+        if not (last and ended):
             return segment, None
         rest, stopped = self.text.finish()
         return segment + rest, "stop" if stopped else "length"

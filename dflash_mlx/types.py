@@ -97,6 +97,7 @@ class Round:
         width: Rows that the target verified; 0 for the token that prefill gives.
         source: Who proposed: "drafter", "lookup", or "plain" for nobody.
         logits: [len(tokens), V], processed logits that each token was chosen from.
+        ended: The text ends with these tokens.
     """
 
     tokens: list[int]
@@ -105,6 +106,7 @@ class Round:
     width: int
     source: str = "plain"
     logits: mx.array = field(repr=False, compare=False, default=None)
+    ended: bool = False
 
     @property
     def judged(self) -> int:

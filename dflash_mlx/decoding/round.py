@@ -59,6 +59,7 @@ def play_round(passes: RoundPasses, plan: Plan, stops: Stops) -> Round:
         width=min(plan.width, len(block)),
         source=plan.source if len(block) > 1 else PLAIN,
         logits=logits[: len(tokens)],
+        ended=stops.ended,
     )
 
 

@@ -286,13 +286,13 @@ def test_the_drafters_kernels_are_dropped_too(tmp_path):
 
 
 def test_a_first_round_never_stalls():
-    answer = engine.Answer(None, set(), 9, engine.Stats("dflash"))
+    answer = engine.Answer(None, set(), engine.Stats("dflash"))
     assert not answer.stalls(1e6)
 
 
 @pytest.mark.parametrize("usual, most", ((0.5, 20.0), (3.0, 60.0)))
 def test_a_stall_is_long_and_unusual(usual, most):
-    answer = engine.Answer(None, set(), 9, engine.Stats("dflash"))
+    answer = engine.Answer(None, set(), engine.Stats("dflash"))
     answer.stats.rounds, answer.stats.seconds_by_width = 2, {4: [2, 2 * usual]}
     assert not answer.stalls(most - 1) and answer.stalls(most + 1)
 
