@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from ..cache.file import load as load_cache
+from ..cache.file import save as save_cache
 from ..cache.prompt_cache import PromptCache, common_prefix
 from ..engine import GenerationResponse, encode, summary
 from ..errors import BrokenFileError, MissingFilesError, OptionError
@@ -177,10 +179,8 @@ def open_cache(file: Path | None, pair: Pair, most: int | None) -> PromptCache:
     """
     if file is None or not file.exists():
         return PromptCache(pair, most)
-    from ..cache import file
-
     try:
-        return file.load(file, pair, most)
+        return load_cache(file, pair, most)
     except BrokenFileError as error:
         try:
             note(f"{error.message} It is {set_aside(file)} now, and made anew.")
@@ -192,9 +192,7 @@ def open_cache(file: Path | None, pair: Pair, most: int | None) -> PromptCache:
 def keep_cache(file: Path | None, cache: PromptCache) -> None:
     """Write the file of --prompt-cache-file unless it is there."""
     if file is not None and not file.exists():
-        from ..cache import file
-
-        file.save(cache, file)
+        save_cache(cache, file)
 
 
 def finish(
