@@ -4,11 +4,10 @@ import math
 
 import mlx.core as mx
 import pytest
-from mlx_lm.generate import generate_step
-from mlx_lm.sample_utils import make_sampler
+from mlx_lm.sample_utils import apply_top_k, make_sampler
 
 from dflash_mlx import Pair, Sampling
-from dflash_mlx.decoding.sampling import Chooser
+from dflash_mlx.decoding.sampling import Chooser, log_probabilities
 from dflash_mlx.errors import OptionError
 from tests.equipment.tiny import (
     Script,
@@ -102,38 +101,62 @@ def chi_square_bound(freedom: int, z: float) -> float:
 # One-sided normal quantile of an error rate of 1e-5 a comparison; with four
 # comparisons a drafter, a right program fails this test once in 12,500 runs.
 Z = 4.265
-RUNS = 1500
+RUNS = 800
+TEMP, TOP_K = 1.5, 12
 
 
 @pytest.fixture(scope="module")
-def plain():
-    """A model, a prompt, and mlx-lm's first four sampled tokens, many times over."""
+def sampled():
+    """A model, a prompt, and the chances [V] of each of mlx-lm's next four tokens: over
+    all texts that its sampler can give, in one pass per place."""
     model, prompt = make_model("llama", seed=2), some_prompt(6)
-    sampler = make_sampler(1.5, top_k=12)
-    texts = []
-    for _ in range(RUNS):
-        steps = generate_step(mx.array(prompt), model, max_tokens=4, sampler=sampler)
-        texts.append([token for token, _ in steps])
-    return model, prompt, texts
+    texts, weights, chances = mx.array([prompt]), mx.ones((1,)), []
+    for _ in range(4):
+        logprobs = log_probabilities(model(texts)[:, -1])
+        kept = mx.softmax(apply_top_k(logprobs, TOP_K) / TEMP, axis=-1)
+        chances.append((weights[:, None] * kept).sum(axis=0).tolist())
+        ids = mx.argsort(-kept, axis=-1)[:, :TOP_K]
+        weights = (weights[:, None] * mx.take_along_axis(kept, ids, 1)).reshape(-1)
+        texts = mx.concatenate(
+            [mx.repeat(texts, TOP_K, axis=0), ids.reshape(-1, 1)], axis=1
+        )
+        mx.eval(texts, weights)
+    return model, prompt, chances
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ("untrained", "scripted"))
-def test_the_first_four_tokens_are_distributed_as_mlx_lms(plain, kind):
-    model, prompt, theirs = plain
+def test_the_first_four_tokens_are_distributed_as_mlx_lms(sampled, kind):
+    model, prompt, chances = sampled
     drafter = make_drafter()
     if kind == "scripted":
         drafter = Fixed(prompt + run(Pair.of(model), prompt, 8))
     pair = Pair.of(model, drafter)
     ours = [
-        run(pair, prompt, 4, sampling=Sampling(temp=1.5, top_k=12, seed=seed))
+        run(pair, prompt, 4, sampling=Sampling(temp=TEMP, top_k=TOP_K, seed=seed))
         for seed in range(RUNS)
     ]
     for place in range(4):
-        a, b = ([text[place] for text in side] for side in (ours, theirs))
-        statistic, freedom = two_samples(a, b)
+        statistic, freedom = against(chances[place], [text[place] for text in ours])
         assert freedom >= 5
         assert statistic < chi_square_bound(freedom, Z)
+
+
+def test_chances_are_those_of_mlx_lms_sampler(sampled):
+    """Against mlx-lm's own sampler, on stacked rows."""
+    model, prompt, chances = sampled
+    sampler, texts = make_sampler(TEMP, top_k=TOP_K), mx.array([prompt] * 1200)
+    mx.random.seed(7)
+    for place in range(4):
+        if place == 0:  # one row is enough for equal prompts
+            logits = mx.repeat(model(texts[:1])[:, -1], len(texts), axis=0)
+        else:
+            logits = model(texts)[:, -1]
+        token = sampler(log_probabilities(logits))
+        statistic, freedom = against(chances[place], token.tolist())
+        assert statistic < chi_square_bound(freedom, Z)
+        texts = mx.concatenate([texts, token[:, None]], axis=1)
+        mx.eval(texts)
 
 
 class Fixed(Script):
@@ -148,15 +171,16 @@ class Fixed(Script):
         return mx.array([ids], dtype=mx.uint32)
 
 
-def two_samples(a, b):
-    """Chi-square statistic and degrees of freedom of two equally large samples, rare
-    outcomes pooled."""
-    counts = [(a.count(x), b.count(x)) for x in set(a) | set(b)]
-    common = [pair for pair in counts if sum(pair) >= 20]
-    rare = [pair for pair in counts if sum(pair) < 20]
+def against(chances, tokens):
+    """Chi-square statistic and degrees of freedom of tokens against their chances, rare
+    ones pooled."""
+    cells = [(tokens.count(i), len(tokens) * p) for i, p in enumerate(chances)]
+    assert not any(seen for seen, wanted in cells if wanted == 0)
+    rare = [cell for cell in cells if 0 < cell[1] < 8]
+    cells = [cell for cell in cells if cell[1] >= 8]
     if rare:
-        common.append((sum(x for x, _ in rare), sum(y for _, y in rare)))
-    return sum((x - y) ** 2 / (x + y) for x, y in common), len(common) - 1
+        cells.append((sum(seen for seen, _ in rare), sum(n for _, n in rare)))
+    return sum((seen - n) ** 2 / n for seen, n in cells), len(cells) - 1
 
 
 @pytest.mark.parametrize(

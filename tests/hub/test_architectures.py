@@ -35,7 +35,7 @@ def test_the_section_is_replaced_and_nothing_else():
         with_section("a page without the marks", "new")
 
 
-@pytest.mark.slow
+@pytest.mark.full("targets")
 def test_the_table_is_what_an_examination_finds():
     """Make it anew with `python -m benchmarks.examine` after an update."""
     _, table = architectures.read()

@@ -90,13 +90,13 @@ def test_agrees_with_its_twin_for_a_few_shapes(metal, case):
     check(case)
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_its_twin(metal, case):
     check(case)
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 def test_mixes_no_address_spaces(metal):
     with emulator.using(spaces=True, seeds=(0,)):
         for mask in (None, 9):
@@ -104,7 +104,7 @@ def test_mixes_no_address_spaces(metal):
                 check(sample(4, 2, 3, 40, 64, dtype, mask, sinks=mask is None))
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 @pytest.mark.parametrize("length", [31, 32, 33, 127, 128, 129, 1023, 1024, 1025, 1153])
 def test_tiles_and_chunks_end_where_keys_do(metal, length):
     check(sample(2, 1, 2, length, 64, mx.float32, "causal"))
@@ -168,7 +168,7 @@ def test_rows_have_the_bits_that_they_have_alone(metal, sinks):
     same_alone(sample(4, 2, 5, 130, 64, mx.bfloat16, "causal", sinks))
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 @pytest.mark.parametrize(
     "dim, dtype",
     [(64, mx.bfloat16), (96, mx.float32), (128, mx.float16), (256, mx.bfloat16)],
@@ -183,7 +183,7 @@ def test_every_width_gives_a_row_the_same_bits(metal, dim, dtype):
         same_alone(case)
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 @pytest.mark.parametrize("heads, kv_heads", [(1, 1), (6, 2), (16, 1)])
 def test_heads_that_share_keys_keep_their_bits(metal, heads, kv_heads):
     case = sample(heads, kv_heads, 7, 81, 64, mx.bfloat16, "causal", first=50)
@@ -192,7 +192,7 @@ def test_heads_that_share_keys_keep_their_bits(metal, heads, kv_heads):
         same_alone(case)
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
 @pytest.mark.parametrize("mask", ["causal", 37])
 @pytest.mark.parametrize("length", [132, 164])
@@ -231,7 +231,7 @@ def test_what_a_row_does_not_see_may_be_no_number(metal, value):
     assert mx.isnan(found[:, :, 3:]).all().item()
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 def test_what_vanishes_has_no_sign(metal):
     # A sink leaves 1e-44 of the sums, and the first rows do not see the last chunk.
     case = sample(2, 1, 9, 132, 64, mx.float32, "causal")
@@ -241,7 +241,7 @@ def test_what_vanishes_has_no_sign(metal):
     assert not bits(KERNEL.launch(**case)).any()
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 def test_a_hundred_thousand_keys(metal):
     case = sample(2, 1, 2, 100_000, 64, mx.float16, "causal")
     with emulator.using(checks=False, seeds=(0,)):

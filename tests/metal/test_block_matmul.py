@@ -140,15 +140,15 @@ def names(kernel):
     return kernel.name
 
 
-slow = partial(pytest.param, marks=pytest.mark.slow)
+in_full = partial(pytest.param, marks=pytest.mark.full("metal"))
 every_model = pytest.mark.parametrize(
-    "model", [MODELS[0], *map(slow, MODELS[1:])], ids=str
+    "model", [MODELS[0], *map(in_full, MODELS[1:])], ids=str
 )
 every_kernel = pytest.mark.parametrize("kernel", bm.KERNELS, ids=names)
 
 
 @every_kernel
-@pytest.mark.slow
+@pytest.mark.full("metal")
 def test_agrees_with_its_twin(kernel):
     """All packings and shapes: tails, fewer outputs than a tile, 1 to 16 rows."""
     with emulator.using(checks=False, seeds=(0, 1, 2)):
@@ -233,7 +233,7 @@ PACKINGS = list(product(TYPES, bm.GROUP_SIZES, bm.BITS))
 SHAPES = [(13, 384), (13, 512), (70, 128), (16, 1024)]
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 @pytest.mark.parametrize("packing", range(len(PACKINGS)))
 def test_quantized_bits_are_mlxs_in_every_packing(packing):
     """By turns for each of its kernels."""
@@ -264,7 +264,7 @@ def test_dense_bits_are_mlxs(n, k, dtype, model):
             assert same(bm.dense(case["x"][:m], case["weight"]), wanted[:m])
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 def test_dense_bits_are_mlxs_for_many_outputs():
     """From 4096 outputs on gemv takes larger threadgroups."""
     case = plain_case(5, 4099, 72, mx.bfloat16)
@@ -278,13 +278,13 @@ def test_dense_bits_are_mlxs_for_many_outputs():
         (bm.quantized, packed_case(16, 20, 320, mx.bfloat16, 32)),
         (bm.quantized, packed_case(16, 20, 1024, mx.float16, 128, 8)),
         (bm.dense, plain_case(16, 20, 200, mx.bfloat16)),
-        slow(bm.quantized, packed_case(16, 20, 128, mx.bfloat16)),
-        slow(bm.dense, plain_case(16, 4, 200, mx.float16)),
-        slow(bm.dense, plain_case(16, 20, 61, mx.bfloat16)),
+        in_full(bm.quantized, packed_case(16, 20, 128, mx.bfloat16)),
+        in_full(bm.dense, plain_case(16, 4, 200, mx.float16)),
+        in_full(bm.dense, plain_case(16, 20, 61, mx.bfloat16)),
     ],
     ids="qmv qmv_fast gemv qmv_quad split short".split(),
 )
-@pytest.mark.parametrize("contract", ("on", slow("off")))
+@pytest.mark.parametrize("contract", ("on", in_full("off")))
 def test_a_row_has_its_bits_in_every_block(launch, case, contract):
     """1 to 16 rows, in any place of the block."""
     x = case["x"]
@@ -329,7 +329,7 @@ def test_takes_views_and_leading_dimensions(kernel):
     assert y.shape == (2, 3, 12) and same(y.reshape(6, 12), flat)
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 @every_kernel
 def test_large_shapes(kernel):
     """As wide as an 8B model's layers, and more outputs than one wave of groups."""
@@ -433,12 +433,12 @@ def is_caught(kernel):
 
 
 @every_kernel
-@pytest.mark.slow
+@pytest.mark.full("metal")
 def test_finds_no_fault_where_none_is(kernel):
     assert not is_caught(kernel)
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 @pytest.mark.parametrize("name, old, new", FAULTS)
 def test_finds_planted_fault(name, old, new, monkeypatch):
     (kernel,) = (kernel for kernel in bm.KERNELS if kernel.name == name)

@@ -25,9 +25,9 @@ QUICK = ("packed", "unpacked", "vector")
 
 
 def layers():
-    """All of LAYERS, those that are not quick as slow tests."""
+    """All of LAYERS, those that are not quick in `make full` only."""
     return [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.full("metal"))
         for name in LAYERS
     ]
 
@@ -77,7 +77,10 @@ def outputs(made):
     "kernel, number",
     [
         pytest.param(
-            kernel, n, marks=() if n in (1, 2, 5) else pytest.mark.slow, id=kernel.name
+            kernel,
+            n,
+            marks=() if n in (1, 2, 5) else pytest.mark.full("metal"),
+            id=kernel.name,
         )
         for kernel in block.KERNELS
         for n in range(len(list(block.block_cases())))
@@ -148,7 +151,7 @@ def test_both_orders_of_sums(stock, height):
     assert equal == [True, False, False, False]
 
 
-@pytest.mark.slow
+@pytest.mark.full("metal")
 def test_more_rows_than_a_block(stock):
     case = block.sample(33, (1, 2), (128, 8), mx.bfloat16)
     with emulator.using(seeds=(0,), checks=False):

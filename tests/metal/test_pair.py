@@ -80,6 +80,7 @@ def asked(tokenizer, text="Count from 1 to 30."):
     return apply_template(tokenizer, [{"role": "user", "content": text}])
 
 
+@pytest.mark.full("metal")
 @pytest.mark.parametrize("bits", (4, None))
 def test_exact_is_bit_for_bit_for_the_embedded_pair(metal, monkeypatch, tmp_path, bits):
     pair, tokenizer = load("tiny", quantize=bits, draft_quantize=bits, kernels="off")
@@ -97,7 +98,9 @@ def test_exact_is_bit_for_bit_for_the_embedded_pair(metal, monkeypatch, tmp_path
         assert found.verdict == "identical" and found.bits and found.tokens == 24
 
 
-@pytest.mark.parametrize("bits", (4, None))
+@pytest.mark.parametrize(
+    "bits", (4, pytest.param(None, marks=pytest.mark.full("metal")))
+)
 def test_fast_kernels_draft_and_verify_what_the_cpu_says(
     metal, monkeypatch, tmp_path, bits
 ):
@@ -150,8 +153,15 @@ def test_recurrent_states_come_back_from_the_tape(metal, monkeypatch, tmp_path, 
     assert {"gated_delta_block", "gated_delta_rewind"} <= seen
 
 
-@pytest.mark.parametrize("window", (16, 48))
-@pytest.mark.parametrize("family", ("gemma3_text", "gpt_oss"))
+@pytest.mark.parametrize(
+    ("family", "window"),
+    [
+        ("gemma3_text", 16),
+        pytest.param("gemma3_text", 48, marks=pytest.mark.full("metal")),
+        pytest.param("gpt_oss", 16, marks=pytest.mark.full("metal")),
+        pytest.param("gpt_oss", 48, marks=pytest.mark.full("metal")),
+    ],
+)
 def test_exact_holds_where_windows_are_full(
     metal, monkeypatch, tmp_path, family, window
 ):

@@ -52,6 +52,7 @@ CLOSE = {
 }
 ALL = (*SAME_BITS, *CLOSE)
 MIXED = (2, 0, 5, 1, 99, 3)
+RUNS = (0, 0, 0, 1, 1, 1, 2, 2, 2, 5, 5, 5, 99, 99, 99)
 # MLX's CPU back end multiplies gathered experts in float32 only, unless quantized.
 EXPERTS = (
     "qwen3_moe",
@@ -90,7 +91,8 @@ def course(family, dtype, tokens, plan, slack=0.0):
 
 @pytest.mark.parametrize("family", ALL)
 def test_300_tokens_in_float32(family):
-    found = course(family, "float32", 300, MIXED)
+    """With runs of rounds in which 0, 1, 2, 5 and all drafts are right, and in turn."""
+    found = course(family, "float32", 300, (*RUNS, *MIXED))
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
@@ -118,7 +120,7 @@ def test_bfloat16_experts_elsewhere_verify_as_mlx_lm(family):
     check_verify(make_target(architectures.build(family, "bfloat16-4bit")))
 
 
-@pytest.mark.slow
+@pytest.mark.full("targets")
 @pytest.mark.parametrize("right", (0, 1, 2, 5, 99))
 @pytest.mark.parametrize("family", ALL)
 def test_any_number_of_right_drafts(family, right):
@@ -126,7 +128,7 @@ def test_any_number_of_right_drafts(family, right):
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.full("targets")
 @pytest.mark.parametrize("family", SAME_BITS)
 def test_300_tokens_in_bfloat16_and_4_bit(family):
     for dtype in ("4bit", "bfloat16-4bit"):

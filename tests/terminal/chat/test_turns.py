@@ -171,7 +171,8 @@ def test_a_template_that_wants_more_than_a_question_tells_no_mode():
 )
 def test_an_interrupt_at_any_line_of_going_back(monkeypatch, family, step):
     """While a snapshot is restored or taken, or the prompt behind it is passed."""
-    files = ("snapshots.py", "cache_state.py", "prompt_cache.py", "decoding.py")
+    files = [f"cache/{name}.py" for name in ("snapshots", "state", "prompt_cache")]
+    files.append("decoding/passes.py")
     monkeypatch.setattr(test_interrupts, "FILES", {str(ROOT / name) for name in files})
     model, first = architectures.build(family), list(range(40))
     second = first[:25] + [50, 51, 52, 53]
