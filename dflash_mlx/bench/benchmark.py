@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product, zip_longest
-from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..decoding.loop import decode
 from ..pair import Pair
-from ..types import Sampling, require
 from .contenders import (
     PLAIN,
     Answer,
@@ -25,6 +23,7 @@ from .contenders import (
     Stock,
 )
 from .remote import Server
+from .settings import Settings
 from .suites import (
     Prompt,
     check_room,
@@ -35,50 +34,6 @@ from .verify import margin
 
 # Called with (answers done, answers in all, what comes next).
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How it is measured.
-
-    Args:
-        temps: Temperatures.
-        contexts: Prompts are padded to so many tokens; 0 leaves them.
-        max_tokens: Most tokens of an answer.
-        repeats: How often each contender answers each prompt.
-        warmup: Tokens of an answer that is not counted, one for each class,
-            context and contender; 0 for none.
-        top_p, top_k, min_p, seed: Of sampling.
-        endless: Tokens that end a text do not end an answer.
-        template: Options of the chat template.
-    """
-
-    temps: tuple[float, ...] = (0.0,)
-    contexts: tuple[int, ...] = (0,)
-    max_tokens: int = 128
-    repeats: int = 3
-    warmup: int = 16
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int = 0
-    endless: bool = False
-    template: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self):
-        require(bool(self.temps), "--temps", "one number or more", "")
-        require(bool(self.contexts), "--contexts", "one number or more", "")
-        least = min(self.contexts)
-        require(least >= 0, "--contexts", "0 or more", least)
-        require(self.max_tokens > 1, "--max-tokens", "2 or more", self.max_tokens)
-        require(self.repeats >= 1, "--repeats", "1 or more", self.repeats)
-        require(self.warmup >= 0, "--warmup", "0 or more", self.warmup)
-        for temp in self.temps:
-            self.sampling(temp)
-
-    def sampling(self, temp: float) -> Sampling:
-        """At a temperature."""
-        return Sampling(temp, self.top_p, self.top_k, self.min_p, self.seed)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from ..models.drafters import make
 from ..pair import Pair
 from ..tuning.calibrate import calibrate
 from ..tuning.kernels import install_kernels, quiet
-
-UNTRAINED = "untrained"
+from .settings import UNTRAINED
 
 
 def open_pair(

@@ -21,7 +21,6 @@ from ..errors import OptionError, PromptError
 from ..text.chat_template import apply_template
 from ..train.exercises import draw
 
-BUILTIN = "builtin"
 EXERCISES, RANDOM = "exercises", "random"
 # Random prompts have so many tokens, where no context asks for more.
 RANDOM_TOKENS = 64

@@ -1,4 +1,4 @@
-"""What answers: `generate` one prompt, `chat` many."""
+"""`generate` and `chat`: answer one prompt, or hold a conversation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import answer_options as a
-from ..terminal import options as o
+from ..terminal.answer_options import (
+    AnswerOptions,
+    Looks,
+    PromptOptions,
+    SamplingOptions,
+    Shorthand,
+    ThinkingOptions,
+)
+from ..terminal.options import PROMPT, Json, Verbose, option, parse_bool
 from .app import command
 
 
@@ -15,23 +22,26 @@ from .app import command
 def generate(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PROMPT", help="The prompt; - stands for piped text."),
+        typer.Argument(
+            metavar="PROMPT", help="The prompt; - stands for the text on stdin."
+        ),
     ] = None,
     prompt: Annotated[
-        str | None, o.option("--prompt -p", "The prompt, mlx-lm's way.", o.PROMPT)
+        str | None,
+        option("--prompt -p", "The same as PROMPT, as in mlx-lm.", PROMPT),
     ] = None,
     *,
-    asked: a.AnswerOptions,
-    short: a.Shorthand,
-    how: a.PromptOptions,
-    thinking: a.ThinkingOptions,
-    sampling: a.SamplingOptions,
-    json: o.Json = False,
-    verbose: o.Verbose = "T",
+    options: AnswerOptions,
+    shorthand: Shorthand,
+    prompt_options: PromptOptions,
+    thinking: ThinkingOptions,
+    sampling: SamplingOptions,
+    json: Json = False,
+    verbose: Verbose = "T",
 ):
     """Answer one prompt.
 
-    Piped text comes first, the question after it, unless - says where it goes.
+    Text piped to stdin comes before the prompt, or where - stands in it.
 
     dflash-mlx generate "What is 12 + 34?"
 
@@ -43,24 +53,26 @@ def generate(
     """
     from ..terminal import generate as terminal
     from ..terminal.answer_request import AnswerRequest
-    from ..terminal.stdin import read_prompt
+    from ..terminal.streams import read_prompt
 
-    shown = o.truth(verbose, "--verbose")
-    ask = AnswerRequest.of(asked, sampling, short)
+    show_summary = parse_bool(verbose, "--verbose")
+    request = AnswerRequest.from_options(options, sampling, shorthand)
     text = read_prompt(words, prompt)
-    terminal.run(ask, text, how, thinking, as_json=json, verbose=shown)
+    terminal.run(
+        request, text, prompt_options, thinking, as_json=json, verbose=show_summary
+    )
 
 
 @command
 def chat(
-    asked: a.AnswerOptions,
-    short: a.Shorthand,
-    thinking: a.ThinkingOptions,
-    looks: a.Looks,
-    sampling: a.SamplingOptions,
-    verbose: o.Verbose = "T",
+    options: AnswerOptions,
+    shorthand: Shorthand,
+    thinking: ThinkingOptions,
+    looks: Looks,
+    sampling: SamplingOptions,
+    verbose: Verbose = "T",
 ):
-    """Talk to a model; /help lists the commands, Ctrl-D leaves.
+    """Talk to a model. /help lists the commands, Ctrl-D leaves.
 
     dflash-mlx chat --model qwen3-8b
 
@@ -69,5 +81,6 @@ def chat(
     from ..terminal.answer_request import AnswerRequest
     from ..terminal.chat import session as terminal
 
-    ask = AnswerRequest.of(asked, sampling, short)
-    terminal.run(ask, thinking, looks, verbose=o.truth(verbose, "--verbose"))
+    show_status = parse_bool(verbose, "--verbose")
+    request = AnswerRequest.from_options(options, sampling, shorthand)
+    terminal.run(request, thinking, looks, verbose=show_status)

@@ -1,41 +1,64 @@
-"""The typer app, and how a function becomes one of its commands.
+"""The typer app: how a function becomes a command, and how the program ends.
 
-Owns exit codes. A parameter whose type is a dataclass stands for all its fields: they
-are declared there, once, as options (terminal/answering.py), and a command gets the
-whole.
+Owns exit codes. Does not know any command. How a dataclass becomes options is in
+fields.py.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
-import inspect
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import DFlashError, OptionError
+from .fields import with_fields
 
 INTERRUPTED = 130
-# What a shell tells of a program whose reader went away: 128 + SIGPIPE.
+# What a shell reports for a program whose reader closed the pipe: 128 + SIGPIPE.
 NO_READER = 141
 FULL = "The disk that the output goes to is full."
-# Parameters that are the prompt, or parts of it.
+# Parameters that hold the prompt. Their encoding is checked where they are read.
 PROMPTS = ("words", "prompt", "prompts")
 EXIT_CODES = """\
-Exit codes: 0 is success; 1 says that something is missing, broken or does not fit, or
-that a check failed; 2 that the command line or the prompt cannot be used; 130 that
-Ctrl-C ended it, with what was written until then; 141 that nobody reads the output any
-more.
+Exit codes: 0 is success; 1 means that something is missing, broken or incompatible, or
+that a check failed; 2 that the command line or the prompt is not valid; 130 that Ctrl-C
+ended the program, after it printed what it had; 141 that the reader of the output
+closed the pipe.
 """
+
+
+class Command(TyperCommand):
+    """A command that shows no <bool> beside its flags in --help."""
+
+    def get_params(self, ctx):
+        return without_placeholders(super().get_params(ctx))
+
+
+class Program(TyperGroup):
+    """The program, which shows no <bool> beside its flags in --help."""
+
+    def get_params(self, ctx):
+        return without_placeholders(super().get_params(ctx))
+
+
+def without_placeholders(parameters: list) -> list:
+    """Typer's parameters, with nothing in place of the value that a flag lacks."""
+    for each in parameters:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""
+    return parameters
+
 
 app = typer.Typer(
     name="dflash-mlx",
+    cls=Program,
     help="DFlash speculative decoding on MLX: the same words, several times faster.",
     epilog=" ".join(EXIT_CODES.split()),
     no_args_is_help=True,
@@ -47,19 +70,22 @@ app = typer.Typer(
 
 
 def command(function: Callable) -> Callable:
-    """Register a command. A user's mistake becomes one sentence and an exit code;
-    Ctrl-C and a reader that left end it quietly; a bug stays a traceback."""
-    spread = with_fields(function)
+    """Register a command.
 
-    @app.command()
-    @functools.wraps(spread)
+    A DFlashError is printed as one sentence and ends the program with its exit code.
+    Ctrl-C, a closed pipe and a full disk end it without a traceback; a bug does not.
+    """
+    function = with_fields(function)
+
+    @app.command(cls=Command)
+    @functools.wraps(function)
     def run(*args, **kwargs):
         if isinstance(sys.stdout, TextIOWrapper):
-            # An answer is worth a question mark where the encoding lacks a letter.
+            # Print a question mark where the encoding lacks a character.
             sys.stdout.reconfigure(errors="replace")
         try:
-            check_texts(kwargs)
-            spread(*args, **kwargs)
+            check_encoding(kwargs)
+            function(*args, **kwargs)
         except DFlashError as error:
             print(f"dflash-mlx: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
@@ -79,10 +105,10 @@ def command(function: Callable) -> Callable:
 
 
 def run_app() -> None:
-    """The program: a command and its exit code, whatever streams it was given."""
-    # Our own errors say what is too long, and for what.
+    """Run the program. Standard streams may be closed."""
+    # Transformers warns of long prompts; our own errors do that.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # What is closed would be None here, and the next file's number there.
+    # A closed stream would be None here, and the next file opened would get its number.
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             os.open(os.devnull, os.O_RDWR)
@@ -90,7 +116,7 @@ def run_app() -> None:
     try:
         app(prog_name="dflash-mlx")
     except SystemExit as end:
-        # rich and click leave so too when nobody reads, with 1.
+        # rich and click exit with 1 when the pipe is closed.
         if isinstance(end.__context__, BrokenPipeError):
             discard_output()
             sys.exit(NO_READER)
@@ -98,70 +124,33 @@ def run_app() -> None:
 
 
 def discard_output() -> None:
-    """Let what is still to be written vanish: Python would complain as it closes."""
+    """Discard what stdout still holds, which Python could not write at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def check_texts(given: dict[str, Any]) -> None:
-    """Refuse options whose bytes are no UTF-8; the prompt's own check is its reader's.
-
-    Raises:
-        OptionError: One is such.
-    """
-    for name, value in given.items():
+def check_encoding(values: dict[str, Any]) -> None:
+    """Raise OptionError for an option that is not valid UTF-8."""
+    for name, value in values.items():
         texts = value if isinstance(value, list) else [value]
         for text in texts if name not in PROMPTS else ():
             if isinstance(text, str) and text.encode(errors="ignore").decode() != text:
                 option = name.replace("_", "-")
                 raise OptionError(
-                    f"--{option} is not valid UTF-8.", "Convert it, say with iconv."
+                    f"--{option} is not valid UTF-8.",
+                    "Convert it, for example with iconv.",
                 )
 
 
-def with_fields(function: Callable) -> Callable:
-    """The function, taking the fields of its dataclass parameters one by one."""
-    groups: dict[str, type] = {}
-    parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        if is_dataclass(parameter.annotation):
-            groups[parameter.name] = parameter.annotation
-            parameters += parameters_of(parameter.annotation)
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-
-    @functools.wraps(function)
-    def call(**given):
-        made = {
-            name: group(**{each.name: given.pop(each.name) for each in fields(group)})
-            for name, group in groups.items()
-        }
-        return function(**given, **made)
-
-    # Typer reads both.
-    call.__signature__ = inspect.Signature(parameters)
-    call.__annotations__ = {each.name: each.annotation for each in parameters}
-    return call
-
-
-def parameters_of(group: type) -> list[inspect.Parameter]:
-    """A dataclass's fields as keyword parameters, with their typer options."""
-    hints = get_type_hints(group, include_extras=True)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return [
-        inspect.Parameter(
-            each.name, kind, default=each.default, annotation=hints[each.name]
-        )
-        for each in fields(group)
-    ]
-
-
 @app.callback(invoke_without_command=True)
-def top(
-    version: Annotated[bool, typer.Option("--version", help="Show versions.")] = False,
+def print_version(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the versions of dflash-mlx and MLX."),
+    ] = False,
 ):
     if version:
-        from importlib.metadata import version as of
+        from importlib.metadata import version as version_of
 
-        names = ("dflash-mlx", "mlx", "mlx-lm")
-        print(", ".join(f"{name} {of(name)}" for name in names))
+        packages = ("dflash-mlx", "mlx", "mlx-lm")
+        print(", ".join(f"{name} {version_of(name)}" for name in packages))
         raise typer.Exit

@@ -1,4 +1,4 @@
-"""A drafter's checkpoint: `inspect` and `convert`."""
+"""`inspect` and `convert`: a drafter's checkpoint."""
 
 from __future__ import annotations
 
@@ -7,114 +7,92 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import options as o
 from ..terminal import shell_completion
+from ..terminal.options import BITS, Json, ProbeOptions, option
 from .app import command
 
-PROBE = "Probe"
-Prompts = Annotated[
-    list[str] | None, o.option("--prompt -p", "What is asked; repeatable.", PROBE)
-]
-Target = Annotated[
-    str | None,
-    o.option(
-        "--model",
-        "A target to measure with: alias, Hub id, folder.",
-        autocompletion=shell_completion.models,
-    ),
-]
-READING = "Reading"
+READING = "Reading of the config"
 Drafter = Annotated[
     str,
     typer.Argument(
-        help="Drafter: folder, Hub id, or the alias of its target.",
+        metavar="DRAFTER",
+        help="The drafter: a folder, a Hub id, or the alias of its target.",
         autocompletion=shell_completion.targets_of_drafters,
     ),
 ]
 
 
 @command
-def inspect(
-    drafter: Drafter,
-    model: Target = None,
-    quantize: o.Quantize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
-    prompt: Prompts = None,
-    max_tokens: o.MaxTokens = 64,
-    json: o.Json = False,
-):
-    """Tell what a drafter's checkpoint is, and how each field was read.
+def inspect(drafter: Drafter, options: ProbeOptions, json: Json = False):
+    """Describe a drafter's checkpoint, and how each field was read.
 
-    With --model, drafts under every plausible reading and tells which is right.
+    With --model, measures every plausible reading of its config and prints the best.
 
     dflash-mlx inspect z-lab/Qwen3-8B-DFlash-b16 --model qwen3-8b
     """
-    from ..terminal.inspect_drafter import run
+    from ..terminal.drafters import run_inspect
 
-    run(
-        drafter,
-        model=model,
-        quantize=quantize,
-        trust_remote_code=trust_remote_code,
-        prompts=prompt,
-        max_tokens=max_tokens,
-        as_json=json,
-    )
+    run_inspect(drafter, options, as_json=json)
 
 
 @command
 def convert(
     drafter: Drafter,
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to, new or empty.")],
     bits: Annotated[
         int | None,
-        o.option("--bits", "Quantize linear layers: 4 or 8.", autocompletion=o.BITS),
+        option(
+            "--bits",
+            "Quantize the linear layers to 4 or 8 bits. Default: off.",
+            autocompletion=BITS,
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
-        o.option(
+        option(
             "--dtype",
-            "bfloat16, float16 or float32.",
+            "Data type of the weights that are not quantized: bfloat16, float16 or "
+            "float32. Default: that of the checkpoint.",
             autocompletion=shell_completion.words("bfloat16", "float16", "float32"),
         ),
     ] = None,
     tap_shift: Annotated[
-        int, o.option("--tap-shift", "Added to the layers that it reads.", READING)
+        int,
+        option(
+            "--tap-shift",
+            "Number to add to the target layers that the drafter reads.",
+            READING,
+        ),
     ] = 0,
     sample_from_anchor: Annotated[
         bool | None,
-        o.option(
+        option(
             "--sample-from-anchor/--no-sample-from-anchor",
-            "The anchor's slot predicts.",
+            "Whether the anchor's slot predicts the first draft. Default: as the "
+            "checkpoint was read.",
             READING,
         ),
     ] = None,
     causal: Annotated[
         bool | None,
-        o.option("--causal/--no-causal", "No row sees a later one.", READING),
+        option(
+            "--causal/--no-causal",
+            "Whether rows of a block see only earlier rows. Default: as the "
+            "checkpoint was read.",
+            READING,
+        ),
     ] = None,
-    model: Target = None,
-    quantize: o.Quantize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
-    prompt: Prompts = None,
-    max_tokens: o.MaxTokens = 64,
+    *,
+    options: ProbeOptions,
 ):
-    """Write a drafter of any packaging in our own format, quantized if wanted.
+    """Write a drafter of any known packaging in our own format.
 
     With --model, measures tokens per round before and after.
 
     dflash-mlx convert z-lab/Qwen3-8B-DFlash-b16 --bits 4 --out drafter-4bit
     """
     from ..convert import Changes
-    from ..terminal.convert import run
+    from ..terminal.drafters import run_convert
 
-    run(
-        drafter,
-        out,
-        Changes(bits, dtype, tap_shift, sample_from_anchor, causal),
-        model=model,
-        quantize=quantize,
-        trust_remote_code=trust_remote_code,
-        prompts=prompt,
-        max_tokens=max_tokens,
-    )
+    changes = Changes(bits, dtype, tap_shift, sample_from_anchor, causal)
+    run_convert(drafter, out, changes, options)

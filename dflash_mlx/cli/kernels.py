@@ -1,4 +1,4 @@
-"""What runs here, and whether it is right: `kernels`, `verify`."""
+"""`kernels` and `verify`: what computes on this machine, and whether it is right."""
 
 from __future__ import annotations
 
@@ -6,8 +6,21 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import options as o
 from ..terminal import shell_completion
+from ..terminal.options import (
+    BlockSize,
+    Draft,
+    DraftQuantize,
+    Exact,
+    Json,
+    Kernels,
+    MaxTokens,
+    Model,
+    Quantize,
+    TrustRemoteCode,
+    kernel_mode,
+    option,
+)
 from .app import command
 
 
@@ -15,26 +28,27 @@ from .app import command
 def kernels(
     model: Annotated[
         str | None,
-        o.option(
+        option(
             "--model",
-            "Measure this model's shapes anew.",
+            "Measure the kernels again for this model: an alias, a Hub id or a folder.",
             autocompletion=shell_completion.models,
         ),
     ] = None,
-    draft: o.Draft = None,
-    quantize: o.Quantize = None,
-    draft_quantize: o.DraftQuantize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
+    draft: Draft = None,
+    quantize: Quantize = None,
+    draft_quantize: DraftQuantize = None,
+    trust_remote_code: TrustRemoteCode = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Check all on this machine: a report.")
+        bool,
+        typer.Option("--check", help="Check every kernel, and print a report."),
     ] = False,
     clear: Annotated[
-        bool, typer.Option("--clear", help="Forget the verdicts.")
+        bool, typer.Option("--clear", help="Delete this machine's measurements.")
     ] = False,
 ):
-    """Show which Metal kernels run here and why; measure or check them.
+    """Show which Metal kernels run on this machine and why; measure or check them.
 
-    --check exits with 1 when a kernel is wrong on this machine.
+    --check exits with 1 if a kernel is wrong on this machine.
 
     dflash-mlx kernels --check
 
@@ -42,9 +56,8 @@ def kernels(
     """
     from ..terminal import kernels as terminal
 
-    terminal.require_one(
-        model, check, clear, draft or quantize or draft_quantize or trust_remote_code
-    )
+    load_options = draft or quantize or draft_quantize or trust_remote_code
+    terminal.check_exclusive(model, check, clear, load_options)
     if model:
         terminal.measure(
             model,
@@ -65,22 +78,24 @@ def kernels(
 @command
 def verify(
     prompts: Annotated[
-        list[str] | None, typer.Argument(help="Prompts; some are built in.")
+        list[str] | None,
+        typer.Argument(help="Prompts to compare on. Default: built-in prompts."),
     ] = None,
-    model: o.Model = "tiny",
-    draft: o.Draft = None,
-    quantize: o.Quantize = None,
-    draft_quantize: o.DraftQuantize = None,
-    trust_remote_code: o.TrustRemoteCode = False,
-    kernels: o.Kernels = "auto",
-    exact: o.Exact = False,
-    block_size: o.BlockSize = None,
-    max_tokens: o.MaxTokens = 256,
-    json: o.Json = False,
+    model: Model = "tiny",
+    draft: Draft = None,
+    quantize: Quantize = None,
+    draft_quantize: DraftQuantize = None,
+    trust_remote_code: TrustRemoteCode = False,
+    kernels: Kernels = "auto",
+    exact: Exact = False,
+    block_size: BlockSize = None,
+    max_tokens: MaxTokens = 256,
+    json: Json = False,
 ):
-    """Compare drafting with plain decoding here: the first difference, and its margin.
+    """Compare answers with drafts and without, and print the first difference.
 
-    Exits with 1 when an output differs by more than a near tie.
+    Exits with 1 if an answer differs by more than a near tie of two logits, and with
+    --exact if a single bit of the logits does.
 
     dflash-mlx verify --model qwen3-8b --exact
 
@@ -89,12 +104,13 @@ def verify(
     from ..bench.verify import run
     from ..loading import check_options
     from ..terminal import download
-    from ..terminal.answer_request import note
     from ..terminal.screen import progress
+    from ..terminal.streams import print_notice
 
-    mode = o.kernel_mode(kernels, exact)
+    mode = kernel_mode(kernels, exact)
     check_options(quantize, draft_quantize, kernels=mode)
-    download.fetch(model, draft, notice=note, shown=progress.wanted(as_json=json))
+    shown = progress.wanted(as_json=json)
+    download.fetch(model, draft, notice=print_notice, show_progress=shown)
     run(
         prompts,
         model=model,
@@ -106,5 +122,5 @@ def verify(
         block_size=block_size,
         max_tokens=max_tokens,
         as_json=json,
-        notice=note,
+        notice=print_notice,
     )

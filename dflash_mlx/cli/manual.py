@@ -1,7 +1,7 @@
-"""docs/cli.md, written from the app: `python -m dflash_mlx.cli.manual > docs/cli.md`.
+"""Print docs/cli.md from the app: `python -m dflash_mlx.cli.manual > docs/cli.md`.
 
-Typer's own `utils docs` would do, but for the panels, and its words change with its
-versions, which a test for freshness would not stand.
+Owns the layout of the page. Typer's own `utils docs` leaves out the panels, and its
+wording changes between versions, which would fail the test that the page is up to date.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ PROGRAM = "dflash-mlx"
 
 
 def commands() -> dict[str, Any]:
-    """The commands by name, as typer runs them."""
+    """Typer's commands by name."""
     return typer.main.get_command(app).commands
 
 
 def examples(command: Any) -> list[str]:
-    """The lines of a command's help that call the program."""
-    return [line for line in paragraphs(command) if calls(line)]
+    """The lines of a command's help that run the program."""
+    return [line for line in paragraphs(command) if is_example(line)]
 
 
 def paragraphs(command: Any) -> list[str]:
-    """A command's help, a line each."""
+    """The paragraphs of a command's help, each on one line."""
     return [" ".join(p.split()) for p in inspect.cleandoc(command.help).split("\n\n")]
 
 
-def calls(line: str) -> bool:
-    """Whether a line of help is an example."""
+def is_example(line: str) -> bool:
+    """Whether a line of help runs the program."""
     return line.rpartition(" | ")[2].startswith(f"{PROGRAM} ")
 
 
-def page(name: str, command: Any) -> Iterator[str]:
-    """One command's section, a paragraph at a time."""
+def section(name: str, command: Any) -> Iterator[str]:
+    """The paragraphs of a command's section."""
     yield f"## {PROGRAM} {name}"
     for line in paragraphs(command):
-        if not calls(line):
+        if not is_example(line):
             yield line
     yield "\n".join(f"    {line}" for line in examples(command))
     panels = groupby(sorted(command.params, key=panel), key=panel)
@@ -53,37 +53,47 @@ def page(name: str, command: Any) -> Iterator[str]:
 
 
 def panel(parameter: Any) -> str:
-    """The panel of help that a parameter is in."""
+    """The panel of --help that lists a parameter."""
     if parameter.param_type_name == "argument":
         return "Arguments"
     return parameter.rich_help_panel or "Options"
 
 
 def entry(parameter: Any) -> str:
-    """A line for a parameter."""
+    """The line of a parameter."""
     if parameter.param_type_name == "argument":
         names = parameter.metavar or parameter.name.upper()
     else:
         names = ", ".join([*parameter.opts, *parameter.secondary_opts])
-    default = parameter.default
-    told = default not in (None, False, "", []) and not parameter.required
-    after = f" Default: {default}." if told else ""
-    after = " Required." if parameter.required else after
-    return f"- `{names}`: {parameter.help}{after}"
+    return f"- `{names}`: {parameter.help}{default(parameter)}"
+
+
+def default(parameter: Any) -> str:
+    """What follows the help of a parameter: its default, or that it is required."""
+    value = parameter.default
+    if parameter.required:
+        return " Required."
+    if value is None or value is False:
+        return ""
+    if value is True:
+        value = parameter.opts[0]
+    if isinstance(value, list):
+        value = ",".join(value)
+    return f" Default: {value}."
 
 
 def manual() -> str:
     """The whole page."""
     parts = [
         f"# {PROGRAM}: the command line",
-        "Written from the program by `make docs`. The answer is on stdout, everything "
-        "else on stderr.",
+        "`make docs` writes this page from the program. Answers are printed on stdout, "
+        "everything else on stderr.",
         " ".join(EXIT_CODES.split()),
-        f"`{PROGRAM} --install-completion` teaches the shell its commands, options, "
+        f"`{PROGRAM} --install-completion` makes the shell complete commands, options, "
         "models and drafters.",
     ]
     for name, command in commands().items():
-        parts += page(name, command)
+        parts += section(name, command)
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What there is: `models`, and the machine: `doctor`."""
+"""`models` and `doctor`: the known models, and this machine."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from typing import Annotated
 
 import typer
 
-from ..terminal import options as o
+from ..terminal.options import Json
 from .app import command
 
 
 @command
 def models(
     families: Annotated[
-        bool, typer.Option("--families", help="The architectures of mlx-lm instead.")
+        bool,
+        typer.Option(
+            "--families",
+            help="List the architectures of mlx-lm instead, and how each decodes.",
+        ),
     ] = False,
 ):
-    """List the known targets, their drafters, and what this version runs.
+    """List the known target models and their drafters.
 
     dflash-mlx models
 
@@ -28,8 +32,8 @@ def models(
 
 
 @command
-def doctor(json: o.Json = False):
-    """Tell what this machine is, and what decoding can count on.
+def doctor(json: Json = False):
+    """Describe this machine: chip, versions, memory, kernels.
 
     dflash-mlx doctor --json
     """

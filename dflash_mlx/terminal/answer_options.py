@@ -1,7 +1,7 @@
-"""The options of an answer, each declared once: what generate and chat share.
+"""The options of an answer, which generate and chat share, each declared once.
 
-A field is an option of the command line, its default that of the command. Knows what is
-asked for, not how it is loaded or answered: nothing heavy is imported.
+A field of these dataclasses is a command-line option, and its default the command's.
+Imports nothing heavy. Does not know how a model is loaded or answers.
 """
 
 from __future__ import annotations
@@ -12,103 +12,176 @@ from typing import Annotated
 
 from ..errors import OptionError
 from ..types import Sampling
-from . import options as o
 from . import shell_completion
 from .options import (
-    DFLASH,
     OUTPUT,
     PROMPT,
     SAMPLING,
+    SPECULATION,
+    BlockSize,
+    ChatTemplateConfig,
+    Draft,
+    DraftQuantize,
+    Exact,
+    Kernels,
+    MaxTokens,
+    MinP,
+    Model,
+    Quantize,
+    Temp,
+    TopK,
+    TopP,
+    TrustRemoteCode,
+    check_choice,
+    kernel_mode,
     option,
+    parse_object,
 )
+
+THINKING = ("on", "off", "auto")
+REASONING = ("show", "fold", "hide")
 
 
 @dataclass(frozen=True)
 class AnswerOptions:
     """What is loaded, and how it answers."""
 
-    model: o.Model = "tiny"
-    draft: o.Draft = None
+    model: Model = "tiny"
+    draft: Draft = None
     revision: Annotated[
-        str | None, option("--revision", "Branch, tag or commit of the model.")
+        str | None,
+        option(
+            "--revision",
+            "Branch, tag or commit of the model's repository. Default: its main "
+            "branch.",
+        ),
     ] = None
-    quantize: o.Quantize = None
-    draft_quantize: o.DraftQuantize = None
+    quantize: Quantize = None
+    draft_quantize: DraftQuantize = None
     draft_window: Annotated[
-        int | None, option("--draft-window", "Context rows the drafter sees; 0 is all.")
+        int | None,
+        option(
+            "--draft-window",
+            "Number of context tokens that the drafter sees; 0 is all. Default: what "
+            "the drafter was made for.",
+        ),
     ] = None
     adapter_path: Annotated[
-        str | None, option("--adapter-path", "LoRA adapters of mlx_lm.lora.")
+        str | None,
+        option(
+            "--adapter-path",
+            "Folder with LoRA adapters for the model, from mlx_lm.lora.",
+            metavar="PATH",
+        ),
     ] = None
-    trust_remote_code: o.TrustRemoteCode = False
-    kernels: o.Kernels = "auto"
+    trust_remote_code: TrustRemoteCode = False
+    kernels: Kernels = "auto"
     system_prompt: Annotated[
-        str | None, option("--system-prompt", "System message of the chat.", PROMPT)
+        str | None, option("--system-prompt", "System message for the model.", PROMPT)
     ] = None
-    chat_template_config: o.ChatTemplateConfig = None
+    chat_template_config: ChatTemplateConfig = None
     extra_eos_token: Annotated[
         list[str] | None,
-        option("--extra-eos-token", "Another token that ends it.", PROMPT),
+        option(
+            "--extra-eos-token",
+            "Another token that ends the answer; repeat the option for several.",
+            PROMPT,
+            metavar="TOKEN",
+        ),
     ] = None
     stop: Annotated[
-        list[str] | None, option("--stop", "A string that ends the answer.", PROMPT)
+        list[str] | None,
+        option(
+            "--stop",
+            "Text that ends the answer and is not printed; repeat the option for "
+            "several.",
+            PROMPT,
+        ),
     ] = None
-    max_tokens: o.MaxTokens = 1024
-    block_size: o.BlockSize = None
-    plain: Annotated[bool, option("--plain", "Decode without drafting.", DFLASH)] = (
-        False
-    )
+    max_tokens: MaxTokens = 1024
+    block_size: BlockSize = None
+    plain: Annotated[
+        bool, option("--plain", "Decode without drafting.", SPECULATION)
+    ] = False
     require_dflash: Annotated[
-        bool, option("--require-dflash", "Fail rather than decode plainly.", DFLASH)
+        bool,
+        option(
+            "--require-dflash",
+            "Fail, instead of decoding plainly, if no drafter can be used.",
+            SPECULATION,
+        ),
     ] = False
     prefill_step_size: Annotated[
-        int, option("--prefill-step-size", "Prompt tokens per pass.", DFLASH)
+        int,
+        option(
+            "--prefill-step-size",
+            "Number of prompt tokens per prefill pass.",
+            SPECULATION,
+        ),
     ] = 2048
     max_kv_size: Annotated[
-        int | None, option("--max-kv-size", "Most rows of context kept.", DFLASH)
+        int | None,
+        option(
+            "--max-kv-size",
+            "Maximum number of tokens in the KV cache; the oldest are dropped. "
+            "Default: no limit.",
+            SPECULATION,
+        ),
     ] = None
     kv_bits: Annotated[
         int | None,
         option(
             "--kv-bits",
-            "Quantize the KV cache.",
-            DFLASH,
+            "Quantize the KV cache to 2, 3, 4 or 8 bits. Default: off.",
+            SPECULATION,
             autocompletion=shell_completion.words("2", "3", "4", "8"),
         ),
     ] = None
     kv_group_size: Annotated[
-        int, option("--kv-group-size", "Its group size.", DFLASH)
+        int,
+        option(
+            "--kv-group-size",
+            "Number of values that share a scale in the quantized KV cache: 32, 64 or "
+            "128.",
+            SPECULATION,
+        ),
     ] = 64
     quantized_kv_start: Annotated[
-        int, option("--quantized-kv-start", "Rows from which it is quantized.", DFLASH)
+        int,
+        option(
+            "--quantized-kv-start",
+            "Length in tokens from which the KV cache is quantized.",
+            SPECULATION,
+        ),
     ] = 5000
 
 
 @dataclass(frozen=True)
 class Shorthand:
-    """Other ways to say what `AnswerOptions` says."""
+    """Options that set another option's value."""
 
-    exact: o.Exact = False
+    exact: Exact = False
     num_draft_tokens: Annotated[
         int | None,
         option(
             "--num-draft-tokens",
-            "mlx-lm's way to say it: blocks of so many drafts, and a row.",
-            DFLASH,
+            "Number of drafts per verify pass, as in mlx-lm; a --block-size one higher "
+            "is the same.",
+            SPECULATION,
         ),
     ] = None
 
-    def apply(self, asked: AnswerOptions) -> dict:
-        """The fields of `asked` that these change.
+    def apply(self, options: AnswerOptions) -> dict:
+        """The fields of `options` that these set, with their values.
 
         Raises:
-            OptionError: They contradict it.
+            OptionError: They contradict `options`.
         """
-        changed = {"kernels": o.kernel_mode(asked.kernels, self.exact)}
+        changed = {"kernels": kernel_mode(options.kernels, self.exact)}
         drafts = self.num_draft_tokens
         if drafts is None:
             return changed
-        if asked.block_size is not None:
+        if options.block_size is not None:
             raise OptionError(
                 "--block-size and --num-draft-tokens exclude each other.", "Drop one."
             )
@@ -119,48 +192,86 @@ class Shorthand:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are chosen; `Sampling`'s fields, as a command line writes them."""
+    """How tokens are chosen: the fields of Sampling, as written on a command line."""
 
-    temp: o.Temp = 0.0
-    top_p: o.TopP = 1.0
-    top_k: o.TopK = 0
-    min_p: o.MinP = 0.0
+    temp: Temp = 0.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
     min_tokens_to_keep: Annotated[
-        int, option("--min-tokens-to-keep", "Tokens that min-p leaves.", SAMPLING)
+        int,
+        option(
+            "--min-tokens-to-keep",
+            "Number of tokens that --min-p always keeps.",
+            SAMPLING,
+        ),
     ] = 1
     xtc_probability: Annotated[
-        float, option("--xtc-probability", "How often XTC applies.", SAMPLING)
+        float,
+        option(
+            "--xtc-probability",
+            "Probability that XTC sampling is applied; 0 is off.",
+            SAMPLING,
+        ),
     ] = 0.0
     xtc_threshold: Annotated[
-        float, option("--xtc-threshold", "Probability that XTC cuts from.", SAMPLING)
+        float,
+        option(
+            "--xtc-threshold",
+            "Probability above which XTC drops all tokens but the least likely.",
+            SAMPLING,
+        ),
     ] = 0.1
     seed: Annotated[
-        int | None, option("--seed", "Makes sampling repeatable.", SAMPLING)
+        int | None,
+        option(
+            "--seed",
+            "Seed that makes sampling repeatable. Default: a random one.",
+            SAMPLING,
+        ),
     ] = None
     repetition_penalty: Annotated[
         float | None,
-        option("--repetition-penalty", "Divides repeated logits.", SAMPLING),
+        option(
+            "--repetition-penalty",
+            "Factor above 1 that makes recent tokens less likely. Default: off.",
+            SAMPLING,
+        ),
     ] = None
     presence_penalty: Annotated[
         float | None,
-        option("--presence-penalty", "Taken off repeated logits.", SAMPLING),
+        option(
+            "--presence-penalty",
+            "Subtracted from the logit of every recent token. Default: off.",
+            SAMPLING,
+        ),
     ] = None
     frequency_penalty: Annotated[
         float | None,
-        option("--frequency-penalty", "Taken off per repetition.", SAMPLING),
+        option(
+            "--frequency-penalty",
+            "Subtracted from a token's logit for each recent occurrence. Default: off.",
+            SAMPLING,
+        ),
     ] = None
     logit_bias: Annotated[
         str | None,
-        option("--logit-bias", 'JSON of token id to bias, e.g. {"42": -5}.', SAMPLING),
+        option(
+            "--logit-bias",
+            "JSON object of values to add to logits, by token id, for example "
+            '{"42": -5}.',
+            SAMPLING,
+            metavar="JSON",
+        ),
     ] = None
 
     def sampling(self) -> Sampling:
-        """What they say.
+        """The Sampling with these values.
 
         Raises:
-            OptionError: A value is out of range or no JSON.
+            OptionError: A value is out of range or not valid JSON.
         """
-        biases = o.parse_object(self.logit_bias, "--logit-bias")
+        biases = parse_object(self.logit_bias, "--logit-bias")
         try:
             bias = {int(token): float(value) for token, value in biases.items()}
         except (TypeError, ValueError):
@@ -173,19 +284,30 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """How one prompt becomes tokens; generate's."""
+    """How generate turns its prompt into tokens."""
 
     prefill_response: Annotated[
-        str | None, option("--prefill-response", "How the answer begins.", PROMPT)
+        str | None,
+        option(
+            "--prefill-response",
+            "Beginning of the answer, which the model continues.",
+            PROMPT,
+        ),
     ] = None
     ignore_chat_template: Annotated[
-        bool, option("--ignore-chat-template", "Feed the prompt as it is.", PROMPT)
+        bool,
+        option(
+            "--ignore-chat-template",
+            "Give the prompt to the model as it is, without the chat template.",
+            PROMPT,
+        ),
     ] = False
     use_default_chat_template: Annotated[
         bool,
         option(
             "--use-default-chat-template",
-            "mlx-lm's: the model's own template, which is the default.",
+            "Accepted for compatibility with mlx-lm: the model's own template is "
+            "already the default.",
             PROMPT,
         ),
     ] = False
@@ -193,7 +315,8 @@ class PromptOptions:
         Path | None,
         option(
             "--prompt-cache-file",
-            "Go on from this file's tokens; it is written if there is none.",
+            "Prompt cache to start from. A file that does not exist is written after "
+            "the answer.",
             PROMPT,
             dir_okay=False,
         ),
@@ -216,51 +339,56 @@ class ThinkingOptions:
         str,
         option(
             "--thinking",
-            "Reason first: on, off, or auto for the template's own default.",
+            "Whether the model reasons before it answers: on, off, or auto for its "
+            "chat template's default.",
             PROMPT,
             metavar="MODE",
-            autocompletion=shell_completion.words("on", "off", "auto"),
+            autocompletion=shell_completion.words(*THINKING),
         ),
     ] = "auto"
     reasoning_effort: Annotated[
         str | None,
         option(
             "--reasoning-effort",
-            "How hard, where the template has it: low, medium, high.",
+            "How hard the model reasons, if its chat template has the setting: low, "
+            "medium or high. Default: the template's.",
             PROMPT,
+            metavar="LEVEL",
             autocompletion=shell_completion.words("low", "medium", "high"),
         ),
     ] = None
 
     def __post_init__(self):
-        o.choose(self.thinking, "--thinking", "on", "off", "auto")
+        check_choice(self.thinking, "--thinking", *THINKING)
 
 
 @dataclass(frozen=True)
 class Looks:
-    """How a chat looks, and what it goes on with."""
+    """How a chat displays answers, and which conversation it continues."""
 
     markdown: Annotated[
-        bool, option("--markdown/--no-markdown", "Render Markdown.", OUTPUT)
+        bool,
+        option("--markdown/--no-markdown", "Render Markdown on the terminal.", OUTPUT),
     ] = True
     show_drafts: Annotated[
-        bool, option("--show-drafts", "Colour drafted tokens.", OUTPUT)
+        bool, option("--show-drafts", "Colour the tokens that were drafted.", OUTPUT)
     ] = False
     reasoning: Annotated[
         str,
         option(
             "--reasoning",
-            "Reasoning is dimmed, folded to a line, or hidden: show, fold, hide.",
+            "How reasoning is displayed: show dims it, fold shortens it to a line, "
+            "hide leaves it out.",
             OUTPUT,
-            metavar="HOW",
-            autocompletion=shell_completion.words("show", "fold", "hide"),
+            metavar="MODE",
+            autocompletion=shell_completion.words(*REASONING),
         ),
     ] = "show"
     load: Annotated[
         Path | None,
         option(
             "--load",
-            "Go on with a conversation that /save wrote.",
+            "Conversation to continue, a file written by /save.",
             PROMPT,
             dir_okay=False,
             exists=True,
@@ -268,4 +396,4 @@ class Looks:
     ] = None
 
     def __post_init__(self):
-        o.choose(self.reasoning, "--reasoning", "show", "fold", "hide")
+        check_choice(self.reasoning, "--reasoning", *REASONING)

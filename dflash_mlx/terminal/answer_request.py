@@ -1,11 +1,11 @@
-"""What generate and chat ask for: checked, loaded, answered.
+"""A request for an answer: its options checked, its models loaded, its stream started.
 
-The options are answering.py's; what an answer is made of, the engine's.
+Owns which options exclude each other. Does not know how an option is written (see
+answer_options.py) or how an answer is displayed.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,72 +26,82 @@ from ..types import (
 )
 from . import download
 from .answer_options import AnswerOptions, SamplingOptions, Shorthand
-from .options import template_options
+from .options import check_template_arguments, parse_object
 from .screen import progress
+from .streams import print_notice
 
 
 @dataclass(frozen=True)
 class AnswerRequest(AnswerOptions):
-    """The options of an answer."""
+    """The checked options of an answer.
+
+    Raises:
+        OptionError: Options exclude each other, or are out of range.
+    """
 
     sampling: Sampling = field(default_factory=Sampling)
 
     @classmethod
-    def of(
-        cls, asked: AnswerOptions, sampling: SamplingOptions, short: Shorthand
+    def from_options(
+        cls, options: AnswerOptions, sampling: SamplingOptions, shorthand: Shorthand
     ) -> AnswerRequest:
-        """From a command line.
+        """The request of a command line.
 
         Raises:
             OptionError: Options exclude each other, or are out of range.
         """
-        values = vars(asked) | short.apply(asked)
+        values = vars(options) | shorthand.apply(options)
         return cls(**values, sampling=sampling.sampling())
 
     def __post_init__(self):
-        named = self.draft not in (None, "none")
-        wide, narrow = (self.block_size or 0) > 1, self.block_size == 1
-        window = self.draft_window is not None
-        for off, on, clash in (
-            ("--plain", "--draft", self.plain and named),
-            ("--plain", "--require-dflash", self.plain and self.require_dflash),
-            ("--plain", "--block-size", self.plain and wide),
-            ("--plain", "--draft-window", self.plain and window),
-            ("--plain", "--draft-quantize", self.plain and bool(self.draft_quantize)),
-            ("--block-size 1", "--require-dflash", narrow and self.require_dflash),
-        ):
+        for one, other, clash in self._exclusive():
             if clash:
-                raise OptionError(f"{off} and {on} exclude each other.", "Drop one.")
+                raise OptionError(f"{one} and {other} exclude each other.", "Drop one.")
         most = self.max_tokens
         require(most == -1 or most > 0, "--max-tokens", "-1 or above 0", most)
-        asked = KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)
-        if asked.bits is None and asked != KVBits():
+        kv = KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)
+        if kv.bits is None and kv != KVBits():
             raise OptionError(
-                "--kv-group-size and --quantized-kv-start are for --kv-bits.",
-                "Give it too, or leave them out.",
+                "--kv-group-size and --quantized-kv-start need --kv-bits.",
+                "Add --kv-bits, or leave them out.",
             )
         check_block_size(self.block_size, "--block-size")
         check_options(
             self.quantize, self.draft_quantize, self.draft_window, self.kernels
         )
 
-    def open(self, shown: bool | None = None) -> tuple[Pair, TokenizerWrapper]:
-        """Load what was asked for; say it when nothing will be drafted.
+    def _exclusive(self) -> tuple[tuple[str, str, bool], ...]:
+        """Pairs of options that exclude each other, and whether both are given."""
+        plain, named_drafter = self.plain, self.draft not in (None, "none")
+        blocks, single_rows = (self.block_size or 0) > 1, self.block_size == 1
+        return (
+            ("--plain", "--draft", plain and named_drafter),
+            ("--plain", "--require-dflash", plain and self.require_dflash),
+            ("--plain", "--block-size", plain and blocks),
+            ("--plain", "--draft-window", plain and self.draft_window is not None),
+            ("--plain", "--draft-quantize", plain and bool(self.draft_quantize)),
+            ("--block-size 1", "--require-dflash", single_rows and self.require_dflash),
+        )
+
+    def load(self, show_progress: bool | None = None) -> tuple[Pair, TokenizerWrapper]:
+        """Load the models, and print a notice if decoding will be plain.
 
         Args:
-            shown: Show progress; None is on a terminal.
+            show_progress: Display progress; None does on a terminal.
 
         Raises:
-            DFlashError: As in loading.load, or drafting was required and cannot be.
+            DFlashError: As in loading.load, or drafting is required and not possible.
         """
-        shown = progress.wanted() if shown is None else shown
+        shown = progress.wanted() if show_progress is None else show_progress
 
-        def told(line):
-            if shown or line != MEASURING:  # it explains a wait, and nothing else
-                note(line)
+        def notify(line):
+            if shown or line != MEASURING:  # which only explains the wait
+                print_notice(line)
 
         draft = "none" if self.plain else self.draft
-        download.fetch(self.model, draft, self.revision, notice=note, shown=shown)
+        download.fetch(
+            self.model, draft, self.revision, notice=print_notice, show_progress=shown
+        )
         with progress.spinner(f"Loading {self.model}", shown):
             pair, tokenizer = load(
                 self.model,
@@ -103,17 +113,17 @@ class AnswerRequest(AnswerOptions):
                 adapter_path=self.adapter_path,
                 trust_remote_code=self.trust_remote_code,
                 kernels=self.kernels,
-                notice=told,
+                notice=notify,
             )
-        self.add_eos(tokenizer)
-        self.judge(pair)
+        self.add_eos_tokens(tokenizer)
+        self.report_plain_decoding(pair)
         return pair, tokenizer
 
-    def add_eos(self, tokenizer: TokenizerWrapper) -> None:
-        """Give the tokenizer --extra-eos-token.
+    def add_eos_tokens(self, tokenizer: TokenizerWrapper) -> None:
+        """Add --extra-eos-token to the tokenizer.
 
         Raises:
-            OptionError: The vocabulary has no such token.
+            OptionError: The vocabulary lacks the token.
         """
         for token in self.extra_eos_token or ():
             try:
@@ -121,26 +131,31 @@ class AnswerRequest(AnswerOptions):
             except ValueError as error:
                 raise OptionError(f"--extra-eos-token: {error}.") from None
 
-    def judge(self, pair: Pair) -> None:
-        """Say it when nothing will be drafted, or little.
+    def report_plain_decoding(self, pair: Pair) -> None:
+        """Print a notice if decoding will be plain, or blocks are wider than trained.
 
         Raises:
-            DFlashError: Drafting was required and cannot be.
+            DFlashError: Drafting is required and not possible.
         """
         if self.require_dflash:
             pair.require_drafter()
         engine, reason = engine_of(pair, not self.plain, self.block_size)
         if engine == "plain" and not self.plain:
-            note(f"Decoding plainly: {reason}.")
+            print_notice(f"Using plain decoding: {reason}.")
         elif pair.drafter and (self.block_size or 0) > pair.drafter.block_size:
-            note(
-                f"The drafter was trained for blocks of {pair.drafter.block_size}; "
-                f"blocks of {self.block_size} draft worse."
+            print_notice(
+                f"The drafter was trained for blocks of {pair.drafter.block_size} "
+                f"rows; fewer drafts are accepted with blocks of {self.block_size}."
             )
 
-    def template(self) -> dict[str, Any]:
-        """--chat-template-config as keyword arguments of the template."""
-        return template_options(self.chat_template_config)
+    def template_arguments(self) -> dict[str, Any]:
+        """--chat-template-config as arguments for the chat template.
+
+        Raises:
+            OptionError: It is not a JSON object, or sets a reserved argument.
+        """
+        config = self.chat_template_config
+        return check_template_arguments(parse_object(config, "--chat-template-config"))
 
     def stream(
         self,
@@ -153,17 +168,20 @@ class AnswerRequest(AnswerOptions):
         """Answer a prompt.
 
         Args:
-            pair, tokenizer: From `open`.
+            pair, tokenizer: From `load`.
             prompt: What follows the content of `cache`.
-            cache: Goes on from it, and leaves the answer in it.
-            progress: Called with (prompt tokens done, tokens in all).
+            cache: Holds the beginning of the prompt, and afterwards the answer too.
+            progress: Called with (prompt tokens done, prompt tokens in total).
+
+        Returns:
+            The responses of engine.stream_generate.
         """
         sampling = self.sampling
         if sampling.xtc_probability:
-            # As mlx-lm has it, XTC spares the tokens that end a line or the text.
-            spared = tokenizer.encode("\n", add_special_tokens=False)
-            spared = (*spared, *sorted(tokenizer.eos_token_ids))
-            sampling = replace(sampling, xtc_special_tokens=spared)
+            # As in mlx-lm, XTC never drops the tokens that end a line or the text.
+            kept = tokenizer.encode("\n", add_special_tokens=False)
+            kept = (*kept, *sorted(tokenizer.eos_token_ids))
+            sampling = replace(sampling, xtc_special_tokens=kept)
         return stream_generate(
             pair,
             tokenizer,
@@ -180,8 +198,3 @@ class AnswerRequest(AnswerOptions):
             quantized_kv_start=self.quantized_kv_start,
             prompt_progress_callback=progress,
         )
-
-
-def note(text: str) -> None:
-    """A line on stderr."""
-    print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,8 @@
-"""`benchmark`: what the command asks for, run, and told: a table or a JSON line."""
+"""`benchmark`: load, measure, and print a table or one JSON line.
+
+Owns the JSON line; its names stay the same. Does not know how a contender is measured
+(bench/) or how the table looks (benchmark_table.py).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,11 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
@@ -19,194 +24,138 @@ from ..bench import plot, results
 from ..bench.benchmark import (
     Progress,
     Run,
-    Settings,
     contenders_of,
     measure,
 )
 from ..bench.data_sets import published
-from ..bench.pairs import UNTRAINED, open_pair
+from ..bench.pairs import open_pair
 from ..bench.remote import Server
 from ..bench.results import Row
-from ..bench.suites import BUILTIN, Prompt, builtin
+from ..bench.settings import BUILTIN, UNTRAINED, Settings
+from ..bench.suites import Prompt, builtin
 from ..errors import OptionError
 from ..hub.find import folder_of_target, read_config
 from ..loading import read_tokenizer
-from ..types import require
+from ..pair import Pair
 from . import download
-from .answer_request import note
-from .benchmark_table import show
-from .options import names, numbers
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What to measure: the command's options that are no Settings."""
-
-    model: str = "tiny"
-    draft: str | None = None
-    shape: str | None = None
-    quantize: int | None = None
-    draft_quantize: int | None = None
-    trust_remote_code: bool = False
-    kernels: str = "auto"
-    suites: tuple[str, ...] = (BUILTIN,)
-    classes: tuple[str, ...] = ()
-    samples: int = 3
-    context: int = 2048
-    block_sizes: tuple[int | None, ...] = (None,)
-    mlx_lm: bool = False
-    base_url: str | None = None
-    api_model: str | None = None
-    local: bool = True
-    settings: Settings = field(default_factory=Settings)
-
-    def __post_init__(self):
-        require(self.samples >= 1, "--samples", "1 or more", self.samples)
-        require(self.context >= 1, "--context", "1 or more", self.context)
-        for size in self.block_sizes:
-            require(size is None or size >= 2, "--block-sizes", "2 or more", size)
-        if not self.local and not self.base_url:
-            raise OptionError("--no-local leaves nobody to ask.", "Give a --base-url.")
-        own = self.draft not in (None, UNTRAINED)
-        for one, other, clash in (
-            ("--shape", "--model", self.shape is not None and self.model != "tiny"),
-            ("--shape", "a --draft of one's own", self.shape is not None and own),
-            ("--no-local", "--shape", not self.local and self.shape is not None),
-            ("--no-local", "--mlx-lm", not self.local and self.mlx_lm),
-        ):
-            if clash:
-                raise OptionError(f"{one} and {other} exclude each other.", "Drop one.")
-        if self.classes and BUILTIN not in self.suites:
-            raise OptionError(
-                "--classes are those of the suite builtin.", "Add --suite builtin."
-            )
-
-
-def sizes(text: str) -> tuple[int | None, ...]:
-    """--block-sizes, in which `auto` is the engine's own choice (None).
-
-    Raises:
-        OptionError: A part is neither that nor a number.
-    """
-    return tuple(
-        None if part == "auto" else numbers(part, "--block-sizes")[0]
-        for part in names([text])
-    )
+from .benchmark_options import BenchmarkOptions
+from .benchmark_table import print_rows
+from .options import check_template_arguments
+from .streams import print_notice
 
 
 def run(
-    asked: Measure,
+    options: BenchmarkOptions,
+    settings: Settings,
     *,
     api_key: str | None = None,
-    picture: Path | None = None,
+    plot_file: Path | None = None,
     as_json: bool = False,
     jsonl: Path | None = None,
 ) -> None:
     """Measure, and print the table or one JSON line.
 
     Args:
-        asked: What, and how.
-        api_key: Of the server; it is shown nowhere.
-        picture: A file for a plot.
-        as_json: One JSON line on stdout in place of the table.
-        jsonl: A file to which that line is appended as well.
+        options: What is measured.
+        settings: How it is measured.
+        api_key: Key of the server; never printed.
+        plot_file: Image file to draw a plot into.
+        as_json: Print one JSON line on stdout instead of the table.
+        jsonl: File to append that line to.
     """
-    before = device.strain()
-    check_files(picture, jsonl)
-    # What may fail is tried before models are loaded, and that before measuring.
-    fetched = {s: published(s, asked.samples) for s in asked.suites if s != BUILTIN}
-    pair, tokenizer = opened(asked)
-    prompts = prompts_of(asked, tokenizer, fetched)
+    check_template_arguments(settings.template)
+    strain = device.strain()
+    check_files(plot_file, jsonl)
+    # What can fail early comes first: data sets before models, both before measuring.
+    fetched = {s: published(s, options.samples) for s in options.suites if s != BUILTIN}
+    pair, tokenizer = load(options, settings)
+    prompts = prompts_of(options, tokenizer, fetched, settings.seed)
     server = None
-    if asked.base_url:
-        server = Server(asked.base_url, tokenizer, api_key, asked.api_model)
-    rivals = contenders_of(pair, tokenizer, asked.block_sizes, asked.mlx_lm, server)
-    with progress() as tell:
-        runs = measure(rivals, prompts, asked.settings, tokenizer, pair, tell)
+    if options.base_url:
+        server = Server(options.base_url, tokenizer, api_key, options.api_model)
+    contenders = contenders_of(
+        pair, tokenizer, options.block_sizes, options.mlx_lm, server
+    )
+    with progress_bar() as progress:
+        runs = measure(contenders, prompts, settings, tokenizer, pair, progress)
     rows = results.rows_of(runs)
-    found = report(asked, runs, rows, before)
+    found = report(options, settings, runs, rows, strain)
     found["server"] = {"url": server.url, "model": server.model} if server else None
     line = json.dumps(found)
     if jsonl:
         with jsonl.open("a") as file:
             file.write(line + "\n")
-    if picture:
-        plot.draw(rows, title(asked), picture)
+    if plot_file:
+        plot.draw(rows, title(options), plot_file)
     if as_json:
         print(line)
     else:
-        show(rows, found["warnings"], title(asked))
+        print_rows(rows, found["warnings"], title(options))
 
 
-def report(
-    asked: Measure,
-    runs: Sequence[Run],
-    rows: Sequence[Row],
-    before: dict[str, float],
-) -> dict[str, Any]:
-    """Everything that was asked, found, and may have spoilt it, for machines."""
-    after, change = device.strain(), results.drift(runs)
-    warnings = device.complaints(before, after) + results.drift_warning(change)
-    return {
-        "machine": device.describe(),
-        "strain": {"before": before, "after": after, "drift_of_plain": change},
-        "settings": asdict(asked),
-        "warnings": warnings,
-        "rows": [asdict(row) for row in rows],
-        "prompts": [per_prompt(run) for run in runs],
-    }
-
-
-def check_files(picture: Path | None, jsonl: Path | None) -> None:
-    """Raise what writing would, before anything is measured."""
-    if picture:
-        plot.check(picture)
+def check_files(plot_file: Path | None, jsonl: Path | None) -> None:
+    """Raise OptionError for files that cannot be written, before measuring."""
+    if plot_file:
+        plot.check(plot_file)
     if jsonl and not jsonl.parent.is_dir():
-        raise OptionError(f"--jsonl: there is no folder {jsonl.parent}.")
-
-
-def opened(asked: Measure):
-    """The pair, or None for a server alone, and the tokenizer."""
-    if asked.local:
-        if asked.shape is None:
-            draft = None if asked.draft == UNTRAINED else asked.draft
-            download.fetch(asked.model, draft, notice=note)
-        return open_pair(
-            asked.model,
-            asked.draft,
-            shape=asked.shape,
-            quantize=asked.quantize,
-            draft_quantize=asked.draft_quantize,
-            trust_remote_code=asked.trust_remote_code,
-            kernels=asked.kernels,
-            seed=asked.settings.seed,
-            notice=note,
+        raise OptionError(
+            f"There is no folder {jsonl.parent} for --jsonl.", "Create it first."
         )
-    folder = folder_of_target(asked.model, None)
-    return None, read_tokenizer(folder, read_config(folder), asked.trust_remote_code)
+
+
+def load(
+    options: BenchmarkOptions, settings: Settings
+) -> tuple[Pair | None, TokenizerWrapper]:
+    """The pair, or None where only a server is measured, and the tokenizer."""
+    if not options.local:
+        folder = folder_of_target(options.model, None)
+        config = read_config(folder)
+        return None, read_tokenizer(folder, config, options.trust_remote_code)
+    if options.shape is None:
+        draft = None if options.draft == UNTRAINED else options.draft
+        download.fetch(options.model, draft, notice=print_notice)
+    return open_pair(
+        options.model,
+        options.draft,
+        shape=options.shape,
+        quantize=options.quantize,
+        draft_quantize=options.draft_quantize,
+        trust_remote_code=options.trust_remote_code,
+        kernels=options.kernels,
+        seed=settings.seed,
+        notice=print_notice,
+    )
 
 
 def prompts_of(
-    asked: Measure, tokenizer, found: dict[str, list[Prompt]]
+    options: BenchmarkOptions,
+    tokenizer: TokenizerWrapper,
+    fetched: dict[str, list[Prompt]],
+    seed: int,
 ) -> list[Prompt]:
-    """All prompts, in the order of the suites."""
-    own = []
-    if BUILTIN in asked.suites:
-        own = builtin(
+    """The prompts of all suites, in the order in which the suites were given.
+
+    Args:
+        options: The suites and classes.
+        tokenizer: The model's.
+        fetched: Prompts of the suites that are not built in.
+        seed: Of random prompts.
+    """
+    suites = dict(fetched)
+    if BUILTIN in options.suites:
+        suites[BUILTIN] = builtin(
             tokenizer,
-            asked.classes,
-            context=asked.context,
-            samples=asked.samples,
-            seed=asked.settings.seed,
+            options.classes,
+            context=options.context,
+            samples=options.samples,
+            seed=seed,
         )
-    return [
-        p for suite in asked.suites for p in (own if suite == BUILTIN else found[suite])
-    ]
+    return [prompt for suite in options.suites for prompt in suites[suite]]
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """A bar on stderr where that is a terminal; nothing elsewhere."""
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total, what: None
         return
@@ -218,8 +167,35 @@ def progress() -> Iterator[Progress]:
         )
 
 
-def per_prompt(run: Run) -> dict[str, Any]:
-    """A contender's answers to one prompt, for machines."""
+def report(
+    options: BenchmarkOptions,
+    settings: Settings,
+    runs: Sequence[Run],
+    rows: Sequence[Row],
+    strain: dict[str, float],
+) -> dict[str, Any]:
+    """The settings, the results, and what may have distorted them.
+
+    Args:
+        options, settings: What was measured, and how.
+        runs: Every contender's answers.
+        rows: The rows of the table.
+        strain: device.strain() before measuring.
+    """
+    after, change = device.strain(), results.drift(runs)
+    warnings = device.complaints(strain, after) + results.drift_warning(change)
+    return {
+        "machine": device.describe(),
+        "strain": {"before": strain, "after": after, "drift_of_plain": change},
+        "settings": asdict(options) | {"settings": asdict(settings)},
+        "warnings": warnings,
+        "rows": [asdict(row) for row in rows],
+        "prompts": [prompt_report(run) for run in runs],
+    }
+
+
+def prompt_report(run: Run) -> dict[str, Any]:
+    """A contender's answers to one prompt."""
     return {
         "class": run.prompt.kind,
         "prompt": run.prompt.name,
@@ -235,15 +211,15 @@ def per_prompt(run: Run) -> dict[str, Any]:
     }
 
 
-def title(asked: Measure) -> str:
-    """What was measured, on what."""
-    told = device.describe()
-    what = f"shape {asked.shape}" if asked.shape else asked.model
-    if asked.draft:
-        what += f", drafter {asked.draft}"
-    if not asked.local:
-        what = str(asked.base_url)
+def title(options: BenchmarkOptions) -> str:
+    """What was measured, and on which machine."""
+    facts = device.describe()
+    what = f"shape {options.shape}" if options.shape else options.model
+    if options.draft:
+        what += f", drafter {options.draft}"
+    if not options.local:
+        what = str(options.base_url)
     return (
-        f"{what} on {told['processor']}, {told['device']}, {told['cores']} cores, "
-        f"mlx {told['mlx']}, dflash-mlx {told['dflash_mlx']}"
+        f"{what} on {facts['processor']}, {facts['device']}, {facts['cores']} cores, "
+        f"mlx {facts['mlx']}, dflash-mlx {facts['dflash_mlx']}"
     )

@@ -1,4 +1,4 @@
-"""A benchmark's rows as a table, and the lines that close it."""
+"""A benchmark's rows as a table, and the summary below it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from ..bench.contenders import PLAIN
 from ..bench.results import Row, worst_row
 
 
-def show(rows: Sequence[Row], warnings: Sequence[str], heading: str) -> None:
-    """Print the table, and what one should know of it."""
+def print_rows(rows: Sequence[Row], warnings: Sequence[str], title: str) -> None:
+    """Print the table, the summary and the warnings."""
     width = None if sys.stdout.isatty() else 170
     console = Console(width=width, markup=False)
-    console.print(heading, highlight=False)
+    console.print(title, highlight=False)
     console.print(table_of(rows))
-    for line in closing(rows):
+    for line in summary(rows):
         console.print(line, highlight=False, soft_wrap=True)
     for line in warnings:
         console.print(f"warning: {line}", highlight=False, soft_wrap=True)
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """One row for each class and contender."""
-    many = {
+    """One table row for each class and contender.
+
+    Temperature and context are columns only where there are several.
+    """
+    optional = {
         "T": (len({row.temp for row in rows}) > 1, lambda row: f"{row.temp:g}"),
         "context": (len({row.context for row in rows}) > 1, lambda row: row.context),
     }
-    extra = {name: cell for name, (wanted, cell) in many.items() if wanted}
+    extra = {name: cell for name, (several, cell) in optional.items() if several}
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("class", *extra):
         table.add_column(name, no_wrap=True)
@@ -40,7 +43,7 @@ def table_of(rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="right")
     table.add_column("text")
     for i, row in enumerate(rows):
-        ends = i + 1 == len(rows) or cell_of(rows[i + 1]) != cell_of(row)
+        ends = i + 1 == len(rows) or section_of(rows[i + 1]) != section_of(row)
         table.add_row(
             row.kind,
             *(str(cell(row)) for cell in extra.values()),
@@ -52,31 +55,31 @@ def table_of(rows: Sequence[Row]) -> Table:
     return table
 
 
-def cell_of(row: Row) -> tuple:
-    """What rows that belong together share."""
+def section_of(row: Row) -> tuple:
+    """What rows of the same section share."""
     return row.kind, row.temp, row.context
 
 
 def spread(row: Row) -> str:
-    """Least to greatest over repeats."""
-    told = row.tokens_per_second
-    return f"{told.least:.1f}-{told.most:.1f}" if told else ""
+    """The lowest and highest speed over repeats."""
+    speed = row.tokens_per_second
+    return f"{speed.least:.1f}-{speed.most:.1f}" if speed else ""
 
 
-def kept(row: Row) -> str:
-    """How often the drafts of the first places were kept, in percent."""
+def acceptance(row: Row) -> str:
+    """Acceptance of the first four drafts, in percent."""
     return " ".join(f"{share * 100:.0f}" for share in row.acceptance[:4])
 
 
-def wide(row: Row) -> str:
-    """The widths of most rounds, with their share."""
+def widths(row: Row) -> str:
+    """The three most frequent widths with their share of rounds."""
     total = sum(row.rounds_by_width.values())
     by_share = sorted(row.rounds_by_width.items(), key=lambda item: -item[1])
     return " ".join(f"{width}:{n / total:.0%}" for width, n in by_share[:3])
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number, or nothing."""
+    """A number; empty for None."""
     return "" if value is None else f"{value:.{digits}f}"
 
 
@@ -87,17 +90,17 @@ FIGURES = {
     "worst": lambda r: number(r.worst, 2),
     "first token ms": lambda r: number(r.first_token.median * 1e3, 0),
     "tokens/round": lambda r: number(r.tokens_per_round, 2),
-    "drafts kept %": kept,
-    "rows:rounds": wide,
+    "drafts kept %": acceptance,
+    "rows:rounds": widths,
     "peak MB": lambda r: number(r.peak and r.peak / 1e6, 0),
 }
 
 
 def remarks(row: Row) -> str:
-    """Whether the text is plain decoding's, and what makes its figures doubtful."""
+    """Whether the text equals plain decoding's, and what limits the figures."""
     words = []
     if row.compared and (row.differences or row.contender != PLAIN):
-        words.append(sameness(row))
+        words.append(comparison(row))
     if row.lookup_rounds:
         share = row.lookup_rounds / sum(row.rounds_by_width.values())
         words.append(f"lookup in {share:.0%} of rounds")
@@ -110,8 +113,8 @@ def remarks(row: Row) -> str:
     return ", ".join(words)
 
 
-def sameness(row: Row) -> str:
-    """The same text, or the first difference of the worst kind."""
+def comparison(row: Row) -> str:
+    """ "same", or the first difference from plain decoding, a real one if any."""
     if not row.differences:
         return "same"
     _, found = min(row.differences, key=lambda pair: pair[1].near_tie)
@@ -120,8 +123,8 @@ def sameness(row: Row) -> str:
     return f"{len(row.differences)} {what} at token {found.at}{gap}"
 
 
-def closing(rows: Sequence[Row]) -> list[str]:
-    """The worst class of each contender that was free to draft, and others' news."""
+def summary(rows: Sequence[Row]) -> list[str]:
+    """The worst class of each drafting contender, and of auto against fixed widths."""
     lines = []
     names = dict.fromkeys(row.contender for row in rows if row.speculates)
     for name in names:
@@ -129,9 +132,9 @@ def closing(rows: Sequence[Row]) -> list[str]:
             lines.append(
                 f"worst: {worst.kind} {worst.of_plain:.2f} of plain ({worst.engine})"
             )
-    told = [row for row in rows if row.of_best_width is not None]
-    if told:
-        row = min(told, key=lambda row: row.of_best_width)
+    against_fixed = [row for row in rows if row.of_best_width is not None]
+    if against_fixed:
+        row = min(against_fixed, key=lambda row: row.of_best_width)
         lines.append(
             f"auto against the best fixed width: {row.of_best_width:.2f} at worst "
             f"({row.kind})"

@@ -1,7 +1,7 @@
-"""Before a download: what is fetched, how large it is, whether it fits here.
+"""Downloads before a load: what is fetched, and whether disk and memory have room.
 
-Owns what a user is told, and the order: disk and memory are asked before anything large
-is fetched. No question is ever asked.
+Owns the notices, and the order: disk and memory are checked before anything large is
+fetched. Never asks the user. Does not know the Hub (hub/download.py).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..hub.find import folder_of_target, name_drafter, read_config
 from ..loading import check_sizes
 from .screen import progress
 
-# The KV cache is told for so many tokens: what a conversation may come to.
+# Tokens that the estimate of the KV cache is for: a long conversation.
 CONTEXT = 8192
-KV_BYTES = 2
+BYTES_PER_VALUE = 2
 
 Notice = Callable[[str], None]
 
@@ -31,122 +31,135 @@ def fetch(
     revision: str | None = None,
     *,
     notice: Notice,
-    shown: bool | None = None,
+    show_progress: bool | None = None,
 ) -> None:
-    """Download what `loading.load` will need and the cache lacks; say it first.
+    """Download what `loading.load` needs and the cache lacks, after a notice.
 
     Args:
         model, draft, revision: As in `loading.load`.
-        notice: Told the lines.
-        shown: Show progress on stderr; None is on a terminal.
+        notice: Called with each line of the notice.
+        show_progress: Display progress on stderr; None does on a terminal.
 
     Raises:
-        DFlashError: It cannot be had, or disk or memory are too small for it.
+        DFlashError: A repository is not available, or disk or memory are too small.
     """
     name = registry.resolve(model)
-    shown = progress.wanted() if shown is None else shown
+    shown = progress.wanted() if show_progress is None else show_progress
     with progress.spinner(f"Looking for {model}", shown):
-        config, plans = planned(model, draft, revision)
+        config, plans = plan_downloads(model, draft, revision)
     if plans:
         check_sizes({who: plan.weights for who, plan in plans.items()})
-        tell(list(plans.values()), kv_bytes(config, CONTEXT), notice)
+        report_plans(list(plans.values()), kv_bytes(config, CONTEXT), notice)
     for plan in plans.values():
         try:
             with progress.bars(shown) as bars:
                 download.download(plan.name, plan.revision, bars)
         except MissingFilesError:
-            # Without a drafter that nobody named, `load` goes on, and says so.
+            # Without a drafter that was found, not named, `load` decodes plainly.
             if draft or plan.name == name:
                 raise
 
 
-def planned(
+def plan_downloads(
     model: str, draft: str | None, revision: str | None
 ) -> tuple[dict[str, Any], dict[str, Plan]]:
-    """The target's config.json, and what is to be fetched, by who needs it.
+    """Find out what has to be fetched.
+
+    Returns:
+        The target's config.json, and the plan of each repository to fetch, by what
+        needs it.
 
     Raises:
-        MissingFilesError: Something that is needed cannot be had.
+        MissingFilesError: A repository that is needed is not available.
     """
     name = registry.resolve(model)
-    plans = {"the target": absent(name, revision)}
+    plans = {"the target": plan_repository(name, revision)}
     if plans["the target"]:
         config = read_config(download.fetch_file(name, "config.json", revision).parent)
     else:
         config = read_config(folder_of_target(model, revision))
     drafter, _ = name_drafter(config, f"{model} {name}", draft)
     if drafter is not None:
-        plans["the drafter"] = absent(
-            registry.resolve_drafter(drafter), needed=draft is not None
+        plans["the drafter"] = plan_repository(
+            registry.resolve_drafter(drafter), required=draft is not None
         )
     return config, {who: plan for who, plan in plans.items() if plan is not None}
 
 
-def absent(name: str, revision: str | None = None, needed: bool = True) -> Plan | None:
-    """What a model's download would fetch; None where there is nothing to do.
+def plan_repository(
+    name: str, revision: str | None = None, required: bool = True
+) -> Plan | None:
+    """What has to be fetched of a repository; None for nothing.
 
     Args:
         name: A folder, Hub id, or embedded model.
         revision: Branch, tag or commit.
-        needed: False leaves it to `load` to do without.
+        required: Fail if the repository is not available.
 
     Raises:
-        MissingFilesError: It is needed, and the Hub does not have it for us.
+        MissingFilesError: It is required and not available.
     """
     if name in registry.EMBEDDED or Path(name).expanduser().is_dir():
         return None
     if download.cached_folder(name, revision):
         return None
     plan = download.plan(name, revision)
-    if plan is None and needed:
-        download.download(name, revision)  # fails, and says why
+    if plan is None and required:
+        download.download(name, revision)  # raises the error with the reason
     return plan
 
 
-def tell(plans: list[Plan], context: int, notice: Notice) -> None:
-    """What is fetched, and what disk and memory have for it.
+def report_plans(plans: list[Plan], context_bytes: int, notice: Notice) -> None:
+    """Say what is fetched, and how much disk and memory it takes.
 
     Args:
-        plans: Each repository.
-        context: Bytes of the KV cache.
-        notice: Told the lines.
+        plans: Of each repository.
+        context_bytes: Estimated size of the KV cache.
+        notice: Called with each line.
 
     Raises:
         NotEnoughDiskError: The disk is too small.
     """
     parts = []
     for plan in plans:
-        rest = f", of which {size(plan.cached)} are here" if plan.cached else ""
-        parts.append(f"{plan.name} ({size(plan.total)}{rest})")
+        size = format_size(plan.total)
+        if plan.cached:
+            size += f", {format_size(plan.cached)} of it downloaded already"
+        parts.append(f"{plan.name} ({size})")
     notice(f"Downloading {' and '.join(parts)}.")
     needed = sum(plan.total - plan.cached for plan in plans)
     weights = sum(plan.weights for plan in plans)
     free, folder = download.free_bytes()
-    have = device.memory_bytes()
+    memory = device.memory_bytes()
     notice(
-        f"Disk: {size(needed)} of {size(free)} free in {folder}. Memory: "
-        f"{size(weights)} of weights and about {size(context)} for {CONTEXT} tokens "
-        f"of context, of {size(have)}."
+        f"Disk: {format_size(needed)} needed, {format_size(free)} free in {folder}. "
+        f"Memory: {format_size(weights)} for weights and about "
+        f"{format_size(context_bytes)} for {CONTEXT} tokens of context, "
+        f"{format_size(memory)} available."
     )
     if needed > free:
         raise NotEnoughDiskError(
-            f"The download needs {size(needed)}, but {folder} has {size(free)} left.",
+            f"The download needs {format_size(needed)}, but {folder} has "
+            f"{format_size(free)} left.",
             "Free some space (`hf cache rm` removes models), or set HF_HOME to a "
             "folder on a larger disk.",
         )
-    if weights + context > have:
+    if weights + context_bytes > memory:
         notice(
-            "Warning: that is more memory than there is. Long conversations will not "
-            "fit: use a smaller model, --kv-bits 8 or --max-kv-size."
+            "Warning: long conversations will not fit into memory. Use a smaller "
+            "model, --kv-bits 8 or --max-kv-size."
         )
 
 
 def kv_bytes(config: dict[str, Any], tokens: int) -> int:
-    """About how much the KV cache of so many tokens takes, in 16 bits.
+    """Estimate the size of a KV cache in 16 bits.
 
     Args:
-        config: The target's config.json; 0 where it does not tell.
-        tokens: Rows of context.
+        config: The target's config.json.
+        tokens: The number of tokens in it.
+
+    Returns:
+        Bytes; 0 if the config does not say.
     """
     text = config.get("text_config")
     text = text if isinstance(text, dict) else config
@@ -158,18 +171,21 @@ def kv_bytes(config: dict[str, Any], tokens: int) -> int:
         row = 2 * (text.get("num_key_value_heads") or heads) * width
     else:
         return 0
-    return KV_BYTES * attending(text) * row * tokens
+    return BYTES_PER_VALUE * full_attention_layers(text) * row * tokens
 
 
-def attending(text: dict[str, Any]) -> int:
-    """How many layers keep all keys and values; those of a window or a state do not."""
+def full_attention_layers(text: dict[str, Any]) -> int:
+    """The number of layers that keep all keys and values.
+
+    Layers with a sliding window or a recurrent state do not.
+    """
     if kinds := text.get("layer_types"):
         return sum(kind in ("full_attention", "attention") for kind in kinds)
     return text["num_hidden_layers"] // (text.get("full_attention_interval") or 1)
 
 
-def size(count: int) -> str:
-    """Bytes for people."""
+def format_size(count: int) -> str:
+    """Bytes in GiB, MiB or KiB."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

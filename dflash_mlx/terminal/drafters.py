@@ -1,105 +1,167 @@
-"""`inspect`: what a drafter's checkpoint is, and how it would best be read."""
+"""`inspect` and `convert`: what a drafter's checkpoint holds, and a copy in our format.
+
+Owns the printed description. Does not know the packagings, how a reading is measured
+(bench/probe.py), or how a drafter is written (convert.py).
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_reduce
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 from rich.console import Console
 from rich.table import Table
 
-from ..bench.probe import (
-    PROMPTS,
-    Trial,
-    choice,
-    probe,
-)
+from ..bench import probe
+from ..bench.probe import PROMPTS, Trial
+from ..convert import Changes, convert
 from ..hub.find import folder_of_drafter
 from ..hub.registry import targets
-from ..loading import check_options, load
+from ..loading import check_options, check_pair, load
 from ..models.drafters import empty, make, packagings
 from ..models.drafters.checkpoint import compare
 from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
+from ..pair import Pair
 from . import download
-from .answer_request import note
+from .options import ProbeOptions
+from .streams import print_notice
 
 
-def run(
-    name: str,
-    *,
-    model: str | None,
-    quantize: int | None,
-    trust_remote_code: bool,
-    prompts: list[str] | None,
-    max_tokens: int,
-    as_json: bool,
-) -> None:
-    """Describe the drafter `name`; with a target at hand, probe its readings.
+def run_inspect(name: str, options: ProbeOptions, as_json: bool = False) -> None:
+    """Describe a drafter, and with a target measure how its config is best read.
 
     Args:
         name: Folder, Hub id, or the alias of its target.
-        model: The target to probe with; None does not probe.
-        quantize, trust_remote_code: Of the target.
-        prompts, max_tokens: Of the probe.
-        as_json: One JSON object on stdout.
+        options: The target to measure with, and the prompts.
+        as_json: Print one JSON object on stdout.
     """
     folder = folder_of_drafter(name)
-    reading = packagings.read(folder)
-    drafter, weights = empty(folder)
-    compare(drafter, weights, folder)
-    bits, whole = drafter.bits, make(drafter.config)
-    packed = [f"linear layers are packed to {bits} bits"] if bits else []
-    report = {
-        "folder": str(folder),
-        "packaging": reading.packaging,
-        "notes": [*reading.notes, *packed],
-        "fits": fitting(reading.config),
-        "parameters": sum(a.size for _, a in tree_flatten(whole.parameters())),
-        "bytes": {str(n): size(whole, n) for n in (4, 8, 16)},
-        "config": drafter.config.to_json(),
-    }
+    report = describe(folder)
     if not as_json:
-        describe(report)
-    if model is not None:
-        trials = probed(
-            folder, model, quantize, trust_remote_code, prompts, max_tokens, as_json
-        )
+        print_report(report)
+    if options.model is not None:
+        trials = measure_readings(folder, options, quiet=as_json)
         report["probe"] = [asdict(trial) for trial in trials]
-        report["choice"] = choice(trials).name
+        report["choice"] = probe.choice(trials).name
         if not as_json:
-            tell(trials, name)
+            print_trials(trials, name)
     if as_json:
         print(json.dumps(report))
 
 
-def probed(folder, model, quantize, trust, prompts, tokens, quiet) -> list[Trial]:
-    """The probe's trials, each told on stderr as it is done."""
+def run_convert(name: str, out: Path, changes: Changes, options: ProbeOptions) -> None:
+    """Write a drafter to a new folder, and with a target measure before and after.
 
-    def progress(trial):
-        if not quiet:
-            note(f"{trial.tokens_per_round:.2f} tokens per round {trial.name}")
+    Args:
+        name: Folder, Hub id, or the alias of its target.
+        out: The new folder.
+        changes: What is changed on the way.
+        options: The target to measure tokens per round with, and the prompts.
+    """
+    folder = folder_of_drafter(name)
+    measure = None
+    if options.model is not None:
+        target, tokenizer = load_target(
+            options.model, options.quantize, options.trust_remote_code
+        )
 
+        def measure(drafter):
+            check_pair(target.target.config, drafter.config)
+            pair = Pair.of(target.model, drafter, target.target.config)
+            prompts = options.prompts or PROMPTS
+            stats = probe.measure(pair, tokenizer, prompts, options.max_tokens)
+            kept = " ".join(f"{share:.2f}" for share in stats.acceptance)
+            print_notice(
+                f"{stats.tokens_per_round:.2f} tokens per round, acceptance by "
+                f"position {kept}"
+            )
+
+    convert(folder, out, changes, name, measure)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    print_notice(f"Wrote {out}, {size / 1e6:.1f} MB. Use it with --draft {out}.")
+
+
+def load_target(
+    model: str, quantize: int | None, trust_remote_code: bool
+) -> tuple[Pair, TokenizerWrapper]:
+    """Load a target without a drafter, on stock operations, which have gradients.
+
+    Raises:
+        DFlashError: As in loading.load.
+    """
     check_options(quantize)
-    download.fetch(model, "none", notice=note)
-    options = {"quantize": quantize, "trust_remote_code": trust, "kernels": "off"}
-    target, tokenizer = load(model, "none", **options)
-    return probe(folder, target, tokenizer, prompts or PROMPTS, tokens, progress)
+    download.fetch(model, "none", notice=print_notice)
+    return load(
+        model,
+        "none",
+        quantize=quantize,
+        trust_remote_code=trust_remote_code,
+        kernels="off",
+    )
 
 
-def fitting(config: DFlashConfig) -> list[str]:
-    """Known targets with the numbers that a drafter asks for."""
+def measure_readings(folder: Path, options: ProbeOptions, quiet: bool) -> list[Trial]:
+    """Measure the drafter under each plausible reading of its config.
+
+    Args:
+        folder: The drafter's.
+        options: The target, and the prompts.
+        quiet: Do not print each result on stderr.
+    """
+
+    def print_trial(trial):
+        if not quiet:
+            print_notice(f"{trial.tokens_per_round:.2f} tokens per round {trial.name}")
+
+    target, tokenizer = load_target(
+        options.model, options.quantize, options.trust_remote_code
+    )
+    prompts = options.prompts or PROMPTS
+    return probe.probe(
+        folder, target, tokenizer, prompts, options.max_tokens, print_trial
+    )
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The description of a checkpoint, under names that stay the same.
+
+    Raises:
+        DFlashError: The checkpoint is incomplete, or not of a known packaging.
+    """
+    reading = packagings.read(folder)
+    drafter, weights = empty(folder)
+    compare(drafter, weights, folder)
+    bits, unpacked = drafter.bits, make(drafter.config)
+    packed = [f"linear layers are packed to {bits} bits"] if bits else []
+    return {
+        "folder": str(folder),
+        "packaging": reading.packaging,
+        "notes": [*reading.notes, *packed],
+        "fits": fitting_targets(reading.config),
+        "parameters": sum(a.size for _, a in tree_flatten(unpacked.parameters())),
+        "bytes": {str(n): size_in_bytes(unpacked, n) for n in (4, 8, 16)},
+        "config": drafter.config.to_json(),
+    }
+
+
+def fitting_targets(config: DFlashConfig) -> list[str]:
+    """Aliases of the known targets with the sizes that a drafter was made for."""
     hidden = config.target_hidden_size or config.hidden_size
     wanted = hidden, config.num_target_layers, config.vocab_size
     return [e.alias for e in targets() if e.numbers and e.numbers[1:] == wanted]
 
 
-def size(drafter: DFlash, bits: int) -> int:
-    """Bytes of the weights with linear layers in so many bits; groups of 64 share a
-    scale and a bias of 16 bits each."""
+def size_in_bytes(drafter: DFlash, bits: int) -> int:
+    """Bytes of a drafter with its linear layers quantized, the rest in 16 bits.
+
+    Groups of 64 weights share a scale and a bias of 16 bits each.
+    """
     linear = sum(
         module.weight.size
         for module in drafter.modules()
@@ -110,8 +172,8 @@ def size(drafter: DFlash, bits: int) -> int:
     return packed + rest * 2
 
 
-def describe(report: dict) -> None:
-    """Print what a checkpoint is."""
+def print_report(report: dict[str, Any]) -> None:
+    """Print the description of a checkpoint."""
     config = report["config"]
     print(f"{report['folder']}: {report['packaging']}")
     print(
@@ -119,29 +181,29 @@ def describe(report: dict) -> None:
         f"{report['parameters'] / 1e6:.1f} million parameters: "
         + ", ".join(f"{n / 1e6:.1f} MB at {b} bits" for b, n in report["bytes"].items())
     )
-    depth = config.get("num_target_layers", "?")
-    fits = ", ".join(report["fits"]) or "no alias of `dflash-mlx models`"
+    layers = config.get("num_target_layers", "?")
+    width = config.get("target_hidden_size", config["hidden_size"])
+    fits = ", ".join(report["fits"]) or "none that `dflash-mlx models` lists"
     print(
-        f"  for a target of {depth} layers, width "
-        f"{config.get('target_hidden_size', config['hidden_size'])}, vocabulary "
+        f"  for a target with {layers} layers of width {width} and a vocabulary of "
         f"{config['vocab_size']}: {fits}"
     )
     for line in report["notes"]:
         print(f"  {line}")
 
 
-def tell(trials: list[Trial], name: str) -> None:
-    """Print the probe's table and its verdict."""
-    best = choice(trials)
+def print_trials(trials: list[Trial], name: str) -> None:
+    """Print a row for each reading, then which is right and how to write it."""
+    best = probe.choice(trials)
     table = Table("reading", "tokens per round", "first draft kept", "")
     for trial in trials:
-        chosen = "best" if trial is best else ""
+        mark = "best" if trial is best else ""
         kept = f"{trial.first:.2f}"
-        table.add_row(trial.name, f"{trial.tokens_per_round:.2f}", kept, chosen)
+        table.add_row(trial.name, f"{trial.tokens_per_round:.2f}", kept, mark)
     Console(width=100).print(table)
     if best is trials[0]:
-        print("The packaging's own reading is the right one.")
+        print("The reading of the packaging is the right one.")
         return
-    print(f"It drafts best otherwise than its packaging says: {best.name}.")
+    print(f"The drafter drafts better under another reading: {best.name}.")
     out = f"{Path(name).name}-corrected"
-    print(f"Correct it: dflash-mlx convert {name} --out {out} {best.options}")
+    print(f"To correct it: dflash-mlx convert {name} --out {out} {best.options}")

@@ -1,10 +1,15 @@
-"""`generate`: one prompt, its answer on stdout, the summary on stderr."""
+"""`generate`: answer one prompt on stdout, with a summary on stderr.
+
+Owns the prompt cache file and the JSON object; its names stay the same. Does not know
+where the prompt comes from (streams.py) or how an answer is made (answer_request.py).
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -16,17 +21,18 @@ from ..errors import BrokenFileError, MissingFilesError, OptionError
 from ..pair import Pair
 from ..text.chat_template import apply_template, marks
 from .answer_options import PromptOptions, ThinkingOptions
-from .answer_request import AnswerRequest, note
+from .answer_request import AnswerRequest
 from .chat.aside import set_aside
 from .screen import progress
+from .streams import print_notice
 from .thinking import Thinking, warnings
 
 
 def run(
-    ask: AnswerRequest,
+    request: AnswerRequest,
     prompt: str,
-    how: PromptOptions,
-    thinking: ThinkingOptions,
+    prompt_options: PromptOptions,
+    thinking_options: ThinkingOptions,
     *,
     as_json: bool = False,
     verbose: bool = True,
@@ -34,33 +40,28 @@ def run(
     """Answer a prompt on stdout.
 
     Args:
-        ask: The options.
+        request: The options of the answer.
         prompt: The user's text.
-        how: What becomes of the prompt.
-        thinking: Whether the model reasons first.
+        prompt_options: How the prompt becomes tokens.
+        thinking_options: Whether the model reasons first.
         as_json: Print one JSON object instead of streaming text.
         verbose: Print the summary on stderr.
     """
-    ask.template()
-    check_cache_file(how.prompt_cache_file)
-    if how.ignore_chat_template and (idle := for_a_template(ask, how, thinking)):
-        raise OptionError(
-            f"--ignore-chat-template and {idle[0]} exclude each other.", "Drop one."
-        )
+    encoder = PromptEncoder(request, prompt_options, thinking_options)
+    request.template_arguments()  # refuses what is not valid
+    check_cache_file(prompt_options.prompt_cache_file)
+    encoder.check_options()
     shown = progress.wanted(verbose, as_json)
-    pair, tokenizer = ask.open(shown)
-    if not tokenizer.has_chat_template and (idle := for_a_template(ask, how, thinking)):
-        raise OptionError(
-            f"This model has no chat template, which {idle[0]} is for.", "Leave it out."
-        )
-    for warning in warnings(thought(thinking), ask, pair, tokenizer):
-        note(warning)
-    cache = open_cache(how.prompt_cache_file, pair, ask.max_kv_size)
-    ids = cache.reuse(*tokens_of(prompt, ask, how, thinking, tokenizer))
+    pair, tokenizer = request.load(shown)
+    encoder.check_tokenizer(tokenizer)
+    for warning in warnings(encoder.thinking, request, pair, tokenizer):
+        print_notice(warning)
+    cache = open_cache(prompt_options.prompt_cache_file, pair, request.max_kv_size)
+    ids = cache.reuse(*encoder.encode(prompt, tokenizer))
     text, last = "", None
     try:
-        with progress.Prefill(shown) as reading:
-            for last in ask.stream(pair, tokenizer, ids, cache, reading):
+        with progress.Prefill(shown) as prefill:
+            for last in request.stream(pair, tokenizer, ids, cache, prefill):
                 text += last.text
                 if not as_json:
                     print(last.text, end="", flush=True)
@@ -68,129 +69,166 @@ def run(
         finish(text, last, as_json, verbose, interrupted=True)
         raise
     finish(text, last, as_json, verbose)
-    keep_cache(how.prompt_cache_file, cache)
+    save_new_cache(prompt_options.prompt_cache_file, cache)
 
 
-def for_a_template(
-    ask: AnswerRequest, how: PromptOptions, thinking: ThinkingOptions
-) -> list[str]:
-    """Options that were given and mean nothing without a chat template."""
-    given = {
-        "--system-prompt": ask.system_prompt,
-        "--chat-template-config": ask.chat_template_config,
-        "--prefill-response": how.prefill_response,
-        "--reasoning-effort": thinking.reasoning_effort,
-        "--thinking": None if thinking.thinking == "auto" else thinking.thinking,
-    }
-    return [name for name, value in given.items() if value is not None]
+class PromptEncoder:
+    """Turns the text of a prompt into token ids, as the options say.
 
+    Args:
+        request, prompt_options, thinking_options: As in run.
 
-def tokens_of(
-    prompt: str,
-    ask: AnswerRequest,
-    how: PromptOptions,
-    thinking: ThinkingOptions,
-    tokenizer: TokenizerWrapper,
-) -> tuple[list[int], tuple[int, ...]]:
-    """Token ids of a prompt, in the model's chat template unless told otherwise, and
-    their marks."""
-    ids, found = ids_of(prompt, ask, how, thinking, tokenizer), ()
-    raw = how.ignore_chat_template or not tokenizer.has_chat_template
-    if not raw and how.prefill_response is None:
-        options = thought(thinking).template(tokenizer) | ask.template()
-        found = marks(tokenizer, said(prompt, ask), **options)
-    if how.prompt_cache_file is not None and (other := with_other_question(prompt)):
-        others = ids_of(other, ask, how, thinking, tokenizer)
-        found = (*found, common_prefix(ids, others))
-    return ids, found
+    Attributes:
+        thinking: --thinking and --reasoning-effort.
+    """
 
+    def __init__(
+        self,
+        request: AnswerRequest,
+        prompt_options: PromptOptions,
+        thinking_options: ThinkingOptions,
+    ):
+        self.request, self.options = request, prompt_options
+        self.thinking = thinking_of(thinking_options)
 
-def ids_of(
-    prompt: str,
-    ask: AnswerRequest,
-    how: PromptOptions,
-    thinking: ThinkingOptions,
-    tokenizer: TokenizerWrapper,
-) -> list[int]:
-    """Token ids of a prompt."""
-    if how.ignore_chat_template or not tokenizer.has_chat_template:
-        return encode(tokenizer, prompt)
-    options = thought(thinking).template(tokenizer) | ask.template()
-    prefill = how.prefill_response
-    messages = said(prompt, ask, prefill)
-    return apply_template(tokenizer, messages, go_on=prefill is not None, **options)
+    def check_options(self) -> None:
+        """Raise OptionError if --ignore-chat-template makes another option useless."""
+        if self.options.ignore_chat_template and (names := self._for_template()):
+            raise OptionError(
+                f"--ignore-chat-template and {names[0]} exclude each other.",
+                "Drop one.",
+            )
 
+    def check_tokenizer(self, tokenizer: TokenizerWrapper) -> None:
+        """Raise OptionError for an option that needs a chat template where the model
+        has none."""
+        if not tokenizer.has_chat_template and (names := self._for_template()):
+            raise OptionError(
+                f"{names[0]} needs a chat template, which this model does not have.",
+                "Leave it out.",
+            )
 
-def said(
-    prompt: str, ask: AnswerRequest, prefill: str | None = None
-) -> list[dict[str, str]]:
-    """The messages of a prompt."""
-    messages = [{"role": "user", "content": prompt}]
-    if ask.system_prompt is not None:
-        messages.insert(0, {"role": "system", "content": ask.system_prompt})
-    if prefill is not None:
-        messages.append({"role": "assistant", "content": prefill})
-    return messages
+    def _for_template(self) -> list[str]:
+        """Names of the given options that have no effect without a chat template."""
+        thinking = self.thinking
+        given = {
+            "--system-prompt": self.request.system_prompt,
+            "--chat-template-config": self.request.chat_template_config,
+            "--prefill-response": self.options.prefill_response,
+            "--reasoning-effort": thinking.effort,
+            "--thinking": None if thinking.mode == "auto" else thinking.mode,
+        }
+        return [name for name, value in given.items() if value is not None]
+
+    def encode(
+        self, prompt: str, tokenizer: TokenizerWrapper
+    ) -> tuple[list[int], tuple[int, ...]]:
+        """The token ids of a prompt, and its marks for PromptCache.reuse."""
+        ids, found = self._ids(prompt, tokenizer), ()
+        if not self._raw(tokenizer) and self.options.prefill_response is None:
+            arguments = self._template_arguments(tokenizer)
+            found = marks(tokenizer, self._messages(prompt), **arguments)
+        other = with_other_question(prompt)
+        if self.options.prompt_cache_file is not None and other:
+            found = (*found, common_prefix(ids, self._ids(other, tokenizer)))
+        return ids, found
+
+    def _ids(self, prompt: str, tokenizer: TokenizerWrapper) -> list[int]:
+        if self._raw(tokenizer):
+            return encode(tokenizer, prompt)
+        prefill, messages = self.options.prefill_response, self._messages(prompt)
+        if prefill is not None:
+            messages.append({"role": "assistant", "content": prefill})
+        arguments = self._template_arguments(tokenizer)
+        return apply_template(
+            tokenizer, messages, go_on=prefill is not None, **arguments
+        )
+
+    def _raw(self, tokenizer: TokenizerWrapper) -> bool:
+        """Whether the prompt is encoded without a chat template."""
+        return self.options.ignore_chat_template or not tokenizer.has_chat_template
+
+    def _messages(self, prompt: str) -> list[dict[str, str]]:
+        messages = [{"role": "user", "content": prompt}]
+        if self.request.system_prompt is not None:
+            system = {"role": "system", "content": self.request.system_prompt}
+            messages.insert(0, system)
+        return messages
+
+    def _template_arguments(self, tokenizer: TokenizerWrapper) -> dict[str, Any]:
+        thinking = self.thinking.template_arguments(tokenizer)
+        return thinking | self.request.template_arguments()
 
 
 def with_other_question(prompt: str) -> str:
-    """The prompt with another last paragraph, as the next question about the same text
-    would have it; empty where there is one paragraph only."""
+    """The prompt with another last paragraph, or "" if it has one paragraph only.
+
+    What both have in common is the text that the next question may be about.
+    """
     text, gap, question = prompt.rpartition("\n\n")
     return text + gap + ("B" if question.startswith("A") else "A") if text else ""
 
 
-def thought(asked: ThinkingOptions) -> Thinking:
-    """--thinking and --reasoning-effort."""
-    return Thinking(asked.thinking, asked.reasoning_effort)
+def thinking_of(options: ThinkingOptions) -> Thinking:
+    """--thinking and --reasoning-effort, checked."""
+    return Thinking(options.thinking, options.reasoning_effort)
 
 
 def check_cache_file(file: Path | None) -> None:
-    """Raise MissingFilesError where --prompt-cache-file could not be written: before
-    the answer that it is to hold."""
+    """Raise MissingFilesError if --prompt-cache-file cannot be written, before the
+    answer."""
     if file is None:
         return
     try:
         if not file.parent.is_dir():
             raise MissingFilesError(
-                f"There is no folder {file.parent}.", "Make it first."
+                f"There is no folder {file.parent} for --prompt-cache-file.",
+                "Create it first.",
             )
         if not file.exists() and not os.access(file.parent, os.W_OK):
             raise MissingFilesError(
-                f"{file.parent} cannot be written to.", "Name a file elsewhere."
+                f"The folder {file.parent} cannot be written to.",
+                "Choose another --prompt-cache-file.",
             )
     except OSError as error:
         raise MissingFilesError(
-            f"{file} cannot be used: {error.strerror}.", "Name another file."
+            f"{file} cannot be used: {error.strerror}.",
+            "Choose another --prompt-cache-file.",
         ) from None
 
 
-def open_cache(file: Path | None, pair: Pair, most: int | None) -> PromptCache:
-    """The cache that a file holds, if there is one; else an empty one.
+def open_cache(file: Path | None, pair: Pair, max_kv_size: int | None) -> PromptCache:
+    """The cache in a file if the file exists, else an empty one.
+
+    A damaged file is renamed, with a notice.
 
     Args:
-        file: --prompt-cache-file; only read where it exists, as mlx-lm's.
-        pair: What it must have been made with.
-        most: --max-kv-size.
+        file: --prompt-cache-file.
+        pair: The pair that the cache must belong to.
+        max_kv_size: As in PromptCache.
 
     Raises:
-        DFlashError: It is another pair's, or no prompt cache. A damaged one is set
-            aside, and said.
+        CacheFileError: The file belongs to another pair, or is not a prompt cache.
     """
     if file is None or not file.exists():
-        return PromptCache(pair, most)
+        return PromptCache(pair, max_kv_size)
     try:
-        return load_cache(file, pair, most)
+        return load_cache(file, pair, max_kv_size)
     except BrokenFileError as error:
         try:
-            note(f"{error.message} It is {set_aside(file)} now, and made anew.")
-        except OSError as closed:
-            note(f"{error.message} It stays: {closed.strerror}.")
-        return PromptCache(pair, most)
+            print_notice(
+                f"{error.message} It was renamed to {set_aside(file)}, and a new file "
+                "will be written."
+            )
+        except OSError as failure:
+            print_notice(
+                f"{error.message} It could not be renamed: {failure.strerror}."
+            )
+        return PromptCache(pair, max_kv_size)
 
 
-def keep_cache(file: Path | None, cache: PromptCache) -> None:
-    """Write the file of --prompt-cache-file unless it is there."""
+def save_new_cache(file: Path | None, cache: PromptCache) -> None:
+    """Write --prompt-cache-file unless the file exists."""
     if file is not None and not file.exists():
         save_cache(cache, file)
 
@@ -202,7 +240,14 @@ def finish(
     verbose: bool,
     interrupted: bool = False,
 ) -> None:
-    """Close an answer: the JSON object, or a line end and the summary."""
+    """Print what follows an answer: the JSON object, or a newline and the summary.
+
+    Args:
+        text: The answer.
+        last: Its last response; None prints nothing.
+        as_json, verbose: As in run.
+        interrupted: Ctrl-C ended it.
+    """
     if last is None:
         return
     if as_json:
@@ -212,14 +257,16 @@ def finish(
     print(flush=True)
     if verbose:
         for line in summary(last):
-            note(line)
+            print_notice(line)
 
 
-def report(text: str, last: GenerationResponse, reason: str | None) -> dict:
-    """An answer for machines; these names are stable."""
+def report(
+    text: str, last: GenerationResponse, finish_reason: str | None
+) -> dict[str, Any]:
+    """The JSON object of an answer."""
     return {
         "text": text,
-        "finish_reason": reason,
+        "finish_reason": finish_reason,
         "prompt_tokens": last.prompt_tokens,
         "prompt_tps": last.prompt_tps,
         "generation_tokens": last.generation_tokens,

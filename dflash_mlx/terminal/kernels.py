@@ -1,4 +1,4 @@
-"""`kernels`: which Metal kernels run here, why, and whether they are right."""
+"""`kernels`: which Metal kernels run here, why, and whether they are correct."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..metal.dispatch import machine
 from ..metal.verdicts import Verdicts, default_file
 from ..tuning.kernels import install_kernels
 from . import download
-from .answer_request import note
-from .models import put
+from .models import print_table
+from .streams import print_notice
 
 
 def show() -> None:
@@ -23,16 +23,17 @@ def show() -> None:
     verdicts = Verdicts(machine(), default_file()).all()
     if not verdicts:
         print(
-            "Nothing is measured on this machine yet; "
-            "`dflash-mlx kernels --model NAME` does it."
+            "No kernel was measured on this machine yet. To measure: "
+            "dflash-mlx kernels --model NAME"
         )
         return
-    table = Table("calls", "run by", "why", "microseconds")
-    for about, verdict in sorted(verdicts.items()):
+    table = Table("operation", "kernel", "why", "microseconds")
+    for operation, verdict in sorted(verdicts.items()):
         times = ", ".join(f"{n} {us:g}" for n, us in verdict.microseconds.items())
-        table.add_row(about.partition(" [")[0], verdict.choice, verdict.why, times)
+        name = operation.partition(" [")[0]
+        table.add_row(name, verdict.choice, verdict.why, times)
     table.caption = f"{machine()}, {default_file()}"
-    put(table)
+    print_table(table)
 
 
 def measure(
@@ -43,10 +44,10 @@ def measure(
     draft_quantize: int | None = None,
     trust_remote_code: bool = False,
 ) -> None:
-    """Measure a pair's shapes anew, and print all verdicts."""
+    """Measure the kernels again on a pair's shapes, and print all verdicts."""
     require_metal()
     check_options(quantize, draft_quantize)
-    download.fetch(model, draft, notice=note)
+    download.fetch(model, draft, notice=print_notice)
     pair, _ = load(
         model,
         draft,
@@ -55,50 +56,61 @@ def measure(
         trust_remote_code=trust_remote_code,
         kernels="off",
     )
-    install_kernels(pair, "auto", note, again=True)
+    install_kernels(pair, "auto", print_notice, again=True)
     show()
 
 
 def clear() -> None:
-    """Forget this machine's verdicts."""
+    """Delete this machine's verdicts."""
     require_metal()
-    gone = Verdicts(machine(), default_file()).clear()
-    print(f"Forgot {gone} verdicts.")
+    count = Verdicts(machine(), default_file()).clear()
+    print(f"Deleted {count} verdicts.")
 
 
 def report() -> bool:
-    """Check every kernel on this machine; print what can be pasted into an issue.
+    """Check every kernel on this machine, and print a report for an issue.
 
     Returns:
-        Whether all is right.
+        Whether every kernel is correct.
     """
     require_metal()
-    told = describe()
     print(f"### Kernels on {machine()}")
-    print(", ".join(f"{name} {value}" for name, value in told.items()))
+    print(", ".join(f"{name} {value}" for name, value in describe().items()))
     print("\n| kernel | question | cases | answer |\n|---|---|--:|---|")
     right = True
     for finding in check():
         right = right and finding.right
         print(row(finding), flush=True)
-    print(f"\n{'All is right.' if right else 'SOMETHING IS WRONG.'}")
+    print(f"\n{'Every kernel is correct.' if right else 'A KERNEL IS WRONG.'}")
     return right
 
 
 def row(finding: Finding) -> str:
-    """A line of the report."""
+    """A row of the report."""
     cells = (finding.kernel, finding.question, finding.cases, finding.answer)
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def require_one(model: str | None, check: bool, clear: bool, of_model: object) -> None:
-    """Raise OptionError where options of `kernels` do not go together."""
+def check_exclusive(
+    model: str | None, check: bool, clear: bool, load_options: object
+) -> None:
+    """Raise OptionError for options of `kernels` that exclude each other.
+
+    Args:
+        model, check, clear: The options.
+        load_options: True in a boolean context if an option that needs --model is
+            given.
+    """
     if bool(model) + check + clear > 1:
         raise OptionError(
-            "--model, --check and --clear exclude each other.", "Drop two."
+            "--model, --check and --clear exclude each other.", "Keep one."
         )
-    if of_model and not model:
-        raise OptionError("These options need --model.", "Name the model to measure.")
+    if load_options and not model:
+        raise OptionError(
+            "--draft, --quantize, --draft-quantize and --trust-remote-code need "
+            "--model.",
+            "Name the model to measure.",
+        )
 
 
 def require_metal() -> None:
@@ -106,5 +118,5 @@ def require_metal() -> None:
     if not mx.metal.is_available():
         raise UnsupportedError(
             "There is no Metal GPU here, so no kernel runs.",
-            "Everything else works: MLX's own operations take their place.",
+            "Everything else works, with MLX's own operations.",
         )

@@ -1,4 +1,4 @@
-"""`models`: the registry as a table, or the table of architectures."""
+"""`models`: tables of the known models and of mlx-lm's architectures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ..hub.registry import targets
 
 
 def show() -> None:
-    """Print every alias with what it loads and its drafters."""
-    table = Table("alias", "loads", "drafter", "kind", "trained on", "runs")
+    """Print every alias with its model and its drafters."""
+    table = Table("alias", "model", "drafter", "kind", "trained on", "runs")
     for entry in targets():
         for i, drafter in enumerate(entry.drafters):
             table.add_row(
@@ -23,11 +23,11 @@ def show() -> None:
                 "yes" if drafter.runs else "not yet",
                 end_section=i + 1 == len(entry.drafters),
             )
-    put(table)
+    print_table(table)
 
 
 def show_families() -> None:
-    """Print every architecture of mlx-lm with what it can do here."""
+    """Print every architecture of mlx-lm and how it decodes here."""
     versions, found = architectures.read()
     table = Table("architecture", "decodes", "against single rows", "caches", "why")
     for family in found:
@@ -40,14 +40,14 @@ def show_families() -> None:
             family.name, family.verdict, agreement, family.caches, family.reason
         )
     table.caption = (
-        f"Tiny random models in float32 on the CPU, {versions}. 'drafts': DFlash "
-        "runs; 'plain only': use --plain; 'against single rows': logits of a block's "
-        "pass beside those of one-row passes."
+        f"Measured with tiny random models in float32 on the CPU, {versions}. "
+        "'drafts': DFlash runs. 'plain only': use --plain. 'against single rows': how "
+        "far the logits of a block pass are from the logits of one-row passes."
     )
-    put(table)
+    print_table(table)
 
 
-def put(table: Table) -> None:
-    """Print a table; a pipe gets whole names, a terminal wraps them."""
+def print_table(table: Table) -> None:
+    """Print a table: wrapped on a terminal, with unbroken names into a pipe."""
     console = Console()
     console.print(table) if console.is_terminal else Console(width=200).print(table)

@@ -1,13 +1,13 @@
-"""Command-line options that several commands have, each declared once, and how their
-values are read; mlx-lm's names where it has them.
+"""Command-line options that several commands share, and parsers of option values.
 
-Imports nothing heavy, so that --help stays instant. What only generate and chat have is
-in answering.py.
+Names are mlx-lm's where it has the option. Imports nothing heavy, so that --help stays
+instant. The options of generate and chat alone are in answer_options.py.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -15,27 +15,49 @@ import typer
 from ..errors import OptionError
 from . import shell_completion
 
+MODEL = "Model"
 PROMPT = "Prompt"
 SAMPLING = "Sampling"
-DFLASH = "Speculation"
+SPECULATION = "Speculation"
 OUTPUT = "Output"
 
+# Arguments of apply_chat_template that the program sets itself.
+RESERVED = (
+    "messages",
+    "conversation",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+)
+TRUE, FALSE = ("t", "true", "1", "yes"), ("f", "false", "0", "no")
 
-def option(name: str, help: str, panel: str = "Model", **more):
-    """An option of a help panel."""
-    return typer.Option(*name.split(), help=help, rich_help_panel=panel, **more)
+
+def option(names: str, help: str, panel: str = MODEL, **more: Any):
+    """A typer option.
+
+    Args:
+        names: Its names, separated by spaces.
+        help: Its help text.
+        panel: The panel of --help that lists it.
+        more: Further arguments of typer.Option.
+    """
+    return typer.Option(*names.split(), help=help, rich_help_panel=panel, **more)
 
 
-# Arguments of apply_chat_template that are no variables of a template.
-OURS = ("messages", "conversation", "add_generation_prompt", "continue_final_message")
-OURS += ("tokenize", "padding", "truncation", "max_length", "return_tensors")
-OURS += ("return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs")
 BITS = shell_completion.words("4", "8")
 Model = Annotated[
     str,
     option(
         "--model",
-        "Alias, Hub id or folder; `dflash-mlx models` lists aliases.",
+        "The target model: an alias, a Hub id or a folder. `dflash-mlx models` lists "
+        "the aliases.",
         autocompletion=shell_completion.models,
     ),
 ]
@@ -43,66 +65,104 @@ Draft = Annotated[
     str | None,
     option(
         "--draft --draft-model",
-        "The drafter; found by itself when left out.",
+        "The drafter: an alias, a Hub id, a folder, or none. Default: the known "
+        "drafter of the model.",
         autocompletion=shell_completion.drafters,
     ),
 ]
 Quantize = Annotated[
     int | None,
     option(
-        "--quantize", "Quantize the model at load: 4 or 8 bits.", autocompletion=BITS
+        "--quantize",
+        "Quantize the model to 4 or 8 bits when loading it. Default: off.",
+        autocompletion=BITS,
     ),
 ]
 DraftQuantize = Annotated[
     int | None,
     option(
         "--draft-quantize",
-        "Quantize the drafter at load: 4 or 8 bits.",
+        "Quantize the drafter to 4 or 8 bits when loading it. Default: off.",
         autocompletion=BITS,
     ),
 ]
 TrustRemoteCode = Annotated[
-    bool, option("--trust-remote-code", "Run code that comes with the model.")
+    bool,
+    option(
+        "--trust-remote-code", "Allow Python code from the model's repository to run."
+    ),
 ]
 Kernels = Annotated[
     str,
     option(
         "--kernels",
-        "Metal kernels: auto, off, or exact.",
+        "When Metal kernels run: auto where they are faster, off never, exact so that "
+        "the output is the same bit for bit with drafts and without.",
         metavar="MODE",
         autocompletion=shell_completion.words(*shell_completion.KERNELS),
     ),
 ]
-Exact = Annotated[
-    bool, option("--exact", "The bits of plain decoding: --kernels exact.")
-]
+Exact = Annotated[bool, option("--exact", "The same as --kernels exact.")]
 ChatTemplateConfig = Annotated[
     str | None,
     option(
         "--chat-template-config",
-        'JSON for the chat template, e.g. {"enable_thinking": false}.',
+        "JSON object of variables for the chat template, for example "
+        '{"enable_thinking": false}.',
         PROMPT,
+        metavar="JSON",
     ),
 ]
 MaxTokens = Annotated[
-    int, option("--max-tokens -m", "Most tokens to generate; -1 for no limit.", PROMPT)
+    int,
+    option(
+        "--max-tokens -m",
+        "Maximum number of tokens to generate; -1 for no limit.",
+        PROMPT,
+    ),
 ]
-Temp = Annotated[float, option("--temp", "Temperature; 0 is greedy.", SAMPLING)]
-TopP = Annotated[float, option("--top-p", "Nucleus sampling; 1 is off.", SAMPLING)]
-TopK = Annotated[int, option("--top-k", "Most likely tokens kept; 0 is off.", SAMPLING)]
+Temp = Annotated[
+    float,
+    option(
+        "--temp", "Sampling temperature; 0 always takes the likeliest token.", SAMPLING
+    ),
+]
+TopP = Annotated[
+    float,
+    option(
+        "--top-p",
+        "Sample from the likeliest tokens that together have this probability; 1 is "
+        "off.",
+        SAMPLING,
+    ),
+]
+TopK = Annotated[
+    int, option("--top-k", "Sample from the K likeliest tokens; 0 is off.", SAMPLING)
+]
 MinP = Annotated[
-    float, option("--min-p", "Least share of the best; 0 is off.", SAMPLING)
+    float,
+    option(
+        "--min-p",
+        "Drop tokens whose probability is below this share of the likeliest token's; "
+        "0 is off.",
+        SAMPLING,
+    ),
 ]
 BlockSize = Annotated[
     int | None,
-    option("--block-size", "Rows of every verify pass; measured if left out.", DFLASH),
+    option(
+        "--block-size",
+        "Number of rows in a verify pass: the last token and the drafts. Default: "
+        "chosen from what this machine measured.",
+        SPECULATION,
+    ),
 ]
-Json = Annotated[bool, option("--json", "One JSON object on stdout.", OUTPUT)]
+Json = Annotated[bool, option("--json", "Print one JSON object on stdout.", OUTPUT)]
 Verbose = Annotated[
     str,
     option(
         "--verbose",
-        "The summary on stderr.",
+        "Print a summary of the answer on stderr: T or F.",
         OUTPUT,
         metavar="T|F",
         autocompletion=shell_completion.words("T", "F"),
@@ -110,8 +170,34 @@ Verbose = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class ProbeOptions:
+    """The target to measure a drafter with, if one is given, and the prompts."""
+
+    model: Annotated[
+        str | None,
+        option(
+            "--model",
+            "The target model to measure with: an alias, a Hub id or a folder.",
+            autocompletion=shell_completion.models,
+        ),
+    ] = None
+    quantize: Quantize = None
+    trust_remote_code: TrustRemoteCode = False
+    prompts: Annotated[
+        list[str] | None,
+        option(
+            "--prompt -p",
+            "Prompt to measure with; repeat the option for several. Default: built-in "
+            "prompts.",
+            PROMPT,
+        ),
+    ] = None
+    max_tokens: MaxTokens = 64
+
+
 def kernel_mode(kernels: str, exact: bool) -> str:
-    """What --kernels and --exact ask for together.
+    """--kernels, or "exact" where --exact is given.
 
     Raises:
         OptionError: They contradict each other.
@@ -121,49 +207,60 @@ def kernel_mode(kernels: str, exact: bool) -> str:
     return "exact" if exact else kernels
 
 
-def choose(text: str, option: str, *known: str) -> None:
-    """Raise OptionError unless a value is one of those known."""
-    if text not in known:
-        raise OptionError(f"{option} must be {', '.join(known)}, but is {text!r}.")
+def check_choice(text: str, option: str, *choices: str) -> None:
+    """Raise OptionError unless a value is one of the choices."""
+    if text not in choices:
+        words = ", ".join(choices)
+        raise OptionError(f"{option} must be one of {words}, but is {text!r}.")
 
 
-def truth(text: str, option: str) -> bool:
-    """mlx-lm's way to give a flag a value.
+def parse_bool(text: str, option: str) -> bool:
+    """The value of a flag that takes one, as in mlx-lm.
 
     Raises:
-        OptionError: The text is neither yes nor no.
+        OptionError: The text is neither true nor false.
     """
     low = text.lower()
-    if low not in ("t", "true", "1", "yes", "f", "false", "0", "no"):
+    if low not in (*TRUE, *FALSE):
         raise OptionError(f"{option} must be T or F, but is {text!r}.")
-    return low in ("t", "true", "1", "yes")
+    return low in TRUE
 
 
-def numbers(text: str, option: str, kind: type = int) -> tuple:
-    """Numbers with commas between them.
+def parse_numbers(
+    text: str, option: str, kind: type = int, auto: bool = False
+) -> tuple[Any, ...]:
+    """Numbers separated by commas.
+
+    Args:
+        text: What was given.
+        option: The name of the option.
+        kind: int or float.
+        auto: The word auto is a value too, and is read as None.
 
     Raises:
-        OptionError: One of them is none.
+        OptionError: A part is not a number.
     """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
     try:
-        return tuple(kind(part) for part in text.split(",") if part.strip())
+        return tuple(None if auto and p == "auto" else kind(p) for p in parts)
     except ValueError:
+        example = "auto,2,4" if auto else "1,9,17"
         raise OptionError(
-            f"{option} must be numbers like 1,9,17, but is {text!r}."
+            f"{option} must be numbers like {example}, but is {text!r}."
         ) from None
 
 
-def names(texts: list[str] | None) -> tuple[str, ...]:
-    """Names of a repeatable option, each with commas between several."""
+def split_names(texts: list[str] | None) -> tuple[str, ...]:
+    """Names given by repeating an option or by commas, without repetitions."""
     parts = [part.strip() for text in texts or () for part in text.split(",")]
     return tuple(dict.fromkeys(part for part in parts if part))
 
 
 def parse_object(text: str | None, option: str) -> dict[str, Any]:
-    """A JSON object given as an option.
+    """A JSON object; empty where the option was not given.
 
     Raises:
-        OptionError: It is none.
+        OptionError: The text is not a JSON object.
     """
     try:
         value = json.loads(text) if text else {}
@@ -174,15 +271,14 @@ def parse_object(text: str | None, option: str) -> dict[str, Any]:
     return value
 
 
-def template_options(text: str | None) -> dict[str, Any]:
-    """--chat-template-config as keyword arguments of a chat template.
+def check_template_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, unless --chat-template-config names one that is reserved.
 
     Raises:
-        OptionError: It is no JSON object, or names what is ours to say.
+        OptionError: It does.
     """
-    found = parse_object(text, "--chat-template-config")
-    if taken := [name for name in OURS if name in found]:
+    if reserved := [name for name in RESERVED if name in arguments]:
         raise OptionError(
-            f"--chat-template-config cannot set {taken[0]}.", "Leave it out."
+            f"--chat-template-config cannot set {reserved[0]}.", "Leave it out."
         )
-    return found
+    return arguments

@@ -1,7 +1,7 @@
-"""What a shell completes: aliases, shapes, suites, kinds.
+"""Shell completion of option values: aliases, drafters, shapes, suites, classes.
 
-Reads the package's tables and imports nothing heavy: a key press waits for it. That the
-names are those of the modules which own them, tests/test_completion.py checks.
+Reads the package's tables and imports nothing heavy, since a key press waits for it.
+Copies some names from modules that are heavy to import; a test compares them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from ..hub import registry
 
 Completer = Callable[[str], list[str]]
 KERNELS = ("auto", "off", "exact")
-KINDS = ("dflash", "dflash2", "dspark")
 SUITES = ("builtin", "gsm8k", "math500", "humaneval", "mbpp", "mt-bench", "aime25")
 
 
-def words(*known: str) -> Completer:
-    """A completer of some words."""
-    return lambda incomplete: [word for word in known if word.startswith(incomplete)]
+def words(*choices: str) -> Completer:
+    """A completer of fixed words."""
+    return lambda incomplete: [word for word in choices if word.startswith(incomplete)]
 
 
 def models(incomplete: str) -> list[tuple[str, str]]:
-    """Aliases, and what they load."""
+    """Aliases, with the repository that each loads."""
     return [
         (entry.alias, entry.model)
         for entry in registry.targets()
@@ -34,7 +33,7 @@ def models(incomplete: str) -> list[tuple[str, str]]:
 
 
 def drafters(incomplete: str) -> list[tuple[str, str]]:
-    """Drafters by repository, or the name of an embedded one; `none` is none."""
+    """Drafters that run here, by repository or embedded name, and `none`."""
     known = [
         (drafter.repo, f"{drafter.kind} of {entry.alias}")
         for entry in registry.targets()
@@ -46,21 +45,22 @@ def drafters(incomplete: str) -> list[tuple[str, str]]:
 
 
 def targets_of_drafters(incomplete: str) -> list[tuple[str, str]]:
-    """Drafters, and the aliases of their targets."""
+    """Drafters, and aliases of targets, which stand for their drafter."""
     return [*models(incomplete), *drafters(incomplete)]
 
 
 def shapes(incomplete: str) -> list[str]:
-    """Names of bench/shapes.toml, and the race's."""
-    return words("race", *_table("shapes.toml")["shape"])(incomplete)
+    """Names in bench/shapes.toml, and race, the shape of the CPU benchmarks."""
+    return words("race", *read_table("shapes.toml")["shape"])(incomplete)
 
 
 def classes(incomplete: str) -> list[str]:
-    """Classes of the built-in suite."""
-    named = [name for name in _table("prompts.toml") if name != "text"]
+    """Classes of the built-in suite of prompts."""
+    named = [name for name in read_table("prompts.toml") if name != "text"]
     return words(*named, "exercises", "random")(incomplete)
 
 
-def _table(name: str) -> dict[str, Any]:
+def read_table(name: str) -> dict[str, Any]:
+    """A TOML file of bench/."""
     file = files(__package__.rpartition(".")[0]).joinpath("bench", name)
     return tomllib.loads(file.read_text())

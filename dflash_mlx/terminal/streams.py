@@ -1,6 +1,6 @@
-"""Where generate's prompt comes from: the command line, and what is piped.
+"""The standard streams: generate's prompt from stdin, notices on stderr.
 
-Owns the order of the two, and the patience with a pipe that has no end. Knows no model.
+Owns how arguments and piped text become one prompt. Does not know models.
 """
 
 from __future__ import annotations
@@ -13,19 +13,24 @@ from collections.abc import Iterator
 from threading import Timer
 
 from ..errors import OptionError, PromptError
-from .answer_request import note
 
 STDIN = "-"
-# Seconds until somebody who piped nothing is told what is waited for.
+# Seconds after which a notice explains the wait for piped text.
 PATIENCE = 2.0
-WAITING = "Waiting for the end of piped text; without any, add </dev/null."
+WAITING = "Waiting for text on stdin. If there is none, add </dev/null to the command."
+
+
+def print_notice(text: str) -> None:
+    """Print a line on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def read_prompt(words: list[str] | None, option: str | None) -> str:
-    """The prompt: what was written on the command line, and what is piped.
+    """The prompt, from the command line and from text piped to stdin.
 
-    Words follow each other with spaces. `-` stands for piped text, which is set off by
-    empty lines; without `-` it comes first. So both of these ask about notes.txt:
+    Words are joined with spaces. `-` stands for the piped text, which is separated by
+    empty lines from what surrounds it; without `-` it comes first. Both of these ask
+    about notes.txt:
 
         cat notes.txt | dflash-mlx generate "What is missing here?"
         cat notes.txt | dflash-mlx generate "Summarise this:" - "In one sentence."
@@ -35,8 +40,8 @@ def read_prompt(words: list[str] | None, option: str | None) -> str:
         option: --prompt.
 
     Raises:
-        PromptError: There is none, it is empty, or no UTF-8.
-        OptionError: It is given twice.
+        PromptError: The prompt is missing, empty, or not valid UTF-8.
+        OptionError: The prompt is given twice.
     """
     parts = list(words or ())
     if option is not None:
@@ -45,22 +50,22 @@ def read_prompt(words: list[str] | None, option: str | None) -> str:
                 "The prompt is given twice.", "Drop the argument or --prompt."
             )
         parts.append(option)
-    asked = STDIN in parts
-    if not asked and piped():
+    wants_stdin = STDIN in parts
+    if not wants_stdin and stdin_has_text():
         parts.insert(0, STDIN)
     if not parts:
         raise PromptError("There is no prompt.", 'Try: dflash-mlx generate "Hello!"')
     if parts.count(STDIN) > 1:
-        raise OptionError("- stands for piped text twice.", "Leave one of them.")
-    with contextlib.nullcontext() if asked else patience():
-        text = parts_joined(parts)
+        raise OptionError("- for piped text is given twice.", "Drop one.")
+    with contextlib.nullcontext() if wants_stdin else notice_if_slow():
+        text = join_parts(parts)
     if not text.strip():
         raise PromptError("The prompt is empty.", "Write something to answer.")
-    return utf8(text)
+    return check_utf8(text)
 
 
-def piped() -> bool:
-    """Whether stdin is a pipe or a file; a terminal is never waited for."""
+def stdin_has_text() -> bool:
+    """Whether stdin is a pipe, a socket or a file, which can be read to its end."""
     if sys.stdin is None or sys.stdin.isatty():
         return False
     try:
@@ -71,10 +76,12 @@ def piped() -> bool:
 
 
 @contextlib.contextmanager
-def patience() -> Iterator[None]:
-    """Say what is waited for if the body takes long: over ssh, or in a program that
-    leaves stdin open, a pipe may have no end."""
-    timer = Timer(PATIENCE, note, [WAITING])
+def notice_if_slow() -> Iterator[None]:
+    """Print a notice if the body waits for stdin.
+
+    Over ssh, or in a program that leaves stdin open, a pipe may never end.
+    """
+    timer = Timer(PATIENCE, print_notice, [WAITING])
     timer.daemon = True
     timer.start()
     try:
@@ -83,8 +90,8 @@ def patience() -> Iterator[None]:
         timer.cancel()
 
 
-def parts_joined(parts: list[str]) -> str:
-    """The text of a prompt's parts, one of which may stand for stdin."""
+def join_parts(parts: list[str]) -> str:
+    """The text of a prompt's parts, at most one of which stands for stdin."""
     if parts == [STDIN]:
         return read_stdin()
     at = parts.index(STDIN) if STDIN in parts else len(parts)
@@ -92,42 +99,42 @@ def parts_joined(parts: list[str]) -> str:
         " ".join(words).replace("\\n", "\n").replace("\\t", "\t")
         for words in (parts[:at], parts[at + 1 :])
     )
-    between = read_stdin().rstrip("\n") if at < len(parts) else ""
-    return "\n\n".join(text for text in (before, between, after) if text)
+    piped = read_stdin().rstrip("\n") if at < len(parts) else ""
+    return "\n\n".join(text for text in (before, piped, after) if text)
 
 
 def read_stdin() -> str:
-    """What is piped.
+    """The text on stdin.
 
     Raises:
-        PromptError: Nothing is: stdin is a terminal; or it is no text.
+        PromptError: stdin is a terminal or closed, or its text is not valid.
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise PromptError(
-            "Nothing is piped that - could stand for.",
+            "- stands for piped text, but nothing is piped.",
             'Try: cat FILE | dflash-mlx generate - "What is this?"',
         )
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
-        raise not_text(error.encoding) from None
+        raise encoding_error(error.encoding) from None
 
 
-def utf8(text: str) -> str:
-    """`text`, unless it came from bytes that are no UTF-8.
+def check_utf8(text: str) -> str:
+    """The text, unless it comes from bytes that are not valid UTF-8.
 
     Raises:
-        PromptError: Then.
+        PromptError: It does.
     """
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise not_text("utf-8") from None
+        raise encoding_error("utf-8") from None
     return text
 
 
-def not_text(encoding: str) -> PromptError:
-    """The error of a prompt whose bytes are not in the encoding of the terminal."""
+def encoding_error(encoding: str) -> PromptError:
+    """The error for a prompt that is not valid in the terminal's encoding."""
     return PromptError(
         f"The prompt is not valid {encoding.upper()}.",
         "Convert it, for example with iconv.",

@@ -1,6 +1,7 @@
-"""--thinking and --reasoning-effort: what the chat template is told, and what it costs.
+"""--thinking and --reasoning-effort: arguments for the chat template, and a warning.
 
-Knows templates and the registry's figures; nothing of models or of how an answer looks.
+Owns how a template's switches are found, and the warning when a drafter was trained on
+the other kind of answers. Does not know models or how an answer is displayed.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from ..types import require
 from .answer_options import AnswerOptions
 
 MODES = ("auto", "on", "off")
-# The variables of templates that switch thinking; mlx-lm has its own word for the
-# first where a model's template is a program.
+# Template variables that switch thinking on and off. Where a model's template is a
+# program, mlx-lm passes the first one on under its own name.
 SWITCHES = ("enable_thinking", "thinking")
 EFFORT = "reasoning_effort"
 CODE = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
@@ -34,14 +35,14 @@ NAME = re.compile(r"(?<![\w.])[a-z_]\w*")
 
 @dataclass(frozen=True)
 class Thinking:
-    """What was asked for.
+    """Whether and how hard the model should reason.
 
     Args:
-        mode: "on", "off", or "auto" for the model's default.
+        mode: "on", "off", or "auto" for the template's default.
         effort: A word that the model's template knows, e.g. low, medium, high.
 
     Raises:
-        OptionError: The mode is none of the three, or the effort is empty.
+        OptionError: The mode is not one of these, or the effort is empty.
     """
 
     mode: str = "auto"
@@ -52,37 +53,37 @@ class Thinking:
         effort = self.effort
         require(effort is None or effort.strip(), "--reasoning-effort", "a word", "")
 
-    def template(self, tokenizer: Any) -> dict[str, Any]:
+    def template_arguments(self, tokenizer: Any) -> dict[str, Any]:
         """Arguments for the chat template.
 
         Args:
             tokenizer: mlx-lm's TokenizerWrapper.
 
         Raises:
-            OptionError: The template has no such switch.
+            OptionError: The template does not have the setting.
         """
-        options: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if self.mode != "auto":
-            options[_switch(tokenizer)] = self.mode == "on"
+            arguments[require_switch(tokenizer)] = self.mode == "on"
         if self.effort is not None:
-            options[_effort(tokenizer)] = self.effort
-        return options
+            arguments[require_effort(tokenizer)] = self.effort
+        return arguments
 
     def thinks(self, tokenizer: Any) -> bool | None:
-        """Whether the model will think; None where its template does not tell."""
+        """Whether the model will reason; None if its template does not show it."""
         if self.mode != "auto":
             return self.mode == "on"
         switch = switch_of(tokenizer)
         if switch is None:
             return None
-        plain, on, off = (
-            _prompt(tokenizer, options)
-            for options in ({}, {switch: True}, {switch: False})
+        default, on, off = (
+            sample_prompt(tokenizer, arguments)
+            for arguments in ({}, {switch: True}, {switch: False})
         )
-        return None if on == off or plain not in (on, off) else plain == on
+        return None if on == off or default not in (on, off) else default == on
 
     def warnings(self, entry: DrafterEntry | None, tokenizer: Any) -> list[str]:
-        """What to say when the drafter was trained for the other kind of answers.
+        """A warning if the drafter was trained on the other kind of answers.
 
         Args:
             entry: The drafter's, if the registry knows it.
@@ -94,53 +95,52 @@ class Thinking:
         if entry.mode != ("non-thinking" if thinks else "thinking"):
             return []
         now, other = ("on", "off") if thinks else ("off", "on")
-        told = (
+        warning = (
             f"Thinking is {now}, but {entry.repo} was trained on {entry.mode} answers"
         )
-        if entry.measured is None:
+        measured = entry.measured
+        if measured is None:
             return [
-                f"{told}: expect fewer accepted drafts than with --thinking {other}."
+                f"{warning}: expect fewer accepted drafts than with --thinking {other}."
             ]
-        figures = entry.measured
-        here, there = figures.thinking, figures.without
+        here, there = measured.thinking, measured.without
         here, there = (here, there) if thinks else (there, here)
         return [
-            f"{told}: {here} {figures.what} were measured with it {now}, "
-            f"{there} with it {other} ({figures.source})."
+            f"{warning}. Published: {here} {measured.what} with thinking {now}, "
+            f"{there} with thinking {other} ({measured.source})."
         ]
 
 
 def warnings(
-    thinking: Thinking, asked: AnswerOptions, pair: Pair, tokenizer: Any
+    thinking: Thinking, options: AnswerOptions, pair: Pair, tokenizer: Any
 ) -> list[str]:
-    """As Thinking.warnings, of the drafter that a pair was loaded with.
+    """Thinking.warnings for the drafter of a loaded pair.
 
     Args:
-        thinking: What is asked for.
-        asked: The options that the pair was loaded by.
+        thinking: Whether the model should reason.
+        options: The options that the pair was loaded with.
         pair, tokenizer: What was loaded.
     """
     if pair.drafter is None:
         return []
-    names = f"{asked.model} {resolve(asked.model)}"
-    repo, _ = name_drafter(pair.target.config, names, asked.draft)
+    names = f"{options.model} {resolve(options.model)}"
+    repo, _ = name_drafter(pair.target.config, names, options.draft)
     entry = drafter_entry(resolve_drafter(repo)) if repo else None
     return thinking.warnings(entry, tokenizer)
 
 
 def switch_of(tokenizer: Any) -> str | None:
-    """The template's variable that turns thinking on and off, if it has one."""
+    """The template's variable that switches thinking, or None."""
     text = template_text(tokenizer)
     if text is None:
-        # A template that is a program; mlx-lm hands the switch on by its own name.
-        named = tokenizer.has_chat_template and tokenizer.has_thinking
-        return SWITCHES[0] if named else None
+        has_switch = tokenizer.has_chat_template and tokenizer.has_thinking
+        return SWITCHES[0] if has_switch else None
     names = variables(text)
     return next((name for name in SWITCHES if name in names), None)
 
 
 def template_text(tokenizer: Any) -> str | None:
-    """The chat template, if it is a text; of several, all."""
+    """The text of the chat template, or of all; None if the template is a program."""
     template = tokenizer.chat_template
     if isinstance(template, dict):
         return "\n".join(template.values())
@@ -148,35 +148,41 @@ def template_text(tokenizer: Any) -> str | None:
 
 
 def variables(template: str) -> set[str]:
-    """Names in a Jinja template's code; not those of attributes, nor its prose."""
+    """Names in the code of a Jinja template, without attributes and quoted text."""
     code = " ".join(CODE.findall(template))
     return set(NAME.findall(QUOTED.sub(" ", code)))
 
 
-def _switch(tokenizer):
-    found = switch_of(tokenizer)
-    if found is None:
-        hint = "Leave --thinking out."
-        if EFFORT in variables(template_text(tokenizer) or ""):
-            hint = "Use --reasoning-effort low."
-        raise OptionError("This model's template has no thinking switch.", hint)
-    return found
+def has_effort(tokenizer: Any) -> bool:
+    """Whether the template has a variable for the reasoning effort."""
+    return EFFORT in variables(template_text(tokenizer) or "")
 
 
-def _effort(tokenizer):
-    if EFFORT not in variables(template_text(tokenizer) or ""):
-        hint = "Leave --reasoning-effort out."
-        if switch_of(tokenizer):
-            hint = "Use --thinking on or off."
-        raise OptionError("This model's template has no reasoning effort.", hint)
-    return EFFORT
+def require_switch(tokenizer: Any) -> str:
+    """The template's variable that switches thinking; OptionError if it has none."""
+    if switch := switch_of(tokenizer):
+        return switch
+    hint = "Leave --thinking out."
+    if has_effort(tokenizer):
+        hint = "Use --reasoning-effort low."
+    raise OptionError("This model's template has no thinking switch.", hint)
 
 
-def _prompt(tokenizer, options):
-    """What the template makes of a short question; None if it refuses that."""
+def require_effort(tokenizer: Any) -> str:
+    """The template's variable for the effort; OptionError if it has none."""
+    if has_effort(tokenizer):
+        return EFFORT
+    hint = "Leave --reasoning-effort out."
+    if switch_of(tokenizer):
+        hint = "Use --thinking on or off."
+    raise OptionError("This model's template has no reasoning effort.", hint)
+
+
+def sample_prompt(tokenizer: Any, arguments: dict[str, Any]) -> list[int] | None:
+    """The token ids of a short question; None if the template refuses it."""
     try:
         return apply_template(
-            tokenizer, [{"role": "user", "content": "Hello"}], **options
+            tokenizer, [{"role": "user", "content": "Hello"}], **arguments
         )
     except PromptError:
         return None

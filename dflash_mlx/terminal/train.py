@@ -1,4 +1,7 @@
-"""`train`: load, let the target write, train, say how it goes."""
+"""`train`: load the target, let it write answers, train a drafter, report progress.
+
+Owns the order of these steps and the progress lines. Does not know how training works.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from pathlib import Path
 
 from ..cache import rollback
 from ..errors import OptionError
-from ..loading import check_options, load
 from ..train.answers import read_questions, write_answers
 from ..train.drafter import (
     Report,
@@ -15,13 +17,13 @@ from ..train.drafter import (
     check_enough,
     start,
 )
-from ..train.settings import TrainOptions
-from . import download
-from .answer_request import note
+from ..train.options import TrainOptions
+from .drafters import load_target
+from .streams import print_notice
 
 
 def run(
-    settings: TrainOptions,
+    options: TrainOptions,
     data: Path,
     out: Path,
     *,
@@ -34,26 +36,18 @@ def run(
     """Train a drafter for `model` on `data`, in folder `out`.
 
     Args:
-        settings: Of the training.
+        options: Settings of the training.
         data: JSONL file of prompts or conversations.
-        out: Gets config.json, model.safetensors, training.json, the answers and the
-            checkpoint.
+        out: Receives config.json, model.safetensors, training.json, the answers and
+            the checkpoint.
         model, quantize, trust_remote_code: The target.
         temp, max_tokens: How the target writes its answers.
     """
     questions = read_questions(data)
-    check_options(quantize)
-    download.fetch(model, "none", notice=note)
-    pair, tokenizer = load(
-        model,
-        "none",
-        quantize=quantize,
-        trust_remote_code=trust_remote_code,
-        kernels="off",  # they have no gradients
-    )
-    # What can fail is tried before the target writes for hours.
-    check_enough(len(questions), settings)
-    start(pair, tokenizer, settings)
+    pair, tokenizer = load_target(model, quantize, trust_remote_code)
+    # Check what can fail before the target writes for hours.
+    check_enough(len(questions), options)
+    start(pair, tokenizer, options)
     rollback.check(pair.target.make_cache())
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -66,32 +60,33 @@ def run(
         out / "answers.jsonl",
         max_tokens=max_tokens,
         temp=temp,
-        seed=settings.seed,
-        progress=lambda done, all: note(f"answers {done}/{all}"),
+        seed=options.seed,
+        progress=lambda done, total: print_notice(f"answers {done}/{total}"),
     )
-    job = Run(pair, tokenizer, examples, settings, out)
-    if job.step:
-        note(f"Going on from step {job.step}.")
-    began, first = time.perf_counter(), job.step
+    training = Run(pair, tokenizer, examples, options, out)
+    first = training.step
+    if first:
+        print_notice(f"Resuming at step {first}.")
+    began = time.perf_counter()
 
-    def progress(report: Report):
-        done = report.step - first
-        left = (time.perf_counter() - began) / done * (report.steps - report.step)
+    def print_progress(report: Report):
+        seconds = (time.perf_counter() - began) / (report.step - first)
         if report.held_out or report.step % 10 == 0:
-            note(line(report, left))
+            left = seconds * (report.steps - report.step)
+            print_notice(progress_line(report, left))
 
-    job.go(progress)
-    note(f"Wrote {out}. Use it with --draft {out}.")
+    training.go(print_progress)
+    print_notice(f"Wrote {out}. Use it with --draft {out}.")
 
 
-def line(report: Report, seconds_left: float) -> str:
+def progress_line(report: Report, seconds_left: float) -> str:
     """Loss, acceptance by position, held-out tokens per round, speed, time left."""
-    kept = " ".join(f"{share:.2f}" for share in report.acceptance)
-    held = ""
+    accepted = " ".join(f"{share:.2f}" for share in report.acceptance)
+    held_out = ""
     if report.held_out is not None:
-        held = f" | held out {report.held_out:.2f} tokens per round"
+        held_out = f" | held out {report.held_out:.2f} tokens per round"
     return (
         f"step {report.step}/{report.steps} | loss {report.loss:.3f} | "
-        f"accepted {kept}{held} | {report.tokens_per_second:.0f} tok/s | "
+        f"accepted {accepted}{held_out} | {report.tokens_per_second:.0f} tokens/s | "
         f"{seconds_left / 60:.0f} min left"
     )

@@ -27,7 +27,7 @@ from dflash_mlx.errors import (
     PromptError,
 )
 from dflash_mlx.stats import PARKED, Stats
-from dflash_mlx.terminal.benchmark_table import closing, remarks
+from dflash_mlx.terminal.benchmark_table import remarks, summary
 from dflash_mlx.types import Round, Sampling
 from tests.cli.test_program import program
 
@@ -179,7 +179,7 @@ def test_no_drafted_round_is_called_dflash(tiny):
     rivals = contenders_of(alone, tokenizer, (None,))
     found = results.rows_of(measure(rivals, prompts, QUICK, tokenizer, alone))
     assert [row.engine for row in found] == ["plain", "plain (no drafter is known)"]
-    assert closing(found)[-1].startswith("no round was drafted")
+    assert summary(found)[-1].startswith("no round was drafted")
 
     stats = Stats("dflash")  # as a wrong label would have it
     stats.count(Round([1], 0, 0, 0), 0.1)
@@ -263,7 +263,7 @@ def test_medians_ratios_and_the_worst():
     assert (chat.worst, chat.worst_prompt) == (pytest.approx(0.5), "a")
     assert chat.of_best_width == pytest.approx((10 / 40 + 30 / 20) / 2)
     assert found["code", "auto"].of_best_width == pytest.approx(2.2)
-    assert closing(list(found.values())) == [
+    assert summary(list(found.values())) == [
         "worst: code 1.10 of plain (auto)",
         "worst: code 0.50 of plain (4)",
         "auto against the best fixed width: 0.88 at worst (chat)",
@@ -418,7 +418,7 @@ def test_the_command_prints_a_table():
         (["--block-sizes", "1"], 2, "--block-sizes must be 2 or more"),
         (["--temps", "0,warm"], 2, "--temps must be numbers"),
         (["--repeats", "0"], 2, "--repeats must be"),
-        (["--no-local"], 2, "Give a --base-url"),
+        (["--no-local"], 2, "--no-local needs --base-url"),
         (["--base-url", "http://127.0.0.1:9"], 1, "cannot be reached"),
         (["--shape", "race", "--model", "qwen3-8b"], 2, "exclude each other"),
         (["--draft", "untrained", "--shape", "race", "--model", "x"], 2, "exclude"),

@@ -54,7 +54,7 @@ def test_generate_reads_stdin_and_prompt_option(text):
     assert run.stdout == text + "\n" and run.stderr == ""
 
 
-def test_generate_plain_says_so(text):
+def test_generate_reports_plain_decoding(text):
     run = program("generate", QUESTION, "--plain")
     assert run.stdout == text + "\n"
     assert "DFlash: off (drafting is off)" in run.stderr
@@ -63,10 +63,10 @@ def test_generate_plain_says_so(text):
 def test_json(text):
     options = ["--json", "--block-size", "8", "--stop", "7 x 3"]
     run = program("generate", QUESTION, *options)
-    told = json.loads(run.stdout)
-    assert told["text"] == text[: text.index("7 x 3")]
-    assert told["finish_reason"] == "stop" and told["engine"] == "dflash"
-    assert told["tokens_per_round"] > 1 and run.stderr == ""
+    report = json.loads(run.stdout)
+    assert report["text"] == text[: text.index("7 x 3")]
+    assert report["finish_reason"] == "stop" and report["engine"] == "dflash"
+    assert report["tokens_per_round"] > 1 and run.stderr == ""
 
 
 def test_prefill_response_and_system_prompt(text):
@@ -119,9 +119,9 @@ def test_mistakes_get_one_sentence_and_a_code(arguments, code, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fallback_is_said(tmp_path):
+def test_a_fallback_is_reported(tmp_path):
     run = program("generate", "Hi", "--draft", "none", "-m", "3")
-    assert "Decoding plainly: drafting is off." in run.stderr
+    assert "Using plain decoding: drafting is off." in run.stderr
 
 
 def test_ctrl_c_keeps_the_text_and_exits_with_130():
@@ -131,10 +131,10 @@ def test_ctrl_c_keeps_the_text_and_exits_with_130():
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs ignore it, and would hand that on.
+        # Background jobs of a shell ignore SIGINT, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    first = run.stdout.read(3)  # the answer has begun
+    first = run.stdout.read(3)  # wait for the answer to begin
     time.sleep(0.3)
     run.send_signal(signal.SIGINT)
     rest, errors = run.communicate(timeout=30)
@@ -167,8 +167,8 @@ def test_verify():
         "4 of 4 answers identical to plain decoding; their logits are equal bit for "
         "bit.\n"
     )
-    told = json.loads(program("verify", QUESTION, "--json", "-m", "20").stdout)
-    assert told["identical"] and told["results"][0]["verdict"] == "identical"
+    report = json.loads(program("verify", QUESTION, "--json", "-m", "20").stdout)
+    assert report["identical"] and report["results"][0]["verdict"] == "identical"
 
 
 def test_version():
@@ -180,14 +180,14 @@ def test_quantizing_prints_nothing_on_stdout():
     assert json.loads(run.stdout)["generation_tokens"] == 3
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_a_prompt_that_is_not_utf8(tmp_path):
     command = [sys.executable, "-m", "dflash_mlx", "generate", "-"]
     env = dict(os.environ, PYTHONIOENCODING="utf-8:surrogateescape")
     run = subprocess.run(command, input=b"\xff\xfe hi", capture_output=True, env=env)
     assert run.returncode == 2 and b"not valid UTF-8" in run.stderr
 
 
-def test_training_tries_what_can_fail_first(tmp_path):
+def test_training_checks_what_can_fail_first(tmp_path):
     data = tmp_path / "data.jsonl"
     data.write_text('{"prompt": "Hello!"}\n' * 4)
     (tmp_path / "file").write_text("x")

@@ -1,5 +1,6 @@
-"""Before a download: what is told, what is refused, and what is fetched."""
+"""Downloads: the notices before them, what is refused, and what is fetched."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,16 +13,18 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from dflash_mlx import device, load
-from dflash_mlx.errors import NotEnoughDiskError
+from dflash_mlx.errors import MissingFilesError, NotEnoughDiskError
 from dflash_mlx.hub import download as hub
+from dflash_mlx.hub import registry
 from dflash_mlx.hub.download import Plan
 from dflash_mlx.hub.find import TINY
 from dflash_mlx.terminal import download
 from tests.equipment.hub_server import Hub
+from tests.equipment.tiny import write
 
 GIB = 2**30
 
-# What the Hub serves, in a process of its own: its address is read at import.
+# Fetches in a process of its own, since the Hub's address is read at import.
 CODE = """
 import json, sys
 from dflash_mlx import device
@@ -67,43 +70,41 @@ def fetch(endpoint, home, *arguments, free="", memory=""):
 
 
 def fetched(server) -> list[str]:
-    """Large files that were sent, not only asked for."""
+    """Requests that downloaded a large file."""
     return [
         line for line in server.seen if line.startswith("GET") and "model.s" in line
     ]
 
 
-def test_a_pair_is_told_then_fetched_then_here(served, folder, tmp_path):
+def test_a_pair_is_announced_then_fetched_then_cached(served, folder, tmp_path):
     arguments = (served.endpoint, tmp_path / "home", "org/tiny", "org/draft")
     lines, failed = fetch(*arguments)
     assert not failed and len(lines) == 2
-    size = folder / "model.safetensors"
+    weights = folder / "model.safetensors"
     assert lines[0].startswith("Downloading org/tiny (") and "org/draft (" in lines[0]
-    told = float(lines[0].split("org/tiny (")[1].split(" MiB")[0])
-    assert told >= size.stat().st_size / 2**20 - 0.1
+    size_shown = float(lines[0].split("org/tiny (")[1].split(" MiB")[0])
+    assert size_shown >= weights.stat().st_size / 2**20 - 0.1
     assert "Disk: " in lines[1] and "8192 tokens of context" in lines[1]
     assert len(fetched(served)) == 2
     served.seen.clear()
     assert fetch(*arguments) == [[], ""] and not served.seen
 
 
-def test_what_is_here_already_is_not_counted(served, tmp_path):
+def test_cached_files_are_not_counted(served, tmp_path):
     arguments = (served.endpoint, tmp_path / "home", "org/tiny", "none")
     fetch(*arguments)
     for file in (tmp_path / "home").rglob("model.safetensors"):
-        # The link and what it leads to.
+        # The link and its target.
         file.resolve().unlink()
         file.unlink()
     served.seen.clear()
     lines, failed = fetch(*arguments)
-    assert not failed and "KiB are here" in lines[0]
+    assert not failed and "KiB of it downloaded already" in lines[0]
     assert len(fetched(served)) == 1
 
 
-def test_a_drafter_that_nobody_named_is_fetched_for_a_known_target(
-    served, folder, tmp_path
-):
-    """The embedded pair's numbers lead to its embedded drafter: no download."""
+def test_a_target_with_an_embedded_drafter_needs_no_other(served, folder, tmp_path):
+    """A copy of the embedded target is recognised by its sizes."""
     lines, failed = fetch(served.endpoint, tmp_path / "home", "org/tiny")
     assert not failed and "org/draft" not in lines[0]
 
@@ -116,7 +117,9 @@ def test_a_disk_that_is_too_small(served, tmp_path):
     assert not fetched(served)
 
 
-def test_memory_that_is_too_small_for_the_weights_is_said_before(served, tmp_path):
+def test_memory_that_is_too_small_for_the_weights_is_refused_before_the_download(
+    served, tmp_path
+):
     arguments = (served.endpoint, tmp_path / "home", "org/tiny")
     _, failed = fetch(*arguments, memory=2**20)
     assert failed.startswith("NotEnoughMemoryError") and not fetched(served)
@@ -131,44 +134,47 @@ def test_memory_that_is_too_small_for_a_conversation_is_a_warning(served, tmp_pa
 
 
 def test_what_the_hub_refuses(served, tmp_path):
-    told = fetch(served.endpoint, tmp_path, "gated/model")
-    assert told[1].startswith("MissingFilesError gated/model is gated.")
-    told = fetch(served.endpoint, tmp_path, "missing/model")
-    assert "There is no repository missing/model" in told[1]
-    told = fetch(served.endpoint, tmp_path, "org/tiny", "gated/draft")
-    assert "gated/draft is gated." in told[1]
-    told = fetch("http://127.0.0.1:9", tmp_path / "new", "some/model")
-    assert "some/model is not in the local cache" in told[1]
+    _, failed = fetch(served.endpoint, tmp_path, "gated/model")
+    assert failed.startswith("MissingFilesError gated/model is gated.")
+    _, failed = fetch(served.endpoint, tmp_path, "missing/model")
+    assert "There is no repository missing/model" in failed
+    _, failed = fetch(served.endpoint, tmp_path, "org/tiny", "gated/draft")
+    assert "gated/draft is gated." in failed
+    _, failed = fetch("http://127.0.0.1:9", tmp_path / "new", "some/model")
+    assert "some/model is not in the local cache" in failed
 
 
 def test_the_embedded_pair_and_folders_need_nothing(monkeypatch, folder):
-    def asked(*_, **__):
-        raise AssertionError("the Hub was asked")
+    def fail(*_, **__):
+        raise AssertionError("the Hub was requested")
 
     for name in ("plan", "fetch_file", "download", "cached_folder"):
-        monkeypatch.setattr(hub, name, asked)
+        monkeypatch.setattr(hub, name, fail)
     for model in ("tiny", str(folder)):
-        download.fetch(model, notice=asked)
+        download.fetch(model, notice=fail)
 
 
-def told(plan, context, monkeypatch, free, memory):
+def notices_of(plan, context, monkeypatch, free, memory):
+    """The lines for a download into so much free disk and memory."""
     monkeypatch.setattr(hub, "free_bytes", lambda: (free, Path("/cache")))
     monkeypatch.setattr(device, "memory_bytes", lambda: memory)
     lines = []
-    download.tell([plan], context, lines.append)
+    download.report_plans([plan], context, lines.append)
     return lines
 
 
-def test_the_lines(monkeypatch):
+def test_the_notices(monkeypatch):
     plan = Plan("org/big", None, 5 * GIB, GIB, 5 * GIB - 2**20)
-    assert told(plan, 2 * GIB, monkeypatch, 90 * GIB, 8 * GIB) == [
-        "Downloading org/big (5.0 GiB, of which 1.0 GiB are here).",
-        "Disk: 4.0 GiB of 90.0 GiB free in /cache. Memory: 5.0 GiB of weights and "
-        "about 2.0 GiB for 8192 tokens of context, of 8.0 GiB.",
+    assert notices_of(plan, 2 * GIB, monkeypatch, 90 * GIB, 8 * GIB) == [
+        "Downloading org/big (5.0 GiB, 1.0 GiB of it downloaded already).",
+        "Disk: 4.0 GiB needed, 90.0 GiB free in /cache. Memory: 5.0 GiB for weights "
+        "and about 2.0 GiB for 8192 tokens of context, 8.0 GiB available.",
     ]
-    assert told(plan, 2 * GIB, monkeypatch, 4 * GIB, 6 * GIB)[2].startswith("Warning")
+    assert notices_of(plan, 2 * GIB, monkeypatch, 4 * GIB, 6 * GIB)[2].startswith(
+        "Warning"
+    )
     with pytest.raises(NotEnoughDiskError, match="needs 4.0 GiB"):
-        told(plan, 0, monkeypatch, 4 * GIB - 1, 8 * GIB)
+        notices_of(plan, 0, monkeypatch, 4 * GIB - 1, 8 * GIB)
 
 
 QWEN3_8B = {
@@ -191,17 +197,78 @@ QWEN3_8B = {
         ({"num_attention_heads": None}, 0),
     ],
 )
-def test_what_a_conversation_takes(changes, bytes_of_a_token):
+def test_bytes_of_the_kv_cache(changes, bytes_of_a_token):
     config = QWEN3_8B | changes
     assert download.kv_bytes(config, 10) == 10 * bytes_of_a_token
     assert download.kv_bytes({"text_config": config}, 10) == 10 * bytes_of_a_token
 
 
-def test_the_estimate_is_what_the_cache_takes():
+def test_the_estimate_equals_the_size_of_the_cache():
     pair, _ = load("tiny", "none")
     cache = make_prompt_cache(pair.model)
     pair.model(mx.zeros((1, 256), dtype=mx.int32), cache=cache)
     rows = sum(array.nbytes for each in cache for array in each.state[:2])
     config = json.loads((TINY / "config.json").read_text())
-    width = cache[0].state[0].dtype.size / download.KV_BYTES
+    width = cache[0].state[0].dtype.size / download.BYTES_PER_VALUE
     assert download.kv_bytes(config, 256) * width == rows
+
+
+TARGET, DRAFTER = "org/Qwen3-8B-copy", registry.resolve_drafter("qwen3-8b")
+
+
+@pytest.fixture
+def fake_hub(monkeypatch, tmp_path):
+    """A function that replaces the Hub by one with a known target and its drafter.
+
+    It takes the repositories that the Hub lacks and the downloads that fail, and
+    returns the list of what is fetched.
+    """
+
+    def make(lacking=(), failing=()):
+        fetched = []
+
+        def plan(name, revision=None):
+            return None if name in lacking else Plan(name, revision, 9, 0, 5)
+
+        def fetch_one(name, *_):
+            if name in (*lacking, *failing):
+                raise MissingFilesError(f"{name} is not available.")
+            fetched.append(name)
+
+        numbers = {"model_type": "qwen3", "vocab_size": 151936}
+        config = write(tmp_path / "target", QWEN3_8B | numbers) / "config.json"
+        monkeypatch.setattr(hub, "cached_folder", lambda *_: None)
+        monkeypatch.setattr(hub, "fetch_file", lambda *_: config)
+        monkeypatch.setattr(hub, "plan", plan)
+        monkeypatch.setattr(hub, "download", fetch_one)
+        return fetched
+
+    return make
+
+
+@pytest.mark.parametrize("failure", ("lacking", "failing"))
+@pytest.mark.parametrize("draft", (None, DRAFTER))
+@pytest.mark.parametrize("gone", (TARGET, DRAFTER))
+def test_only_a_drafter_that_was_not_named_may_be_missing(
+    fake_hub, failure, draft, gone
+):
+    """The repository is missing, or its download fails after it was planned."""
+    fetched = fake_hub(**{failure: (gone,)})
+    needed = gone == TARGET or draft
+    fails = pytest.raises(MissingFilesError, match=f"{gone} is not available")
+    with fails if needed else contextlib.nullcontext():
+        download.fetch(TARGET, draft, notice=str, show_progress=False)
+    assert needed or fetched == [TARGET]
+
+
+def test_a_known_drafter_is_fetched_with_its_target(fake_hub):
+    fetched, lines = fake_hub(), []
+    download.fetch(TARGET, notice=lines.append, show_progress=False)
+    assert fetched == [TARGET, DRAFTER] and len(lines) == 2
+
+
+def test_recurrent_and_window_layers_are_not_counted():
+    kinds = ["linear_attention"] * 3 + ["full_attention"]
+    assert download.full_attention_layers({"layer_types": kinds * 2}) == 2
+    kinds = ["sliding_attention", "chunked_attention", "full_attention"]
+    assert download.full_attention_layers({"layer_types": kinds}) == 1

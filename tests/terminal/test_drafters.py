@@ -1,4 +1,4 @@
-"""inspect and convert: wrong readings are found, and written right."""
+"""inspect and convert: wrong readings of a config are found and corrected."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from dflash_mlx.hub.find import TINY, folder_of_drafter
 from dflash_mlx.models.drafters import read_config, save_folder
 from tests.equipment.tiny import make_drafter
 
-ASKED = ("What is 48 + 76?", "Write the 7 times table up to 10.")
+PROMPTS = ("What is 48 + 76?", "Write the 7 times table up to 10.")
 PLANTS = {
     "taps": ({"target_layer_ids": [2, 4, 5]}, {}, "taps -1"),
     "slot": ({}, {"sample_from_anchor": True}, "the anchor's slot does not"),
@@ -48,22 +48,22 @@ def planted(folder, name):
 def test_a_planted_wrong_reading_is_found_and_corrected(name, tmp_path):
     folder, out = planted(tmp_path / "wrong", name), tmp_path / "right"
     target, tokenizer = load("tiny", "none")
-    trials = probe.probe(folder, target, tokenizer, ASKED, 48)
+    trials = probe.probe(folder, target, tokenizer, PROMPTS, 48)
     best = probe.choice(trials)
     assert trials[0].name == "as read" and best.name == PLANTS[name][2]
-    # The command that is printed makes the embedded drafter of it again.
+    # The printed command restores the embedded drafter.
     assert run("convert", folder, "--out", out, *best.options.split()).exit_code == 0
     assert read_config(out) == read_config(TINY / "drafter")
 
 
 def test_taps_beyond_the_target_are_a_reading_too(tmp_path):
-    """An off-by-one that leaves the target must not become the right reading."""
+    """Taps that are off by one and out of range do not become the right reading."""
     folder = planted(tmp_path / "wrong", "taps")
     config = json.loads((folder / "config.json").read_text())
     config["dflash_config"]["target_layer_ids"] = [2, 4, 6]
     (folder / "config.json").write_text(json.dumps(config))
     target, tokenizer = load("tiny", "none")
-    trials = probe.probe(folder, target, tokenizer, ASKED, 48)
+    trials = probe.probe(folder, target, tokenizer, PROMPTS, 48)
     assert "not layers of the target" in trials[0].name
     assert probe.choice(trials).name == "taps -1"
 
@@ -72,37 +72,37 @@ def test_a_drafter_of_another_target_is_no_reading(tmp_path):
     folder = tmp_path / "other"
     save_folder(make_drafter(), folder)
     for command in (["inspect", folder], ["convert", folder, "--out", tmp_path / "o"]):
-        said = run(*command, "--model", "tiny")
-        assert said.exit_code == 1 and "hidden_size 64 against 192" in said.stderr
+        result = run(*command, "--model", "tiny")
+        assert result.exit_code == 1 and "hidden_size 64 against 192" in result.stderr
     assert not (tmp_path / "o").exists()
 
 
-def test_the_right_reading_stays():
+def test_the_right_reading_is_kept():
     target, tokenizer = load("tiny", "none")
-    trials = probe.probe(TINY / "drafter", target, tokenizer, ASKED, 48)
+    trials = probe.probe(TINY / "drafter", target, tokenizer, PROMPTS, 48)
     assert probe.choice(trials) is trials[0]
     names = {trial.name for trial in trials}
     assert {"taps +1", "taps -1", "causal in the block"} < names
 
 
-def test_readings_out_of_the_target_are_not_tried():
+def test_taps_outside_the_target_are_not_tried():
     config = read_config(TINY / "drafter")  # taps 1, 3, 4
     assert all("+1" not in trial.name for trial in probe.readings(config, 5))
 
 
-def test_the_command_tells_all_of_it():
-    said = run("inspect", "tiny", "--json")
-    report = json.loads(said.stdout)
+def test_inspect_reports_every_field():
+    result = run("inspect", "tiny", "--json")
+    report = json.loads(result.stdout)
     assert report["packaging"] == "z-lab DFlash" and report["fits"] == ["tiny"]
     arrays = [array for _, array in tree_flatten(load_drafter("tiny").parameters())]
     assert report["parameters"] == sum(array.size for array in arrays)
     assert report["bytes"]["16"] == sum(array.nbytes for array in arrays)
     assert any("discarded" in note for note in report["notes"])
-    text = run("inspect", "tiny", "--model", "tiny", "-p", ASKED[1], "-m", 16).stdout
+    text = run("inspect", "tiny", "--model", "tiny", "-p", PROMPTS[1], "-m", 16).stdout
     assert "as read" in text and "the right one" in text
 
 
-def test_sizes_are_those_of_the_files(tmp_path):
+def test_reported_sizes_equal_the_files(tmp_path):
     report = json.loads(run("inspect", "tiny", "--json").stdout)
     for bits in (4, 8):
         convert(TINY / "drafter", tmp_path / str(bits), Changes(bits))
@@ -123,12 +123,13 @@ def test_quantized_drafters_are_saved_as_they_are_loaded(bits, tmp_path):
 
 
 def test_the_embedded_dflash2_head_drafts():
-    """600 updates from the DFlash head, in 3 bits: a third of the bytes, as good."""
+    """Trained from the DFlash head in 600 updates and packed to 3 bits, a third of its
+    bytes, it drafts as well."""
     report = json.loads(run("inspect", "tiny-dflash2", "--json").stdout)
     assert report["packaging"] == "z-lab DFlash 2" and report["parameters"] > 750_000
     assert "linear layers are packed to 3 bits" in report["notes"]
     pair, tokenizer = load("tiny", "tiny-dflash2")
-    assert probe.measure(pair, tokenizer, ASKED, 64).tokens_per_round > 5.5
+    assert probe.measure(pair, tokenizer, PROMPTS, 64).tokens_per_round > 5.5
     files = [file for file in TINY.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 6_000_000
 
@@ -141,7 +142,7 @@ def test_what_is_packed_is_not_packed_again(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_of_the_user_is_in_the_way(tmp_path):
+def test_existing_files_of_the_user_are_kept(tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "mine").write_text("keep")
     (tmp_path / "real").mkdir()
@@ -155,11 +156,11 @@ def test_nothing_of_the_user_is_in_the_way(tmp_path):
 
 
 def test_before_and_after_are_measured(tmp_path):
-    said = run(
+    result = run(
         *("convert", "tiny", "--out", tmp_path / "out", "--bits", 4),
-        *("--model", "tiny", "-p", ASKED[0], "-m", 20),
+        *("--model", "tiny", "-p", PROMPTS[0], "-m", 20),
     )
-    assert said.stderr.count("tokens per round") == 2
+    assert result.stderr.count("tokens per round") == 2
     plain = run("convert", "tiny", "--out", tmp_path / "other", "--dtype", "float16")
     assert "tokens per round" not in plain.stderr and plain.exit_code == 0
     assert load_drafter(tmp_path / "other").fc.weight.dtype == mx.float16
@@ -175,8 +176,8 @@ def test_bad_requests_write_nothing(tmp_path):
         (["tiny", "--out", tmp_path / "a", "--tap-shift", -2], "tap_shift"),
         (["nowhere", "--out", tmp_path / "a"], "nowhere"),
     ):
-        said = run("convert", *args)
-        assert said.exit_code in (1, 2) and word in said.stderr
+        result = run("convert", *args)
+        assert result.exit_code in (1, 2) and word in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
     with pytest.raises(OptionError):
         convert(folder_of_drafter("tiny"), tmp_path / "full")

@@ -1,4 +1,4 @@
-"""`kernels`, `doctor`, and the switches, on the emulator and without any Metal."""
+"""`kernels`, `doctor`, and the options, on the emulator and without Metal."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from tests.metal.test_dispatch import doubling, operation, raising
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """A user's file of verdicts."""
+    """The file of verdicts."""
     path = tmp_path / "kernels.json"
     for module in ("metal.dispatch", "terminal.kernels", "terminal.doctor"):
         monkeypatch.setattr(f"dflash_mlx.{module}.default_file", lambda: path)
@@ -30,23 +30,23 @@ def file(tmp_path, monkeypatch):
 
 
 def stub_judge(monkeypatch, choice):
-    """Measuring takes no time: `choice` runs everything."""
+    """Replace measuring: `choice` wins for every operation."""
     monkeypatch.setattr(
         "dflash_mlx.metal.dispatch.judge",
-        lambda *asked: Verdict(choice, "as planned", {STOCK: 2.5}),
+        lambda *_: Verdict(choice, "as planned", {STOCK: 2.5}),
     )
 
 
-def test_without_metal_kernels_are_off_and_doctor_says_so():
+def test_without_metal_kernels_are_off_and_doctor_reports_it():
     for arguments in ((), ("--check",), ("--model", "tiny"), ("--clear",)):
         run = program("kernels", *arguments)
         assert run.returncode == 1 and "no Metal GPU here" in run.stderr
-    told = json.loads(program("doctor", "--json").stdout)
-    assert told["kernels"] == "off" and "not available" in told["metal"]
-    assert mx.__version__ in told["versions"]
+    facts = json.loads(program("doctor", "--json").stdout)
+    assert facts["kernels"] == "off" and "not available" in facts["metal"]
+    assert mx.__version__ in facts["versions"]
     lines = program("doctor").stdout.splitlines()
     assert [line.split("  ")[0].strip() for line in lines] == [
-        name.replace("_", " ") for name in told
+        name.replace("_", " ") for name in facts
     ]
 
 
@@ -57,7 +57,7 @@ def test_doctor_on_metal(metal, file):
     assert found["bfloat16"] == "native" and "nothing measured" in found["kernels"]
 
 
-def test_verdicts_are_measured_shown_counted_and_forgotten(
+def test_verdicts_are_measured_shown_counted_and_deleted(
     metal, file, monkeypatch, capsys
 ):
     kernels.show()
@@ -77,25 +77,25 @@ def test_verdicts_are_measured_shown_counted_and_forgotten(
     kernels.measure("tiny", None)
     assert "matmul_fast" not in capsys.readouterr().out
     kernels.clear()
-    assert "Forgot" in capsys.readouterr().out and not Verdicts("", file).all()
+    assert "Deleted" in capsys.readouterr().out and not Verdicts("", file).all()
 
 
 def test_a_load_measures_once(metal, file, monkeypatch):
     stub_judge(monkeypatch, STOCK)
-    said = []
-    load("tiny", notice=said.append)
-    load("tiny", notice=said.append)
-    load("tiny", kernels="off", notice=said.append)
-    assert sum("Measuring" in line for line in said) == 2  # target and drafter, once
+    notices = []
+    load("tiny", notice=notices.append)
+    load("tiny", notice=notices.append)
+    load("tiny", kernels="off", notice=notices.append)
+    assert sum("Measuring" in line for line in notices) == 2  # target and drafter, once
 
 
-def test_options_of_kernels_that_do_not_go_together():
+def test_options_of_kernels_that_exclude_each_other():
     for arguments in (("--check", "--clear"), ("--draft", "tiny"), ("--quantize", "4")):
         run = program("kernels", *arguments)
         assert run.returncode == 2 and run.stderr.startswith("dflash-mlx: ")
 
 
-def test_switches():
+def test_kernel_modes():
     assert kernel_mode("auto", False) == "auto" and kernel_mode("off", False) == "off"
     assert kernel_mode("auto", True) == kernel_mode("exact", True) == "exact"
     with pytest.raises(OptionError, match="--exact and --kernels off"):
@@ -106,7 +106,7 @@ def test_switches():
     assert run.returncode == 2 and "--kernels must be" in run.stderr
 
 
-def test_exact_refuses_what_it_cannot_keep():
+def test_exact_refuses_caches_that_change_the_bits():
     pair, _ = load("tiny", kernels="exact")
     from dflash_mlx import decode
     from dflash_mlx.types import KVBits
@@ -139,34 +139,34 @@ def test_verify_with_exact_compares_bits():
     assert "equal bit for bit" in run.stdout and "not equal" not in run.stdout
 
 
-def asking(monkeypatch, *suspects):
-    """`check` asks these only."""
+def examine_only(monkeypatch, *suspects):
+    """Let `check` examine these kernels only."""
     monkeypatch.setattr(check, "KERNELS", {kernel.name: kernel for kernel in suspects})
     monkeypatch.setattr(check, "OPERATIONS", ())
     monkeypatch.setattr(check, "BLOCK", replace(BLOCK, cases=lambda: iter(())))
 
 
-def test_the_report_tells_right_from_wrong(metal, monkeypatch, capsys):
-    asking(monkeypatch, doubling())
-    assert kernels.report() and "All is right." in capsys.readouterr().out
+def test_the_report_distinguishes_right_and_wrong_kernels(metal, monkeypatch, capsys):
+    examine_only(monkeypatch, doubling())
+    assert kernels.report() and "Every kernel is correct." in capsys.readouterr().out
     calls = iter(range(99))
     for launch, what in (
         (lambda x: 2 * x + 1, "off by 1"),
         (lambda x: 2 * x + 5e-7 * (next(calls) % 2), "two launches differ"),
         (raising(RuntimeError("a:1:2: error: no such name")), "error: no such name"),
     ):
-        asking(monkeypatch, doubling(), doubling("suspect", launch))
+        examine_only(monkeypatch, doubling(), doubling("suspect", launch))
         assert not kernels.report()
-        told = capsys.readouterr().out
-        assert "SOMETHING IS WRONG" in told and what in told
+        output = capsys.readouterr().out
+        assert "A KERNEL IS WRONG" in output and what in output
 
 
-def test_a_row_that_depends_on_its_block_is_told():
-    social = doubling(launch=lambda x: 2 * x + x[:, -1:].sum())
+def test_a_row_that_depends_on_its_block_is_reported():
+    dependent = doubling(launch=lambda x: 2 * x + x[:, -1:].sum())
     case = {"x": mx.arange(32.0).reshape(1, 4, 8)}
-    assert "row 0 of 4" in check.invariance(operation(social), case)
+    assert "row 0 of 4" in check.invariance(operation(dependent), case)
     assert check.invariance(operation(doubling()), case) == ""
-    assert check.mlx_bits(operation(social), case) and not check.mlx_bits(
+    assert check.mlx_bits(operation(dependent), case) and not check.mlx_bits(
         operation(doubling()), case
     )
 
@@ -178,5 +178,5 @@ def test_real_kernels_pass_the_report(metal, monkeypatch, capsys):
     monkeypatch.setattr(check, "OPERATIONS", (MATMUL,))
     with emulator.using(seeds=(0,), checks=False):
         assert kernels.report()
-    told = capsys.readouterr().out
-    assert told.count("| yes |") == 6 and "rounds as MLX does" in told
+    output = capsys.readouterr().out
+    assert output.count("| yes |") == 6 and "rounds as MLX does" in output

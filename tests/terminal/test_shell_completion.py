@@ -1,4 +1,4 @@
-"""What a shell completes, and that it loads nothing to do so."""
+"""Shell completion: the words offered, without loading anything heavy."""
 
 import os
 import subprocess
@@ -8,9 +8,13 @@ import pytest
 
 from dflash_mlx.bench import shapes, suites
 from dflash_mlx.bench.data_sets import DATA_SETS
+from dflash_mlx.bench.settings import BUILTIN
 from dflash_mlx.hub import registry
 from dflash_mlx.metal.dispatch import check_mode
+from dflash_mlx.models.drafters.config import MARKOV
 from dflash_mlx.terminal import shell_completion
+from dflash_mlx.train.options import KINDS as OPTION_KINDS
+from dflash_mlx.train.options import MARKOV_HEADS
 from dflash_mlx.train.settings import KINDS
 
 CODE = """
@@ -25,7 +29,7 @@ finally:
 
 
 def complete(line: str) -> list[str]:
-    """What bash is offered for the last word of a line."""
+    """The words that bash offers for the last word of a line."""
     env = dict(
         os.environ,
         _DFLASH_MLX_COMPLETE="complete_bash",
@@ -47,6 +51,7 @@ def complete(line: str) -> list[str]:
         ("dflash-mlx generate --draft z-lab/Qwen3-8B", "z-lab/Qwen3-8B-DFlash-b16"),
         ("dflash-mlx benchmark --shape qwen3-0", "qwen3-0.6b"),
         ("dflash-mlx train --kind dflash2", "dflash2"),
+        ("dflash-mlx train --markov-head g", "gated"),
         ("dflash-mlx generate --kernels ex", "exact"),
         ("dflash-mlx inspect qwen3-14", "qwen3-14b"),
         ("dflash-mlx generate --num-dr", "--num-draft-tokens"),
@@ -56,14 +61,14 @@ def test_a_shell_is_offered(line, offered):
     assert complete(line) == [offered]
 
 
-def test_the_words_are_those_of_their_owners():
+def test_completed_words_equal_the_names_in_other_modules():
     assert [alias for alias, _ in shell_completion.models("")] == [
         entry.alias for entry in registry.targets()
     ]
     assert set(shell_completion.shapes("")) == set(shapes.entries())
     assert tuple(shell_completion.classes("")) == suites.classes()
-    assert set(shell_completion.SUITES) == {suites.BUILTIN, *DATA_SETS}
-    assert set(shell_completion.KINDS) == set(KINDS)
+    assert set(shell_completion.SUITES) == {BUILTIN, *DATA_SETS}
+    assert set(OPTION_KINDS) == set(KINDS) and MARKOV_HEADS == MARKOV
     for mode in shell_completion.KERNELS:
         check_mode(mode)
 

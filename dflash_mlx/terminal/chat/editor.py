@@ -27,7 +27,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.utils import is_dumb_terminal
 
 from ...errors import PromptError
-from ..stdin import utf8
+from ..streams import check_utf8
 
 SIGN = ">> "
 MORE = ".. "
@@ -153,14 +153,14 @@ class LineEditor:
     def read(self, text: str = "") -> str | None:
         """As in Reader."""
         try:
-            return utf8(self._session.prompt(default=text))
+            return check_utf8(self._session.prompt(default=text))
         except EOFError:
             return None
 
     def paste(self) -> str | None:
         """As in Reader."""
         try:
-            return utf8(self._paper.prompt()).rstrip("\n") or None
+            return check_utf8(self._paper.prompt()).rstrip("\n") or None
         except (EOFError, KeyboardInterrupt):
             return None
 

@@ -109,9 +109,9 @@ class Chat:
     """
 
     def __init__(self, ask: AnswerRequest, reader: Reader, verbose: bool = True):
-        self._template = ask.template()
+        self._template = ask.template_arguments()
         self.ask, self.reader, self.verbose = ask, reader, verbose
-        self.pair, self.tokenizer = ask.open()
+        self.pair, self.tokenizer = ask.load()
         check_template(self.tokenizer)
         self.cache = PromptCache(self.pair, ask.max_kv_size)
         self.settings, self.tally = Settings.of(ask), Tally()

@@ -180,7 +180,7 @@ class Settings:
         Raises:
             OptionError: The template has no such switch.
         """
-        return self.thought.template(tokenizer)
+        return self.thought.template_arguments(tokenizer)
 
     def given(self) -> set[str]:
         """Names of those that are not the command line's defaults."""

@@ -24,7 +24,7 @@ VOWELS = "List the vowels with numbers."
 ENDLESS = """
 import dataclasses
 from dflash_mlx import Sampling
-from dflash_mlx.terminal import answer_request
+from dflash_mlx.terminal import answer_request, streams
 from dflash_mlx.terminal.chat import session
 from dflash_mlx.terminal.answer_options import Looks, ThinkingOptions
 
@@ -32,7 +32,7 @@ class Telling(answer_request.AnswerRequest):
     def stream(self, pair, tokenizer, prompt, cache, progress=None):
         def tell(done, total):
             if done > 8:
-                answer_request.note("reading")
+                streams.print_notice("reading")
             progress(done, total)
         yield from super().stream(pair, tokenizer, prompt, cache, tell)
 

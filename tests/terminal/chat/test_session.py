@@ -81,7 +81,7 @@ class Given(AnswerRequest):
     presses: tuple[int, ...] = ()
     in_prompt: int | None = None
 
-    def open(self):
+    def load(self):
         return self.what
 
     def stream(self, pair, tokenizer, prompt, cache, progress=None):

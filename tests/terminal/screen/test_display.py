@@ -267,17 +267,19 @@ def tokenizer(template, default=True):
 
 def test_template_arguments():
     switched = tokenizer(SWITCH)
-    assert Thinking().template(switched) == {}
-    assert Thinking("on").template(switched) == {"enable_thinking": True}
-    assert Thinking("off").template(switched) == {"enable_thinking": False}
+    assert Thinking().template_arguments(switched) == {}
+    assert Thinking("on").template_arguments(switched) == {"enable_thinking": True}
+    assert Thinking("off").template_arguments(switched) == {"enable_thinking": False}
     other = tokenizer("{% if thinking %}{% endif %}")
-    assert Thinking("off").template(other) == {"thinking": False}
+    assert Thinking("off").template_arguments(other) == {"thinking": False}
     program = tokenizer(None)
-    assert Thinking("off").template(program) == {"enable_thinking": False}
+    assert Thinking("off").template_arguments(program) == {"enable_thinking": False}
     effort = tokenizer(EFFORT)
-    assert Thinking(effort="low").template(effort) == {"reasoning_effort": "low"}
+    assert Thinking(effort="low").template_arguments(effort) == {
+        "reasoning_effort": "low"
+    }
     several = tokenizer({"default": EFFORT, "tools": SWITCH})
-    assert len(Thinking("on", "high").template(several)) == 2
+    assert len(Thinking("on", "high").template_arguments(several)) == 2
 
 
 def test_templates_without_a_switch_are_refused():
@@ -288,13 +290,13 @@ def test_templates_without_a_switch_are_refused():
         ("no reasoning effort. Leave", Thinking(effort="low"), ""),
     ):
         with pytest.raises(OptionError, match=words):
-            thinking.template(tokenizer(template))
+            thinking.template_arguments(tokenizer(template))
     for options in ({"mode": "maybe"}, {"effort": " "}):
         with pytest.raises(OptionError):
             Thinking(**options)
     _, tiny = load(draft="none")
     with pytest.raises(OptionError, match="no thinking switch"):
-        Thinking("on").template(tiny)
+        Thinking("on").template_arguments(tiny)
 
 
 def test_variables_are_names_in_code():
@@ -307,11 +309,11 @@ def test_warnings_give_the_published_figures():
     model = tokenizer(SWITCH)
     eight = drafter_entry("z-lab/Qwen3-8B-DFlash-b16")
     (line,) = Thinking("on").warnings(eight, model)
-    assert "25 % drafts accepted were measured with it on, 60 % with it off" in line
+    assert "25 % drafts accepted with thinking on, 60 % with thinking off" in line
     assert Thinking("off").warnings(eight, model) == []
     moe = drafter_entry("z-lab/Qwen3.5-35B-A3B-DFlash")
     (line,) = Thinking("off").warnings(moe, model)
-    assert "2.71 to 3.86 tokens per round" in line and "9.49 with it on" in line
+    assert "2.71 to 3.86 tokens per round" in line and "9.49 with thinking on" in line
     (line,) = Thinking("on").warnings(drafter_entry("z-lab/Qwen3-4B-DFlash-b16"), model)
     assert "non-thinking" in line and not re.search(r"\d+ ?%|\d\.\d", line)
 
