@@ -56,8 +56,8 @@ def kernels(
     """
     from ..terminal import kernels as terminal
 
-    load_options = draft or quantize or draft_quantize or trust_remote_code
-    terminal.check_exclusive(model, check, clear, load_options)
+    load_options = any((draft, quantize, draft_quantize, trust_remote_code))
+    terminal.check_combination(model, check, clear, load_options)
     if model:
         terminal.measure(
             model,

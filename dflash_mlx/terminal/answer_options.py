@@ -33,6 +33,7 @@ from .options import (
     TopP,
     TrustRemoteCode,
     check_choice,
+    check_exclusive,
     kernel_mode,
     option,
     parse_object,
@@ -181,10 +182,8 @@ class Shorthand:
         drafts = self.num_draft_tokens
         if drafts is None:
             return changed
-        if options.block_size is not None:
-            raise OptionError(
-                "--block-size and --num-draft-tokens exclude each other.", "Drop one."
-            )
+        sized = options.block_size is not None
+        check_exclusive("--block-size", "--num-draft-tokens", sized)
         if drafts < 0:
             raise OptionError(f"--num-draft-tokens must be 0 or more, but is {drafts}.")
         return changed | {"block_size": drafts + 1}
@@ -323,12 +322,11 @@ class PromptOptions:
     ] = None
 
     def __post_init__(self):
-        if self.ignore_chat_template and self.use_default_chat_template:
-            raise OptionError(
-                "--ignore-chat-template and --use-default-chat-template exclude each "
-                "other.",
-                "Drop one.",
-            )
+        check_exclusive(
+            "--ignore-chat-template",
+            "--use-default-chat-template",
+            self.ignore_chat_template and self.use_default_chat_template,
+        )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..types import (
 )
 from . import download
 from .answer_options import AnswerOptions, SamplingOptions, Shorthand
-from .options import check_template_arguments, parse_object
+from .options import check_exclusive, check_template_arguments, parse_object
 from .screen import progress
 from .streams import print_notice
 
@@ -54,9 +54,7 @@ class AnswerRequest(AnswerOptions):
         return cls(**values, sampling=sampling.sampling())
 
     def __post_init__(self):
-        for one, other, clash in self._exclusive():
-            if clash:
-                raise OptionError(f"{one} and {other} exclude each other.", "Drop one.")
+        self._check_exclusive()
         most = self.max_tokens
         require(most == -1 or most > 0, "--max-tokens", "-1 or above 0", most)
         kv = KVBits(self.kv_bits, self.kv_group_size, self.quantized_kv_start)
@@ -70,17 +68,19 @@ class AnswerRequest(AnswerOptions):
             self.quantize, self.draft_quantize, self.draft_window, self.kernels
         )
 
-    def _exclusive(self) -> tuple[tuple[str, str, bool], ...]:
-        """Pairs of options that exclude each other, and whether both are given."""
-        plain, named_drafter = self.plain, self.draft not in (None, "none")
-        blocks, single_rows = (self.block_size or 0) > 1, self.block_size == 1
-        return (
-            ("--plain", "--draft", plain and named_drafter),
-            ("--plain", "--require-dflash", plain and self.require_dflash),
-            ("--plain", "--block-size", plain and blocks),
-            ("--plain", "--draft-window", plain and self.draft_window is not None),
-            ("--plain", "--draft-quantize", plain and bool(self.draft_quantize)),
-            ("--block-size 1", "--require-dflash", single_rows and self.require_dflash),
+    def _check_exclusive(self) -> None:
+        for_drafts = {
+            "--draft": self.draft not in (None, "none"),
+            "--require-dflash": self.require_dflash,
+            "--block-size": (self.block_size or 0) > 1,
+            "--draft-window": self.draft_window is not None,
+            "--draft-quantize": bool(self.draft_quantize),
+        }
+        for option, given in for_drafts.items():
+            check_exclusive("--plain", option, self.plain and given)
+        single_rows = self.block_size == 1
+        check_exclusive(
+            "--block-size 1", "--require-dflash", single_rows and self.require_dflash
         )
 
     def load(self, show_progress: bool | None = None) -> tuple[Pair, TokenizerWrapper]:

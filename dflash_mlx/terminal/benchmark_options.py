@@ -19,6 +19,7 @@ from .options import (
     Model,
     Quantize,
     TrustRemoteCode,
+    check_exclusive,
     option,
 )
 
@@ -136,21 +137,13 @@ class BenchmarkOptions:
             raise OptionError(
                 "--no-local needs --base-url: there is nothing left to measure."
             )
-        for one, other, clash in self._exclusive():
-            if clash:
-                raise OptionError(f"{one} and {other} exclude each other.", "Drop one.")
+        shape, server_only = self.shape is not None, not self.local
+        named_drafter = self.draft not in (None, UNTRAINED)
+        check_exclusive("--shape", "--model", shape and self.model != "tiny")
+        check_exclusive("--shape", f"--draft {self.draft}", shape and named_drafter)
+        check_exclusive("--no-local", "--shape", server_only and shape)
+        check_exclusive("--no-local", "--mlx-lm", server_only and self.mlx_lm)
         if self.classes and BUILTIN not in self.suites:
             raise OptionError(
                 "--classes needs the suite builtin.", "Add --suite builtin."
             )
-
-    def _exclusive(self) -> tuple[tuple[str, str, bool], ...]:
-        """Pairs of options that exclude each other, and whether both are given."""
-        named_drafter = self.draft not in (None, UNTRAINED)
-        shape, server_only = self.shape is not None, not self.local
-        return (
-            ("--shape", "--model", shape and self.model != "tiny"),
-            ("--shape", f"--draft {self.draft}", shape and named_drafter),
-            ("--no-local", "--shape", server_only and shape),
-            ("--no-local", "--mlx-lm", server_only and self.mlx_lm),
-        )

@@ -23,6 +23,7 @@ from ..text.chat_template import apply_template, marks
 from .answer_options import PromptOptions, ThinkingOptions
 from .answer_request import AnswerRequest
 from .chat.aside import set_aside
+from .options import check_exclusive
 from .screen import progress
 from .streams import print_notice
 from .thinking import Thinking, warnings
@@ -93,11 +94,9 @@ class PromptEncoder:
 
     def check_options(self) -> None:
         """Raise OptionError if --ignore-chat-template makes another option useless."""
-        if self.options.ignore_chat_template and (names := self._for_template()):
-            raise OptionError(
-                f"--ignore-chat-template and {names[0]} exclude each other.",
-                "Drop one.",
-            )
+        for name in self._for_template():
+            ignored = self.options.ignore_chat_template
+            check_exclusive("--ignore-chat-template", name, ignored)
 
     def check_tokenizer(self, tokenizer: TokenizerWrapper) -> None:
         """Raise OptionError for an option that needs a chat template where the model

@@ -91,15 +91,14 @@ def row(finding: Finding) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def check_exclusive(
-    model: str | None, check: bool, clear: bool, load_options: object
+def check_combination(
+    model: str | None, check: bool, clear: bool, load_options: bool
 ) -> None:
     """Raise OptionError for options of `kernels` that exclude each other.
 
     Args:
         model, check, clear: The options.
-        load_options: True in a boolean context if an option that needs --model is
-            given.
+        load_options: True if an option is given that needs --model.
     """
     if bool(model) + check + clear > 1:
         raise OptionError(

@@ -196,14 +196,19 @@ class ProbeOptions:
     max_tokens: MaxTokens = 64
 
 
+def check_exclusive(one: str, other: str, both: bool) -> None:
+    """Raise OptionError if two options that exclude each other are both given."""
+    if both:
+        raise OptionError(f"{one} and {other} exclude each other.", "Drop one.")
+
+
 def kernel_mode(kernels: str, exact: bool) -> str:
     """--kernels, or "exact" where --exact is given.
 
     Raises:
         OptionError: They contradict each other.
     """
-    if exact and kernels == "off":
-        raise OptionError("--exact and --kernels off exclude each other.", "Drop one.")
+    check_exclusive("--exact", "--kernels off", exact and kernels == "off")
     return "exact" if exact else kernels
 
 

@@ -21,9 +21,8 @@ from ..hub.registry import (
 from ..pair import Pair
 from ..text.chat_template import apply_template
 from ..types import require
-from .answer_options import AnswerOptions
+from .answer_options import THINKING, AnswerOptions
 
-MODES = ("auto", "on", "off")
 # Template variables that switch thinking on and off. Where a model's template is a
 # program, mlx-lm passes the first one on under its own name.
 SWITCHES = ("enable_thinking", "thinking")
@@ -49,7 +48,7 @@ class Thinking:
     effort: str | None = None
 
     def __post_init__(self):
-        require(self.mode in MODES, "--thinking", "on, off or auto", self.mode)
+        require(self.mode in THINKING, "--thinking", "on, off or auto", self.mode)
         effort = self.effort
         require(effort is None or effort.strip(), "--reasoning-effort", "a word", "")
 
