@@ -29,7 +29,7 @@ from dflash_mlx.errors import (
 from dflash_mlx.stats import PARKED, Stats
 from dflash_mlx.terminal.benchmark_table import remarks, summary
 from dflash_mlx.types import Round, Sampling
-from tests.cli.test_program import program
+from tests.equipment.program import program
 
 QUICK = Settings(max_tokens=24, repeats=2, warmup=4)
 

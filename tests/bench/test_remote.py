@@ -16,7 +16,7 @@ from dflash_mlx.bench.suites import Prompt
 from dflash_mlx.errors import OptionError, ServerError
 from dflash_mlx.terminal.benchmark_table import remarks
 from dflash_mlx.types import Sampling
-from tests.cli.test_program import program
+from tests.equipment.program import program
 
 QUICK = Settings(max_tokens=24, repeats=2, warmup=4)
 

@@ -11,19 +11,9 @@ import pytest
 
 from dflash_mlx.engine import generate as plain_generate
 from dflash_mlx.loading import load
+from tests.equipment.program import process, program
 
 QUESTION = "Write the 7 times table up to 5."
-
-
-def program(*arguments, stdin="", env=None, **more):
-    return subprocess.run(
-        [sys.executable, "-m", "dflash_mlx", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, **(env or {})),
-        **more,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +24,8 @@ def text():
     return plain_generate(pair, tokenizer, ids, max_tokens=1024)
 
 
-def test_generate(text):
+@pytest.mark.parametrize("program", (program, process))
+def test_generate(text, program):
     run = program("generate", QUESTION, "--block-size", "8")
     assert run.returncode == 0 and run.stdout == text + "\n"
     lines = run.stderr.splitlines()
@@ -117,6 +108,12 @@ def test_mistakes_get_one_sentence_and_a_code(arguments, code, words, tmp_path):
     assert words in " ".join(run.stderr.split()) and run.stdout == ""
     assert "Traceback" not in run.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path):
+    run = process("generate", "x", "--max-tokens", "0", cwd=tmp_path)
+    assert run.returncode == 2 and run.stdout == ""
+    assert "--max-tokens must be" in run.stderr and "Traceback" not in run.stderr
 
 
 def test_a_fallback_is_reported(tmp_path):

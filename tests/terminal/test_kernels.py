@@ -16,7 +16,7 @@ from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
 from dflash_mlx.terminal import doctor, kernels
 from dflash_mlx.terminal.options import kernel_mode
 from tests import emulator
-from tests.cli.test_program import program
+from tests.equipment.program import program
 from tests.metal.test_dispatch import doubling, operation, raising
 
 

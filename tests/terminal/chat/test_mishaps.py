@@ -22,8 +22,8 @@ from dflash_mlx.terminal.chat import commands, editor, turn
 from dflash_mlx.terminal.chat import session as module
 from dflash_mlx.terminal.chat.session import Chat
 from dflash_mlx.terminal.screen.display import Display
-from tests.cli.test_program import program
 from tests.equipment import architectures
+from tests.equipment.program import process
 from tests.equipment.turns import TEMPLATES, make_tokenizer
 from tests.terminal.chat.test_session import (
     COUNT,
@@ -293,7 +293,7 @@ def test_a_bad_byte_refuses_all_that_was_pasted():
 
 def test_an_encoding_without_a_letter_costs_that_letter_only():
     options = ("--temp", "9", "--seed", "1", "-m", "60", "--verbose", "F")
-    run = program("generate", COUNT, *options, env={"PYTHONIOENCODING": "ascii"})
+    run = process("generate", COUNT, *options, env={"PYTHONIOENCODING": "ascii"})
     assert run.returncode == 0 and run.stderr == "" and "?" in run.stdout
 
 
