@@ -8,7 +8,7 @@ time: the caches then hold exactly what was yielded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import mlx.core as mx
 
@@ -20,7 +20,7 @@ from ..pair import Pair
 from ..speculation.controller import Controller, Fixed, Plan
 from ..speculation.lookup import Lookup
 from ..types import KVBits, Round, Sampling, check_block_size, require
-from .passes import Passes, PendingPass
+from .passes import Passes, PendingPass, Progress
 from .planner import Planner
 from .recovery import Recovery
 from .round import Scan, Stops, play_round
@@ -45,7 +45,7 @@ def decode(
     prefill_step_size: int = 2048,
     max_kv_size: int | None = None,
     kv: KVBits = KVBits(),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Round]:
     """Decode a block at a time; every token is the target's own choice.
 
@@ -54,13 +54,11 @@ def decode(
         prompt_ids: The tokens that follow the content of `prompt_cache`.
         max_tokens: Most tokens to produce; -1 for as many as the context allows.
         sampling: How the target chooses.
-        block_size: Rows of a block, the anchor included; None chooses a width for each
-            round by measurement; 1 drafts nothing.
+        block_size: Rows of a block; None chooses by measurement; 1 drafts nothing.
         speculate: False decodes plainly.
         stop_ids: Tokens that end the text; the one that did is the last token.
-        scan: Called once with the tokens of each round before they are committed;
-            returns how many of them, 1 or more, to keep when the text ends there,
-            else None.
+        scan: Called with the tokens of each round before they are committed; returns
+            the number to keep, 1 or more, if the text ends there, else None.
         logits_processors, sampler: As in sampling.Chooser.
         prompt_cache: Caches to continue from; the answer is added to them.
         prefill_step_size: Prompt rows per pass.
@@ -88,26 +86,34 @@ def decode(
     stops = Stops(stop_ids, recovery.callers(scan), left)
     passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting)
     planner = make_planner(pair, cache.text, stops, block_size if drafting else 1)
-    progress = recovery.callers(progress)
+    pipeline = Pipeline(passes, planner, stops, recovery)
+    yield from _answer(pipeline, prefill_step_size, recovery.callers(progress))
+
+
+def _answer(
+    pipeline: Pipeline, step: int, progress: Progress | None
+) -> Iterator[Round]:
+    """The rounds of an answer, which begin again if a kernel fails."""
 
     def attempt(again):
-        planner.begin()
+        pipeline.planner.begin()
         if again:
-            first = passes.restart(prefill_step_size)
+            first = pipeline.passes.restart(step)
         else:
-            first = passes.prefill(prefill_step_size, progress)
-        yield from _rounds(Pipeline(passes, planner, stops, recovery), first)
+            first = pipeline.passes.prefill(step, progress)
+        yield from _rounds(pipeline, first)
 
     try:
-        yield from recovery.rounds(attempt)
+        yield from pipeline.recovery.rounds(attempt)
     finally:
-        passes.close()
+        pipeline.passes.close()
 
 
 def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round]:
     """The rounds of an answer, whose first pass is already sent."""
     planner, stops, recovery = pipeline.planner, pipeline.stops, pipeline.recovery
-    pipeline.ahead, plan = first, Plan(first.width)
+    pipeline.begin(first)
+    plan = Plan(first.width)
     while not stops.ended:
         round = play_round(pipeline, plan, stops)
         planner.report(round)
@@ -138,7 +144,10 @@ class Pipeline:
     ):
         self.passes, self.planner = passes, planner
         self.stops, self.recovery = stops, recovery
-        self.ahead: PendingPass | None = None  # the next round's pass
+
+    def begin(self, first: PendingPass) -> None:
+        """Begin with a pass that is already sent."""
+        self.ahead: PendingPass | None = first  # the next round's pass
         self.drafted: tuple[mx.array, mx.array | None] | None = None  # its block
 
     def prepare(self) -> Plan:

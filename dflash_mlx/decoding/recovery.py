@@ -8,7 +8,7 @@ computed again from its text. Does not know what a pass or a round is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ..metal.gate import FAILURES, first_line
 from ..pair import Pair
@@ -25,7 +25,7 @@ class Recovery:
     def __init__(self, pair: Pair):
         self.pair = pair
         self._in_caller = False
-        self._deferred: BaseException | None = None
+        self._error: BaseException | None = None
 
     def callers(self, function: Callable | None) -> Callable | None:
         """Wrap a caller's function so that its exceptions are not mistaken for kernel
@@ -63,25 +63,38 @@ class Recovery:
                     raise
             again = True
 
-    @contextmanager
-    def deferring(self, *kinds: type[BaseException]) -> Iterator[None]:
-        """Keep an exception of these kinds for `raise_deferred`.
+    def deferring(self, *kinds: type[BaseException]) -> Deferral:
+        """A context in which exceptions of these kinds wait for `raise_deferred`.
 
         A round whose tokens were cut is part of the answer, whatever fails after that:
         it is yielded first.
         """
-        try:
-            yield
-        except kinds as error:
-            self._deferred = error
+        return Deferral(self, kinds)
 
     @property
     def deferred(self) -> bool:
         """Whether an exception waits to be raised."""
-        return self._deferred is not None
+        return self._error is not None
 
     def raise_deferred(self) -> None:
         """Raise the exception that `deferring` kept, if there is one."""
-        error, self._deferred = self._deferred, None
+        error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+@dataclass(frozen=True)
+class Deferral:
+    """Hands the exceptions inside it to a Recovery."""
+
+    recovery: Recovery
+    kinds: tuple[type[BaseException], ...]
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, trace) -> bool:
+        deferred = isinstance(error, self.kinds)
+        if deferred:
+            self.recovery._error = error
+        return deferred
