@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,25 @@ def load(
     check_options(quantize, draft_quantize, draft_window, kernels)
     folder = folder_of_target(model, revision)
     config = read_config(folder)
+    draft_folder, reason = _checked_drafter(config, model, folder, draft)
+    check_memory(folder, draft_folder)
+    target, config = load_target(folder, config, quantize, trust_remote_code)
+    if adapter_path:
+        target = adapted(target, adapter_path)
+    tokenizer = read_tokenizer(folder, config, trust_remote_code)
+    pair = Pair.of(target, None, config, reason)
+    if draft_folder:
+        options = {"quantize": draft_quantize, "window": draft_window}
+        pair = _with_drafter(pair, draft_folder, options, required=bool(draft))
+    if pair.drafter is not None and not device.native_bfloat16():
+        choose_draft_dtype(pair, tokenizer)
+    pair = install_kernels(pair, kernels, notice)
+    calibrate(pair, notice)
+    return pair, tokenizer
+
+
+def _checked_drafter(config, model, folder, draft) -> tuple[Path | None, str]:
+    """The folder of a drafter that fits the target's config, or why there is none."""
     draft_folder, reason = find_drafter(config, model, folder, draft)
     if draft_folder:
         try:
@@ -93,29 +113,18 @@ def load(
         except (ConfigError, PairError) as error:
             if draft:
                 raise
-            draft_folder, reason = None, f"its drafter does not run: {error.message}"
-    check_memory(folder, draft_folder)
-    target, config = load_target(folder, config, quantize, trust_remote_code)
-    if adapter_path:
-        target = adapted(target, adapter_path)
-    tokenizer = read_tokenizer(folder, config, trust_remote_code)
-    if draft_folder is None:
-        pair = Pair.of(target, None, config, reason)
-        return install_kernels(pair, kernels, notice), tokenizer
+            return None, f"its drafter does not run: {error.message}"
+    return draft_folder, reason
+
+
+def _with_drafter(pair, folder, options, required) -> Pair:
+    """The pair with a drafter; without one if it does not run and is not required."""
     try:
-        drafter = load_drafter(
-            draft_folder, quantize=draft_quantize, window=draft_window
-        )
-        pair = Pair.of(target, drafter, config)
+        return Pair.of(pair.model, load_drafter(folder, **options), pair.target.config)
     except (UnsupportedError, WeightsError) as error:
-        if draft:
+        if required:
             raise
-        pair = Pair.of(target, None, config, error.message)
-    if pair.drafter is not None and not device.native_bfloat16():
-        choose_draft_dtype(pair, tokenizer)
-    pair = install_kernels(pair, kernels, notice)
-    calibrate(pair, notice)
-    return pair, tokenizer
+        return replace(pair, reason=error.message)
 
 
 def check_options(

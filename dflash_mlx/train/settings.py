@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import OptionError
-from ..models.drafters.config import (
-    GEMMA,
-    DFlash2Config,
-    DFlashConfig,
-    DSparkConfig,
-)
+from ..models.drafters.config import DFlash2Config, DFlashConfig, DSparkConfig
+from ..models.drafters.fields import GEMMA
 from ..pair import Pair, check_taps
 from ..types import require
 from .options import TrainOptions

@@ -11,7 +11,7 @@ from dflash_mlx.bench.data_sets import DATA_SETS
 from dflash_mlx.bench.settings import BUILTIN
 from dflash_mlx.hub import registry
 from dflash_mlx.metal.dispatch import check_mode
-from dflash_mlx.models.drafters.config import MARKOV
+from dflash_mlx.models.drafters.fields import MARKOV
 from dflash_mlx.terminal import shell_completion
 from dflash_mlx.train.options import KINDS as OPTION_KINDS
 from dflash_mlx.train.options import MARKOV_HEADS

@@ -16,7 +16,8 @@ import mlx.nn as nn
 
 from ...cache.context import ContextCache
 from .base import Choose
-from .config import GEMMA, SLIDING, DFlashConfig
+from .config import DFlashConfig
+from .fields import GEMMA, SLIDING
 from .layers import GemmaLayer, KeysValues, Layer
 
 

@@ -18,10 +18,10 @@ from .checkpoint import Config
 from .config import (
     KINDS,
     OURS,
-    SLIDING,
     DFlashConfig,
     DSparkConfig,
 )
+from .fields import SLIDING
 
 Weights = dict[str, mx.array]
 Settled = tuple[dict[str, Any], list[str]]
@@ -193,3 +193,35 @@ def told(config: DFlashConfig) -> list[str]:
             f"drafts come from {config.draft_vocab_size} of {config.vocab_size} tokens"
         )
     return notes
+
+
+def named(*architectures: str) -> Callable[[Config], bool]:
+    """Whether a config has one of these architectures."""
+    return lambda config: bool(set(architectures) & set(config.architectures))
+
+
+def stripped(weights: Weights) -> Weights:
+    """Names without a leading "model."."""
+    return {name.removeprefix("model."): array for name, array in weights.items()}
+
+
+def taps_of(config: Config, field: str, shift: int) -> dict[str, Any]:
+    """target_layer_ids where a packaging counts them from the embeddings.
+
+    Raises:
+        ConfigError: Both are given and do not agree, or neither is.
+    """
+    theirs = config.get(field, list, None)
+    if theirs is None:
+        return {}
+    config.check(field, bool(theirs) and all(type(i) is int for i in theirs))
+    ours = [tap - shift for tap in theirs]
+    given = config.get("target_layer_ids", list, ours)
+    # Some copies repeat target_layer_ids there, unshifted.
+    if given not in (ours, theirs):
+        raise ConfigError(
+            f"{config.path} gives target_layer_ids as {given}, but {field} as {theirs},"
+            f" which means {ours}.",
+            "Remove the wrong one.",
+        )
+    return {"target_layer_ids": given}

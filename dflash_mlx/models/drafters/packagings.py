@@ -8,7 +8,6 @@ probed. Knows nothing of how a drafter computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,15 @@ import mlx.core as mx
 
 from ...errors import ConfigError, WeightsError
 from .checkpoint import Config
-from .config import (
-    QWEN,
-    SLIDING,
-    DFlash2Config,
-    DFlashConfig,
-    DSparkConfig,
-)
-from .packaging import (
-    SPECULATORS_KEYS,
-    Packaging,
-    Reading,
-    Settled,
-    Weights,
+from .config import DFlash2Config, DFlashConfig, DSparkConfig
+from .fields import QWEN, SLIDING
+from .packaging import Packaging, Reading, Settled, Weights, named, stripped, taps_of
+from .speculators import (
+    SPECULATORS,
+    SPECULATORS_OWN,
+    is_speculators,
+    reduced_vocabulary,
+    speculators,
 )
 
 # What a copy of the target's config says of the target, not of the drafter.
@@ -59,16 +54,6 @@ def read(folder: Path) -> Reading:
         f"{config.path} describes {names}, which this version cannot run.",
         "Choose another drafter: see `dflash-mlx models`.",
     )
-
-
-def named(*architectures: str) -> Callable[[Config], bool]:
-    """Whether a config has one of these architectures."""
-    return lambda config: bool(set(architectures) & set(config.architectures))
-
-
-def stripped(weights: Weights) -> Weights:
-    """Names without a leading "model."."""
-    return {name.removeprefix("model."): array for name, array in weights.items()}
 
 
 # z-lab
@@ -104,29 +89,7 @@ def _lineage(config) -> Settled:
         layers = config.get("num_hidden_layers", int)
         fields |= {"layer_types": [SLIDING] * layers, "sliding_window": window}
         fields["is_causal"] = any(causal)
-    return fields | _taps(config, "eagle_aux_hidden_state_layer_ids", 1), []
-
-
-def _taps(config: Config, field: str, shift: int) -> dict[str, Any]:
-    """target_layer_ids where a packaging counts them from the embeddings.
-
-    Raises:
-        ConfigError: Both are given and do not agree, or neither is.
-    """
-    theirs = config.get(field, list, None)
-    if theirs is None:
-        return {}
-    config.check(field, bool(theirs) and all(type(i) is int for i in theirs))
-    ours = [tap - shift for tap in theirs]
-    given = config.get("target_layer_ids", list, ours)
-    # Some copies repeat target_layer_ids there, unshifted.
-    if given not in (ours, theirs):
-        raise ConfigError(
-            f"{config.path} gives target_layer_ids as {given}, but {field} as {theirs},"
-            f" which means {ours}.",
-            "Remove the wrong one.",
-        )
-    return {"target_layer_ids": given}
+    return fields | taps_of(config, "eagle_aux_hidden_state_layer_ids", 1), []
 
 
 NVIDIA = {
@@ -227,113 +190,6 @@ def _gemma(config) -> Settled:
     }, ["layers are Gemma 4's full ones"]
 
 
-# speculators
-
-SPECULATORS = {"dflash": DFlashConfig, "dflash2": DFlash2Config, "dspark": DSparkConfig}
-
-
-def _algorithm(config):
-    told = config.root.get("speculators_config") or {}
-    config.check("speculators_config", isinstance(told, dict))
-    return config.root.get("speculators_model_type") or told.get("algorithm")
-
-
-def _is_speculators(kind):
-    return lambda config: _algorithm(config) == kind
-
-
-def _speculators(kind: str) -> Callable[[Config], Settled]:
-    """speculators: taps counted from the embeddings, windows fixed at the anchor,
-    sliding layers causal in the block unless it says otherwise."""
-
-    def settle(config):
-        config.get("aux_hidden_state_layer_ids", list)  # it must be there
-        symmetric = config.get("sliding_window_non_causal", bool, kind == "dflash2")
-        rope = config.get("rope_parameters", dict, None) or {}
-        from_anchor, why = _slot(config, kind)
-        fields = {
-            **_taps(config, "aux_hidden_state_layer_ids", 1),
-            "window_from_anchor": True,
-            "is_causal": False if symmetric else None,
-            "sample_from_anchor": from_anchor,
-            "block_size": config.get("block_size", int, 8),
-            "model_type": QWEN,
-            "attention_k_eq_v": None,
-        }
-        if nested := rope.get("sliding_attention"):
-            fields["rope_parameters"] = nested
-        if config.get("use_sliding_window", bool, True) is False:
-            fields |= {"layer_types": None, "sliding_window": None}
-        if kind == "dflash2":
-            sizes = {"conv_kernel_size": 2, "conv_group_size": 16}
-            sizes |= {"selector_rank": 256, "selector_top_k": 16}
-            fields |= {k: config.get(k, int, v) for k, v in sizes.items()}
-        return fields, [
-            "aux_hidden_state_layer_ids count the embeddings as 0: shifted by -1",
-            why,
-        ]
-
-    return settle
-
-
-def _slot(config: Config, kind: str) -> tuple[bool, str]:
-    """Whether the anchor's slot predicts, and what says so.
-
-    Older DSpark heads omit the key and keep the anchor's slot, though the class's
-    default is that it predicts; how many tokens they propose tells.
-    """
-    options = config.root.get("speculators_config") or {}
-    methods = options.get("proposal_methods") or [{}]
-    listed = isinstance(methods, list) and isinstance(methods[0], dict)
-    config.check("speculators_config", listed)
-    tokens = methods[0].get("speculative_tokens")
-    key = config.get("sample_from_anchor", bool, None)
-    if kind == "dspark" and type(tokens) is int:
-        spare = config.get("block_size", int, 8) - tokens
-        if spare in (0, 1):
-            if key not in (None, spare == 0):
-                raise ConfigError(
-                    f"{config.path} gives sample_from_anchor as {key}, but "
-                    f"speculative_tokens as {tokens} of a block of {tokens + spare}.",
-                    "Remove the wrong one.",
-                )
-            return spare == 0, f"speculative_tokens {tokens} tell the anchor's slot"
-    if key is not None:
-        return key, "sample_from_anchor tells the anchor's slot"
-    return False, "no field tells of the anchor's slot"
-
-
-def _reduced(weights: Weights) -> Weights:
-    """Checks `d2t`, offsets from draft ids to target ids, and drops `t2d`.
-
-    Raises:
-        WeightsError: They do not tell of the same tokens.
-    """
-    weights = stripped(weights)
-    mask, offsets = weights.pop("t2d", None), weights.get("d2t")
-    if offsets is None:
-        return weights
-    ids = (mx.arange(offsets.size) + offsets.astype(mx.int32)).tolist()
-    distinct = len(set(ids)) == len(ids) and min(ids) >= 0
-    if mask is not None:
-        marked = [i for i, used in enumerate(mask.tolist()) if used]
-        distinct = distinct and sorted(ids) == marked
-    if not distinct:
-        raise WeightsError(
-            "d2t and t2d do not name the same tokens.", "Download it again."
-        )
-    if mask is not None and mask.size == offsets.size and ids == sorted(ids):
-        del weights["d2t"]  # the whole vocabulary, spelt out
-    return weights
-
-
-SPECULATORS_OWN = {
-    *SPECULATORS_KEYS,
-    "aux_hidden_state_layer_ids",
-    "sliding_window_non_causal",
-    "use_sliding_window",
-}
-
 # Others
 
 
@@ -342,7 +198,7 @@ def _laguna(config) -> Settled:
     config.check("gating", config.get("gating", str) == "per-head")
     causal = config.get("causal", bool)
     return {
-        **_taps(config, "eagle_aux_hidden_state_layer_ids", 1),
+        **taps_of(config, "eagle_aux_hidden_state_layer_ids", 1),
         "attention_gate": "per-head",
         "norm_taps": True,
         "norm_context": True,
@@ -388,9 +244,9 @@ PACKAGINGS = (
         Packaging(
             f"speculators {kind}",
             numbers,
-            _is_speculators(kind),
-            _speculators(kind),
-            _reduced,
+            is_speculators(kind),
+            speculators(kind),
+            reduced_vocabulary,
             SPECULATORS_OWN,
             tells_depth=False,
         )

@@ -9,8 +9,9 @@ from mlx.utils import tree_flatten
 from dflash_mlx import Pair, Sampling, load_drafter
 from dflash_mlx.errors import ConfigError, WeightsError
 from dflash_mlx.models.drafters import read_config, save_folder
-from dflash_mlx.models.drafters.config import MARKOV, DSparkConfig
+from dflash_mlx.models.drafters.config import DSparkConfig
 from dflash_mlx.models.drafters.dspark import DSpark
+from dflash_mlx.models.drafters.fields import MARKOV
 from tests.equipment.architectures import dressed
 from tests.equipment.tiny import (
     golden_weights,
