@@ -124,7 +124,7 @@ def test_a_download_shows_bytes_and_files_that_go(tmp_path):
     assert "Downloading org/tiny (" in " ".join(screen)
     answer = screen.index("Hello! How can I help you today?")
     before = "".join(screen[:answer])
-    assert before.startswith("Downloading") and before.endswith("GiB.")
+    assert before.startswith("Downloading") and before.endswith("GiB available.")
     assert "|" not in before and "complete" not in before
 
 
