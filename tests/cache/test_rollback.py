@@ -256,7 +256,7 @@ def test_kv_quantization_in_every_kind_of_model(wide_heads, family, start):
         for r in decode(pair, prompt, max_tokens=80, prompt_cache=cache, kv=kv)
         for t in r.tokens
     ]
-    kinds = examine.kinds_of(cache.target)
+    kinds = examine.describe_caches(cache.target)
     assert "QuantizedKVCache" in kinds and " KVCache" not in kinds
     if "Rotating" not in kinds and family != "falcon_h1":  # there mlx-lm fails, or not
         assert plain == reference(model, prompt, 80, **bits)

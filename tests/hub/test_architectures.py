@@ -1,12 +1,12 @@
-"""mlx-lm is a moving part: the table of architectures holds for what is installed."""
+"""The table of architectures agrees with the installed mlx-lm and the documentation."""
 
 import pytest
 
 from benchmarks.examine import (
-    README,
+    PAGE,
     as_markdown,
     examine_all,
-    with_section,
+    with_table,
 )
 from dflash_mlx.hub import architectures
 from tests.equipment.architectures import names
@@ -19,25 +19,25 @@ def test_the_table_covers_every_architecture():
     assert all(f.reason for f in found if f.verdict != architectures.DRAFTS)
 
 
-def test_the_readme_shows_the_table():
+def test_the_documentation_shows_the_table():
     _, found = architectures.read()
-    page = README.read_text()
-    assert with_section(page, as_markdown(found)) == page
+    page = PAGE.read_text()
+    assert with_table(page, as_markdown(found)) == page
 
 
-def test_the_section_is_replaced_and_nothing_else():
+def test_only_the_text_between_the_marks_is_replaced():
     marks = "<!-- families -->{}<!-- end of families -->"
     for inside in ("\n", "\nold\n"):
         page = "before " + marks.format(inside) + " after"
         wanted = "before " + marks.format("\nnew\n") + " after"
-        assert with_section(page, "new") == wanted
+        assert with_table(page, "new") == wanted
     with pytest.raises(ValueError):
-        with_section("a page without the marks", "new")
+        with_table("a page without the marks", "new")
 
 
 @pytest.mark.full("targets")
-def test_the_table_is_what_an_examination_finds():
-    """Make it anew with `python -m benchmarks.examine` after an update."""
+def test_an_examination_finds_what_the_table_says():
+    """After an update of mlx-lm, run `python -m benchmarks.examine`."""
     _, table = architectures.read()
     wanted = {f.name: (f.verdict, f.caches, f.exact, f.reason) for f in table}
     for found in examine_all(names()):

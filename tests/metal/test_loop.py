@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import mlx.core as mx
 import pytest
 
-from benchmarks.examine import text_for
+from benchmarks.examine import text_without_near_ties
 from dflash_mlx import (
     PromptCache,
     Sampling,
@@ -116,7 +116,7 @@ def test_windows_chunks_and_states_are_computed_anew(
     monkeypatch, tmp_path, at, drafting, family
 ):
     model = architectures.build(family)
-    prompt, answer = text_for(model, 30)
+    prompt, answer = text_without_near_ties(model, 30)
     pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
     failing(monkeypatch, {at})

@@ -8,7 +8,7 @@ import mlx.nn as nn
 import pytest
 
 from benchmarks import examine
-from benchmarks.examine import check_loop, check_verify, text_for
+from benchmarks.examine import check_loop, check_verify, text_without_near_ties
 from dflash_mlx import Pair, PromptCache, decode
 from dflash_mlx.decoding import round as round_module
 from dflash_mlx.errors import PairError, UnsupportedError
@@ -79,7 +79,7 @@ def text_of(family, dtype, tokens):
     check_verify(make_target(model))
     # In bfloat16 logits often tie, which changes nothing where bits agree.
     margin = 0.0 if dtype.startswith("bfloat16") else examine.MARGIN
-    return model, *text_for(model, tokens, margin)
+    return model, *text_without_near_ties(model, tokens, margin)
 
 
 def course(family, dtype, tokens, plan, slack=0.0):
@@ -105,7 +105,7 @@ def test_quantized_targets(family):
 @pytest.mark.parametrize("family", SAME_BITS)
 def test_bfloat16_where_bits_agree(family):
     dtype = "bfloat16-4bit" if family in EXPERTS else "bfloat16"
-    assert course(family, dtype, 100, MIXED) == examine.Progress(0.0, 0.0, 0)
+    assert course(family, dtype, 100, MIXED) == examine.LoopCheck(0.0, 0.0, 0)
 
 
 @pytest.mark.parametrize("family", [f for f in CLOSE if f not in EXPERTS])
@@ -132,7 +132,7 @@ def test_any_number_of_right_drafts(family, right):
 @pytest.mark.parametrize("family", SAME_BITS)
 def test_300_tokens_in_bfloat16_and_4_bit(family):
     for dtype in ("4bit", "bfloat16-4bit"):
-        assert course(family, dtype, 300, MIXED) == examine.Progress(0.0, 0.0, 0)
+        assert course(family, dtype, 300, MIXED) == examine.LoopCheck(0.0, 0.0, 0)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_model_spread_over_machines_is_refused():
 @pytest.mark.parametrize("after", range(4))
 def test_a_closed_generator_leaves_a_cache_that_goes_on(family, after):
     model = architectures.build(family)
-    prompt, answer = text_for(model, 60)
+    prompt, answer = text_without_near_ties(model, 60)
     pair = Pair.of(model, Script(prompt + answer, MIXED))
     cache = PromptCache(pair)
     rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60, block_size=8)
@@ -293,7 +293,7 @@ def test_a_closed_generator_leaves_a_cache_that_goes_on(family, after):
 
 def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
     model = architectures.build("qwen3_next")
-    prompt, answer = text_for(model, 60)
+    prompt, answer = text_without_near_ties(model, 60)
     pair = Pair.of(model, Script(prompt + answer, MIXED))
     cache = PromptCache(pair)
     rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60, block_size=8)

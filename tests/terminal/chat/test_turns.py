@@ -7,7 +7,7 @@ import pytest
 from mlx_lm.models.cache import ArraysCache, ChunkedKVCache, RotatingKVCache
 
 from benchmarks import first_token
-from benchmarks.examine import greedy, kinds_of
+from benchmarks.examine import describe_caches, greedy
 from dflash_mlx import (
     Pair,
     PromptCache,
@@ -272,7 +272,7 @@ def test_a_cut_below_where_the_cache_was_quantized(monkeypatch, family, keep):
     list(decode(pair, rest, max_tokens=1, prompt_cache=cache, kv=kv))
     fresh = PromptCache(pair)
     list(decode(pair, edited, max_tokens=1, prompt_cache=fresh, kv=kv))
-    assert kinds_of(cache.target) == kinds_of(fresh.target)
+    assert describe_caches(cache.target) == describe_caches(fresh.target)
 
 
 def test_the_shelf_lets_go_what_saves_least():
