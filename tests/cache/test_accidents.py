@@ -13,9 +13,9 @@ from tests.equipment.tiny import (
     SHAPE,
     VOCAB,
     Script,
-    dressed,
     make_drafter,
     make_model,
+    randomize_weights,
     reference,
     run,
     some_prompt,
@@ -59,7 +59,7 @@ def hybrid(name):
     module = import_module(f"mlx_lm.models.{name}")
     args = module.ModelArgs.from_dict({"model_type": name} | HYBRIDS[name])
     mx.random.seed(1)
-    return dressed(module.Model(args), "float32", 2.0)
+    return randomize_weights(module.Model(args), "float32", 2.0)
 
 
 @pytest.fixture(scope="module")

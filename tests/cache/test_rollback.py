@@ -20,6 +20,7 @@ from dflash_mlx.cache.kinds import BoundedKVCache
 from dflash_mlx.errors import OptionError, UnsupportedError
 from dflash_mlx.types import KVBits
 from tests.equipment import architectures
+from tests.equipment.special_configs import SLIDING
 from tests.equipment.tiny import (
     Script,
     make_model,
@@ -222,10 +223,10 @@ def test_a_quantized_cache_goes_on_as_it_is(small):
 
 
 def test_max_kv_size_and_a_window_over_whole_rows_are_refused(monkeypatch):
-    windows = {"layer_types": architectures.SLIDING}
+    windows = {"layer_types": SLIDING}
     monkeypatch.setitem(architectures.SPECIAL, "mistral3", windows)
     architectures.SPECIAL["mistral3"] |= architectures.SPECIAL["ministral3"]
-    monkeypatch.setitem(architectures.INSIDE, "mistral3", "mistral3")
+    monkeypatch.setitem(architectures.WRAPPED, "mistral3", "mistral3")
     pair = Pair.of(architectures.build("mistral3"))
     if any(type(entry) is RotatingKVCache for entry in pair.target.make_cache()):
         pytest.skip("this mlx-lm keeps windows in rotating caches here too")

@@ -12,10 +12,10 @@ from mlx_lm.generate import generate_step
 
 from dflash_mlx.models.drafters.config import DFlashConfig
 from dflash_mlx.models.drafters.dflash import DFlash
-from tests.equipment.architectures import dressed
+from tests.equipment.random_weights import randomize_weights
 from tests.equipment.scripted import Script
 
-__all__ = ["Script", "dressed"]
+__all__ = ["Script", "randomize_weights"]
 
 VOCAB = 97
 SHAPE = {
@@ -52,7 +52,7 @@ def make_model(family: str, dtype: str = "float32", seed: int = 0) -> nn.Module:
     mx.random.seed(seed)
     module = import_module(f"mlx_lm.models.{family}")
     args = module.ModelArgs.from_dict({"model_type": family} | FAMILIES[family])
-    return dressed(module.Model(args), dtype)
+    return randomize_weights(module.Model(args), dtype)
 
 
 def make_drafter(block_size: int = 8, dtype: str = "float32", **changes) -> DFlash:
@@ -75,7 +75,7 @@ def make_drafter(block_size: int = 8, dtype: str = "float32", **changes) -> DFla
         "rope_theta": 10000.0,
     }
     window = changes.pop("window", None)
-    return dressed(DFlash(DFlashConfig(**fields | changes), window), dtype)
+    return randomize_weights(DFlash(DFlashConfig(**fields | changes), window), dtype)
 
 
 def reference(model, prompt, tokens, **options) -> list[int]:

@@ -11,7 +11,7 @@ from dflash_mlx.errors import ConfigError, WeightsError
 from dflash_mlx.models.drafters import read_config, save_folder
 from dflash_mlx.models.drafters.config import DFlash2Config
 from dflash_mlx.models.drafters.dflash2 import DFlash2
-from tests.equipment.architectures import dressed
+from tests.equipment.random_weights import randomize_weights
 from tests.equipment.tiny import (
     golden_weights,
     greedy,
@@ -52,7 +52,7 @@ def second(**changes) -> DFlash2:
     first = make_drafter().config
     mx.random.seed(98)
     fields = vars(first) | EXTRAS | changes
-    drafter = dressed(DFlash2(DFlash2Config(**fields)), "float32")
+    drafter = randomize_weights(DFlash2(DFlash2Config(**fields)), "float32")
     # Untrained its additions change nothing.
     selector = drafter.candidate_selector
     selector.successor_codebook = mx.random.normal(selector.successor_codebook.shape)

@@ -12,7 +12,7 @@ from dflash_mlx.models.drafters import read_config, save_folder
 from dflash_mlx.models.drafters.config import DSparkConfig
 from dflash_mlx.models.drafters.dspark import DSpark
 from dflash_mlx.models.drafters.fields import MARKOV
-from tests.equipment.architectures import dressed
+from tests.equipment.random_weights import randomize_weights
 from tests.equipment.tiny import (
     golden_weights,
     greedy,
@@ -63,7 +63,7 @@ def make_dspark(own=False, **changes) -> DSpark:
     fields = vars(make_drafter(7).config) | {"sample_from_anchor": True}
     fields |= {"markov_rank": 12, "has_embed_tokens": own, "has_lm_head": own}
     mx.random.seed(97)
-    drafter = dressed(DSpark(DSparkConfig(**fields | changes)), "float32")
+    drafter = randomize_weights(DSpark(DSparkConfig(**fields | changes)), "float32")
     if drafter.config.markov_rank:  # untrained it is 0
         shape = drafter.markov_head.markov_w2.weight.shape
         drafter.markov_head.markov_w2.weight = mx.random.normal(shape) * 0.3

@@ -21,9 +21,9 @@ from dflash_mlx.models.drafters.config import DFlash2Config, DFlashConfig, DSpar
 from dflash_mlx.models.drafters.packaging import with_tensors
 from tests.equipment.tiny import (
     VOCAB,
-    dressed,
     golden_weights,
     make_model,
+    randomize_weights,
     reference,
     run,
     some_prompt,
@@ -136,7 +136,7 @@ def checkpoint(folder: Path, name: str) -> Path:
         names += [f"{table}.weight"] if there else []
     read = read_config(write(folder, config))
     mx.random.seed(11)
-    drafter = dressed(make(with_tensors(read, names)), "float32")
+    drafter = randomize_weights(make(with_tensors(read, names)), "float32")
     weights = dict(tree_flatten(drafter.parameters()))
     for key in ("markov_head.markov_w2.weight", "layers.0.mlp_conv.base_kernel"):
         if key in weights:  # untrained they change nothing

@@ -39,6 +39,7 @@ from dflash_mlx.terminal.chat.session import Chat
 from dflash_mlx.terminal.chat.settings import Settings
 from dflash_mlx.terminal.screen.display import Display
 from tests.equipment import architectures
+from tests.equipment.random_weights import randomize_weights
 
 COUNT = "Count from 1 to 30."
 NEVER = Sampling(logit_bias={2: -100.0})  # the answer has no end of its own
@@ -513,9 +514,7 @@ def other(family):
     config = architectures.config_of(family) | {"vocab_size": 512}
     module = import_module(f"mlx_lm.models.{family}")
     model = module.Model(module.ModelArgs.from_dict(config))
-    return architectures.dressed(
-        model, "float32", **architectures.SPREAD.get(family, {})
-    )
+    return randomize_weights(model, "float32", **architectures.SPREAD.get(family, {}))
 
 
 @pytest.fixture(scope="module", params=("tiny", "qwen3_next", "gemma3_text"))
