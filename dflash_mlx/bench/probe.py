@@ -1,7 +1,8 @@
-"""Tokens per round of a drafter: as it is, and under other readings of its config.
+"""Measure tokens per round of a drafter under several readings of its config.
 
-A wrong anchor slot, tap or mask raises no error and changes no word; it only drafts
-worse. So the readings are tried, and the numbers tell. Greedy, on a few prompts.
+A wrong anchor slot, tap or mask raises no error and does not change the text; it only
+lowers acceptance. So every plausible reading is measured, greedily on a few prompts.
+Does not know packagings or how a checkpoint is converted.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ PROMPTS = (
     "Write the 7 times table up to 10.",
     "Write the numbers from 233 to 238 in words.",
 )
-# Better by less than this factor may be chance.
+# A smaller improvement than this factor may be chance.
 MARGIN = 1.1
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A reading, and how it drafted.
+    """A reading of a drafter's config, and its measurement.
 
     Args:
-        name: What it reads otherwise than the checkpoint's packaging; "as read".
-        options: How `convert` is asked for it.
-        config: The numbers.
-        tokens_per_round: Over all prompts.
-        first: How often the first draft was kept.
-        mask: It tries another mask inside the block.
+        name: How it differs from the packaging's own reading, which is "as read".
+        options: Options of `convert` for this reading.
+        config: The config under this reading.
+        tokens_per_round: Tokens per round over all prompts.
+        first: Acceptance of the first draft.
+        mask: The reading has another mask inside the block.
     """
 
     name: str
@@ -55,13 +56,13 @@ class Trial:
 def measure(
     pair: Pair, tokenizer: Any, prompts: Sequence[str] = PROMPTS, max_tokens: int = 64
 ) -> Stats:
-    """The counters of a pair's greedy answers, pooled.
+    """The counters of a pair's greedy answers, added up.
 
     Args:
-        pair: With a drafter.
-        tokenizer: Its tokenizer; with a chat template the prompts get it.
-        prompts: What is asked.
-        max_tokens: Of each answer.
+        pair: A pair with a drafter.
+        tokenizer: The target's tokenizer; its chat template is applied if it has one.
+        prompts: User messages.
+        max_tokens: Maximum number of tokens in each answer.
     """
     pooled = Stats()
     options = {"max_tokens": max_tokens, "block_size": pair.drafter.block_size}
@@ -76,22 +77,23 @@ def measure(
 
 
 def readings(config: DFlashConfig, layers: int) -> list[Trial]:
-    """The packaging's reading, then every other anchor slot and tap shift.
+    """The packaging's own reading, then every other anchor slot and tap shift.
 
     Args:
-        config: As read.
-        layers: Of the target.
+        config: The config as the packaging reads it.
+        layers: Number of layers of the target.
     """
     found = []
     for slot in (config.sample_from_anchor, not config.sample_from_anchor):
         for shift in (0, 1, -1):
             taps = tuple(tap + shift for tap in config.target_layer_ids)
-            read = slot == config.sample_from_anchor and not shift
-            if not read and not all(0 <= tap < layers for tap in taps):
+            as_read = slot == config.sample_from_anchor and not shift
+            if not as_read and not all(0 <= tap < layers for tap in taps):
                 continue
             names, options = [], []
             if slot != config.sample_from_anchor:
-                names.append(f"the anchor's slot {'predicts' if slot else 'does not'}")
+                verb = "predicts" if slot else "does not predict"
+                names.append(f"the anchor's slot {verb}")
                 options.append(f"--{'' if slot else 'no-'}sample-from-anchor")
             if shift:
                 names.append(f"taps {'+' if shift > 0 else ''}{shift}")
@@ -102,16 +104,15 @@ def readings(config: DFlashConfig, layers: int) -> list[Trial]:
     return found
 
 
-def masks(best: Trial) -> list[Trial]:
-    """The best reading so far with the other masks inside the block."""
-    now, found = best.config.is_causal, []
+def mask_trials(best: Trial) -> list[Trial]:
+    """A reading with the other masks inside the block."""
+    current, found = best.config.is_causal, []
     sliding = bool(best.config.layer_types)
     for causal in (True, False):
-        # Without sliding layers nothing is causal unless it is said.
-        if causal is now or (not causal and now is None and not sliding):
+        # The default is symmetric, unless the drafter has sliding layers.
+        if causal is current or (not causal and current is None and not sliding):
             continue
-        word = "causal" if causal else "symmetric"
-        name = f"{word} in the block"
+        name = f"{'causal' if causal else 'symmetric'} in the block"
         name = name if best.name == "as read" else f"{best.name}, {name}"
         option = "--causal" if causal else "--no-causal"
         config = replace(best.config, is_causal=causal)
@@ -128,24 +129,29 @@ def probe(
     max_tokens: int = 64,
     progress: Callable[[Trial], None] | None = None,
 ) -> list[Trial]:
-    """Draft under every plausible reading; the packaging's own comes first.
+    """Measure every plausible reading of a drafter.
 
     Args:
-        folder: The drafter's.
-        target: A pair with its target; a drafter in it is ignored.
-        tokenizer: The target's.
-        prompts, max_tokens: As in measure.
-        progress: Called with each trial as it is done.
+        folder: Folder of the drafter.
+        target: A pair with its target. A drafter in this pair is not used.
+        tokenizer: Tokenizer of the target.
+        prompts, max_tokens: As in `measure`.
+        progress: Called with each finished trial.
+
+    Returns:
+        The trials; the packaging's own reading is the first.
 
     Raises:
-        DFlashError: The drafter does not load or does not fit.
+        DFlashError: The drafter cannot be loaded, or does not fit the target.
     """
 
-    def tried(trial: Trial) -> Trial:
+    def run(trial: Trial) -> Trial:
         taps = trial.config.target_layer_ids
         if not all(0 <= tap < target.target.num_layers for tap in taps):
-            return replace(trial, name=f"{trial.name} (not layers of the target)")
-        pair = Pair.of(target.model, reread(drafter, trial), target.target.config)
+            return replace(trial, name=f"{trial.name} (taps outside the target)")
+        pair = Pair.of(
+            target.model, with_config(drafter, trial.config), target.target.config
+        )
         stats = measure(pair, tokenizer, prompts, max_tokens)
         first = stats.acceptance[0] if stats.acceptance else 0.0
         trial = replace(trial, tokens_per_round=stats.tokens_per_round, first=first)
@@ -155,26 +161,26 @@ def probe(
 
     drafter = load_folder(folder)
     check_pair(target.target.config, replace(drafter.config, target_layer_ids=(0,)))
-    found = [tried(t) for t in readings(drafter.config, target.target.num_layers)]
-    return found + [tried(trial) for trial in masks(choice(found))]
+    found = [run(t) for t in readings(drafter.config, target.target.num_layers)]
+    return found + [run(trial) for trial in mask_trials(best_trial(found))]
 
 
-def reread(drafter: DFlash, trial: Trial) -> DFlash:
-    """The same weights under another reading."""
-    twin = type(drafter)(trial.config, drafter.own_window)
-    for name, part in drafter.items():
-        twin[name] = part
-    twin.eval()
-    return twin
+def with_config(drafter: DFlash, config: DFlashConfig) -> DFlash:
+    """A drafter with the same weights and another config."""
+    copy = type(drafter)(config, drafter.own_window)
+    for name, module in drafter.items():
+        copy[name] = module
+    copy.eval()
+    return copy
 
 
-def choice(trials: Sequence[Trial]) -> Trial:
-    """The reading to use: the packaging's, unless another drafts clearly better."""
+def best_trial(trials: Sequence[Trial]) -> Trial:
+    """The reading to use: the packaging's own, unless another is clearly better."""
     best = trials[0]
-    # Masks last, and only if they are clearly better than the best slot and taps.
-    for kind in (False, True):
-        tried = [trial for trial in trials if trial.mask is kind]
-        found = max(tried, key=lambda trial: trial.tokens_per_round, default=best)
+    # Another mask must be clearly better than the best anchor slot and taps.
+    for mask in (False, True):
+        group = [trial for trial in trials if trial.mask is mask]
+        found = max(group, key=lambda trial: trial.tokens_per_round, default=best)
         if found.tokens_per_round > best.tokens_per_round * MARGIN:
             best = found
     return best

@@ -48,7 +48,7 @@ def run_inspect(name: str, options: ProbeOptions, as_json: bool = False) -> None
     if options.model is not None:
         trials = measure_readings(folder, options, quiet=as_json)
         report["probe"] = [asdict(trial) for trial in trials]
-        report["choice"] = probe.choice(trials).name
+        report["choice"] = probe.best_trial(trials).name
         if not as_json:
             print_trials(trials, name)
     if as_json:
@@ -194,7 +194,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 def print_trials(trials: list[Trial], name: str) -> None:
     """Print a row for each reading, then which is right and how to write it."""
-    best = probe.choice(trials)
+    best = probe.best_trial(trials)
     table = Table("reading", "tokens per round", "first draft kept", "")
     for trial in trials:
         mark = "best" if trial is best else ""

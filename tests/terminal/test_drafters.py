@@ -20,11 +20,11 @@ from tests.equipment.tiny import make_drafter
 PROMPTS = ("What is 48 + 76?", "Write the 7 times table up to 10.")
 PLANTS = {
     "taps": ({"target_layer_ids": [2, 4, 5]}, {}, "taps -1"),
-    "slot": ({}, {"sample_from_anchor": True}, "the anchor's slot does not"),
+    "slot": ({}, {"sample_from_anchor": True}, "the anchor's slot does not predict"),
     "both": (
         {"target_layer_ids": [0, 2, 3]},
         {"sample_from_anchor": True},
-        "the anchor's slot does not, taps +1",
+        "the anchor's slot does not predict, taps +1",
     ),
 }
 
@@ -49,7 +49,7 @@ def test_a_planted_wrong_reading_is_found_and_corrected(name, tmp_path):
     folder, out = planted(tmp_path / "wrong", name), tmp_path / "right"
     target, tokenizer = load("tiny", "none")
     trials = probe.probe(folder, target, tokenizer, PROMPTS, 48)
-    best = probe.choice(trials)
+    best = probe.best_trial(trials)
     assert trials[0].name == "as read" and best.name == PLANTS[name][2]
     # The printed command restores the embedded drafter.
     assert run("convert", folder, "--out", out, *best.options.split()).exit_code == 0
@@ -65,7 +65,7 @@ def test_taps_beyond_the_target_are_a_reading_too(tmp_path):
     target, tokenizer = load("tiny", "none")
     trials = probe.probe(folder, target, tokenizer, PROMPTS, 48)
     assert "not layers of the target" in trials[0].name
-    assert probe.choice(trials).name == "taps -1"
+    assert probe.best_trial(trials).name == "taps -1"
 
 
 def test_a_drafter_of_another_target_is_no_reading(tmp_path):
@@ -80,7 +80,7 @@ def test_a_drafter_of_another_target_is_no_reading(tmp_path):
 def test_the_right_reading_is_kept():
     target, tokenizer = load("tiny", "none")
     trials = probe.probe(TINY / "drafter", target, tokenizer, PROMPTS, 48)
-    assert probe.choice(trials) is trials[0]
+    assert probe.best_trial(trials) is trials[0]
     names = {trial.name for trial in trials}
     assert {"taps +1", "taps -1", "causal in the block"} < names
 
