@@ -1,7 +1,7 @@
-"""`verify`: does drafting say on this machine what plain decoding says?
+"""`verify`: compare drafted text with plain decoding on this machine, greedily.
 
-Greedy, prompt by prompt: the first difference, the margin of plain decoding's choice
-there, and what that means.
+Owns the comparison (first difference, margin, verdict) and its output. Does not know
+how rounds are drafted.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ PROMPTS = (
     "Write a Python function add_lemon that returns the sum of a and b.",
     "Write the 7 times table up to 10.",
 )
-# A gap between the two best logits, relative to the best, that another order of
-# summing can turn around after some dozens of layers.
+# After some dozens of layers, another order of additions can change which of two logits
+# is larger if their difference, relative to the larger one, is below this.
 NEAR_TIE = {mx.float32: 1e-4, mx.float16: 4e-3, mx.bfloat16: 2e-2}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One prompt's outcome.
+    """The result for one prompt.
 
     Args:
-        prompt: Its text.
-        tokens: Tokens compared.
+        prompt: Text of the prompt.
+        tokens: Number of tokens compared.
         first_difference: Index of the first token that differs, or None.
-        margin: Plain decoding's gap between its two best logits there.
+        margin: Difference between plain decoding's two best logits there.
         verdict: "identical", "near tie" or "different".
-        bits: All logits compared were equal bit for bit.
+        bits: All compared logits are equal bit for bit.
     """
 
     prompt: str
@@ -55,15 +55,24 @@ class Comparison:
 def compare(
     pair: Pair, ids: list[int], prompt: str, stop_ids, max_tokens: int, block_size
 ) -> Comparison:
-    """Decode `ids` plainly and with drafts side by side, up to the first difference."""
+    """Decode a prompt plainly and with drafts, up to the first difference.
+
+    Args:
+        pair: A pair with a drafter.
+        ids: Token ids of the prompt.
+        prompt: Text of the prompt, for the result.
+        stop_ids: Token ids that end the text.
+        max_tokens: Maximum number of tokens to compare.
+        block_size: Rows of a block; None takes the drafter's.
+    """
     options = {"max_tokens": max_tokens, "stop_ids": stop_ids}
     plain = tokens_with_logits(decode(pair, ids, speculate=False, **options))
-    # Always blocks: measurements might find that plain decoding is best here.
+    # A fixed width, because the engine's own choice might be plain decoding.
     width = block_size or pair.drafter.block_size
     drafted = tokens_with_logits(decode(pair, ids, block_size=width, **options))
     at, bits = 0, True
     for ours, theirs in zip_longest(plain, drafted):
-        if ours is None or theirs is None:
+        if ours is None or theirs is None:  # one text ended
             return Comparison(prompt, at, at, None, "different", bits)
         bits = bits and mx.array_equal(ours[1], theirs[1], equal_nan=True).item()
         if ours[0] != theirs[0]:
@@ -75,13 +84,13 @@ def compare(
 
 
 def margin(logits: mx.array) -> tuple[float, bool]:
-    """The gap between the two best of logits [V], and whether it is a near tie."""
+    """The difference of the two best of logits [V], and whether it is a near tie."""
     second, best = mx.sort(logits.astype(mx.float32))[-2:].tolist()
     return best - second, best - second <= abs(best) * NEAR_TIE[logits.dtype]
 
 
 def tokens_with_logits(rounds) -> Iterator[tuple[int, mx.array]]:
-    """Each token with the logits [V] that it was chosen from."""
+    """Each token with the logits [V] from which it was chosen."""
     for round in rounds:
         for i, token in enumerate(round.tokens):
             yield token, round.logits[i]
@@ -101,8 +110,19 @@ def run(
     as_json: bool,
     notice: Callable[[str], None],
 ) -> None:
-    """Compare on `prompts` and print the outcome; exit 1 on a real difference, and
-    with exact kernels on any."""
+    """Compare on `prompts`, and print the results.
+
+    Args:
+        prompts: User messages; None takes PROMPTS.
+        model, draft, quantize, draft_quantize, trust_remote_code, kernels, notice: As
+            in loading.load.
+        block_size, max_tokens: As in `compare`.
+        as_json: Print one JSON object.
+
+    Raises:
+        typer.Exit: With 1 if a text differs by more than a near tie, or if kernels are
+            exact and any logits differ.
+    """
     pair, tokenizer = load(
         model,
         draft,
@@ -121,27 +141,37 @@ def run(
         )
         results.append(result)
         if not as_json:
-            print(line(result))
-    bad = any(result.verdict == "different" for result in results)
-    equal = all(result.bits for result in results)
-    bad = bad or (kernels == "exact" and not equal)
-    if as_json:
-        rows = [asdict(result) for result in results]
-        same = all(result.verdict == "identical" for result in results)
-        found = {"results": rows, "identical": same, "bits": equal, "kernels": kernels}
-        print(json.dumps(found | describe()))
-    else:
-        same = sum(result.verdict == "identical" for result in results)
-        print(
-            f"{same} of {len(results)} answers identical to plain decoding; their "
-            f"logits are {'' if equal else 'not '}equal bit for bit."
-        )
-    if bad:
+            print(one_line(result))
+    equal_bits = all(result.bits for result in results)
+    print(as_json_line(results, kernels) if as_json else summary(results))
+    different = any(result.verdict == "different" for result in results)
+    if different or (kernels == "exact" and not equal_bits):
         raise typer.Exit(1)
 
 
-def line(result: Comparison) -> str:
-    """A result in words."""
+def as_json_line(results: list[Comparison], kernels: str) -> str:
+    """All results and the machine as one JSON object."""
+    report = {
+        "results": [asdict(result) for result in results],
+        "identical": all(result.verdict == "identical" for result in results),
+        "bits": all(result.bits for result in results),
+        "kernels": kernels,
+    }
+    return json.dumps(report | describe())
+
+
+def summary(results: list[Comparison]) -> str:
+    """The last line for people."""
+    identical = sum(result.verdict == "identical" for result in results)
+    equal_bits = all(result.bits for result in results)
+    return (
+        f"{identical} of {len(results)} answers are identical to plain decoding. The "
+        f"logits are {'' if equal_bits else 'not '}equal bit for bit."
+    )
+
+
+def one_line(result: Comparison) -> str:
+    """A result for people."""
     head = f"{result.verdict}: {result.prompt!r}, {result.tokens} tokens"
     if result.first_difference is None:
         return head
