@@ -15,7 +15,7 @@ import json
 import time
 from typing import Any
 
-from dflash_mlx.bench.shapes import shaped
+from dflash_mlx.bench.shapes import load_shape
 from dflash_mlx.cache.prompt_cache import PromptCache
 from dflash_mlx.device import describe
 from dflash_mlx.engine import stream_generate
@@ -43,7 +43,7 @@ def measure(
     """Hold a chat, and time every turn's first token, with its template and marks.
 
     Args:
-        pair, tokenizer: From `load` or `shaped`; the template must be a chat's.
+        pair, tokenizer: From `load` or `load_shape`; the template must be a chat's.
         context: Prompt tokens of the last turn, about.
         turns: Of the chat.
         question: Tokens that every turn but the first adds to the prompt, about.
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=16)
     parser.add_argument("--cold-every", type=int, default=1)
     asked = parser.parse_args()
-    pair, tokenizer = load() if asked.shape == "tiny" else shaped(asked.shape)
+    pair, tokenizer = load() if asked.shape == "tiny" else load_shape(asked.shape)
     sizes = {k: v for k, v in vars(asked).items() if k != "shape"}
     result = measure(pair, tokenizer, **sizes)
     machine = ", ".join(f"{key} {value}" for key, value in describe().items())

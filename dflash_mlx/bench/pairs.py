@@ -1,4 +1,7 @@
-"""The pair that a benchmark measures: a real one, a shape, an untrained drafter."""
+"""Load the pair that a benchmark measures: a model, a shape, or an untrained drafter.
+
+Does not know what is measured.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +30,25 @@ def open_pair(
     seed: int = 0,
     notice: Callable[[str], None] = quiet,
 ) -> tuple[Pair, TokenizerWrapper]:
-    """Load or build what is measured.
+    """Load or build the pair to measure, and its tokenizer.
 
     Args:
         model, draft, quantize, draft_quantize, trust_remote_code, kernels, notice: As
-            in loading.load; the drafter `untrained` is the usual one with random
-            weights, the worst that there can be.
-        shape: The embedded pair at the size of this model, in place of `model`.
-        seed: Of random weights.
+            in loading.load. The drafter `untrained` is the model's drafter with random
+            weights, as the worst case.
+        shape: Take the embedded pair at the size of this model instead of `model`.
+        seed: Seed of the random weights.
 
     Raises:
-        DFlashError: As in loading.load; an untrained drafter needs a known one.
+        DFlashError: As in loading.load, or there is no drafter to make untrained.
     """
-    wild = draft == UNTRAINED
-    mode = "off" if wild else kernels
+    random_weights = draft == UNTRAINED
+    # An untrained drafter gets its kernels below.
+    mode = "off" if random_weights else kernels
     if shape is not None:
-        from .shapes import shaped
+        from .shapes import load_shape
 
-        pair, tokenizer = shaped(
+        pair, tokenizer = load_shape(
             shape,
             quantize=quantize,
             draft_quantize=draft_quantize,
@@ -54,32 +58,33 @@ def open_pair(
     else:
         pair, tokenizer = load(
             model,
-            None if wild else draft,
+            None if random_weights else draft,
             quantize=quantize,
             draft_quantize=draft_quantize,
             trust_remote_code=trust_remote_code,
             kernels=mode,
             notice=notice,
         )
-    if wild:
-        pair = install_kernels(untrained(pair, seed), kernels, notice)
+    if random_weights:
+        pair = with_untrained_drafter(pair, seed)
+        pair = install_kernels(pair, kernels, notice)
         calibrate(pair, notice)
     return pair, tokenizer
 
 
-def untrained(pair: Pair, seed: int = 0) -> Pair:
-    """The pair with a drafter of the same numbers that has learnt nothing.
+def with_untrained_drafter(pair: Pair, seed: int = 0) -> Pair:
+    """The pair with a drafter of the same configuration and random weights.
 
     Raises:
-        UnsupportedError: It has no drafter.
+        UnsupportedError: The pair has no drafter.
     """
     pair.require_drafter()
-    known = pair.drafter
+    trained = pair.drafter
     mx.random.seed(seed)
-    drafter = make(known.config, known.own_window)
-    drafter.set_dtype(known.dtype)
+    drafter = make(trained.config, trained.own_window)
+    drafter.set_dtype(trained.dtype)
     drafter.eval()
     mx.eval(drafter.parameters())
-    if known.bits:
-        quantize_linear(drafter, known.bits)
+    if trained.bits:
+        quantize_linear(drafter, trained.bits)
     return Pair.of(pair.model, drafter, pair.target.config)

@@ -1,17 +1,15 @@
-"""Shapes by name: the embedded pair at the size of a registered target, no download.
+"""Build the embedded pair at the size of a known target, without a download.
 
-Owns the names and their numbers (shapes.toml), and what must be right before anything
-is built: that the name has a shape, that memory holds it. How a pair is widened is
-widen.py's.
+Owns the names of shapes and their sizes (shapes.toml), and checks that memory is large
+enough. Does not know how a pair is widened (widen.py).
 
-What is true to the named model: the width of every matrix, heads, layers, vocabulary,
-so what is read and computed in a pass, of the target and of its drafter, and the KV
-cache. What is the small pair's: words, acceptance, tokenizer, the drafter's block of
-8 rows and window of 128, the context of 8,192 tokens. Embeddings are tied also where
-the model's are not: a pass then reads one table as the head, and a few rows of it as
-the embedding, which is what it reads of two; only memory is short of one table.
-Matrices are mostly zeros, which take the time of other numbers; a GPU may draw less
-power on them.
+As in the named model: the size of every matrix, heads, layers, vocabulary and KV cache,
+so the data read and the arithmetic of a pass, in the target and in its drafter. As in
+the small pair: text, acceptance, tokenizer, the drafter's block of 8 rows and window of
+128, and the context of 8,192 tokens. Embeddings are always tied. That does not change
+the cost of a pass, which reads the whole table as the head and a few rows as the
+embedding, but a model with untied embeddings needs one more table in memory. Most
+weights are zeros. They take the same time, but a GPU may need less power.
 """
 
 from __future__ import annotations
@@ -45,16 +43,16 @@ from .widen import (
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A shape that has a name.
+class NamedShape:
+    """The shape of a known model.
 
     Args:
-        name: An alias of pairs.toml, or another model's.
-        target: The target's numbers.
-        drafter: Its drafter's depth.
-        note: In what the cost differs from the named model's, or "".
-        dtype: What it is built in unless it is said otherwise; None is what `load`
-            makes of bfloat16 on this machine.
+        name: An alias of pairs.toml, or the name of another model.
+        target: Sizes of the target.
+        drafter: Sizes of its drafter.
+        note: How the cost differs from the named model's; may be empty.
+        dtype: Default dtype; None is the dtype that `load` uses on this machine for
+            bfloat16 weights.
     """
 
     name: str
@@ -64,81 +62,83 @@ class Entry:
     dtype: str | None = None
 
     def bytes(self, bits: int | None, draft_bits: int | None, size: int) -> list[int]:
-        """Memory that target, drafter and building them need.
+        """Bytes of the target, of the drafter, and of the temporary arrays.
 
         Args:
-            bits, draft_bits: Of their quantization, or None.
-            size: Bytes of a number that is not quantized.
+            bits, draft_bits: Bits of the quantized weights, or None.
+            size: Bytes of a weight that is not quantized.
         """
         shape, draft = self.target, self.drafter
         hidden = shape.hidden_size
         heads = shape.num_attention_heads + shape.num_key_value_heads
         layer = hidden * (2 * heads * shape.head_dim + 3 * shape.intermediate_size)
         table = shape.vocab_size * hidden
-        drafted = draft.num_hidden_layers * layer + draft.taps * hidden * hidden
+        target = shape.num_hidden_layers * layer + table
+        drafter = draft.num_hidden_layers * layer + draft.taps * hidden * hidden
         return [
-            packed_bytes(shape.num_hidden_layers * layer + table, bits, size),
-            packed_bytes(drafted, draft_bits, size),
-            # What is being built is there unquantized too, or twice.
+            weight_bytes(target, bits, size),
+            weight_bytes(drafter, draft_bits, size),
+            # The layer or table under construction exists a second time, unquantized.
             max(layer, table) * size,
         ]
 
 
-def packed_bytes(numbers: int, bits: int | None, size: int) -> int:
-    """Bytes of so many numbers; quantized groups have a scale and a bias each."""
+def weight_bytes(weights: int, bits: int | None, size: int) -> int:
+    """Bytes of a number of weights; a quantized group adds a scale and a bias."""
     if not bits:
-        return numbers * size
-    return numbers * bits // 8 + numbers // GROUP * 2 * size
+        return weights * size
+    return weights * bits // 8 + weights // GROUP * 2 * size
 
 
 @cache
-def entries() -> dict[str, Entry]:
+def named_shapes() -> dict[str, NamedShape]:
     """All shapes by name, the smallest first."""
-    found = [Entry("race", RACE, DraftShape(2, 3), dtype="float32")]
-    for name, row in read()["shape"].items():
+    found = [NamedShape("race", RACE, DraftShape(2, 3), dtype="float32")]
+    for name, row in read_shapes()["shape"].items():
         target, drafter = Shape(**row["target"]), DraftShape(**row["drafter"])
-        found.append(Entry(name, target, drafter, row.get("note", "")))
-    found.sort(key=lambda entry: entry.bytes(None, None, 2)[0])
-    return {entry.name: entry for entry in found}
+        found.append(NamedShape(name, target, drafter, row.get("note", "")))
+    found.sort(key=lambda shape: shape.bytes(None, None, 2)[0])
+    return {shape.name: shape for shape in found}
 
 
 @cache
-def refused() -> dict[str, tuple[str, str]]:
-    """Aliases that have no shape: why, and the shape nearest in size, or ""."""
+def aliases_without_shape() -> dict[str, tuple[str, str]]:
+    """Alias -> (reason, the shape nearest in size or "")."""
     return {
-        alias: (row["why"], nearest)
-        for row in read()["refused"]
+        alias: (row["reason"], nearest)
+        for row in read_shapes()["unavailable"]
         for alias, nearest in row["aliases"].items()
     }
 
 
-def read() -> dict:
-    """shapes.toml."""
+def read_shapes() -> dict:
+    """The content of shapes.toml."""
     return tomllib.loads(files(__package__).joinpath("shapes.toml").read_text())
 
 
-def find(name: str) -> Entry:
-    """The shape of a name.
+def find_shape(name: str) -> NamedShape:
+    """The shape with this name; upper case is allowed.
 
     Raises:
-        OptionError: There is none; the shapes are named, and why it has none.
+        OptionError: There is none. The error gives the reason and lists all shapes.
     """
     key = name.lower()
-    if key in entries():
-        return entries()[key]
-    shapes = f"Shapes: {', '.join(entries())}."
-    if key in refused():
-        why, nearest = refused()[key]
-        near = f"Nearest in size, not in cost: --shape {nearest}. " if nearest else ""
-        raise OptionError(f"{name} has no shape: {why}.", near + shapes)
+    if key in named_shapes():
+        return named_shapes()[key]
+    shapes = f"Shapes: {', '.join(named_shapes())}."
+    if key in aliases_without_shape():
+        reason, nearest = aliases_without_shape()[key]
+        hint = f"Similar in size, but not in cost: --shape {nearest}. "
+        hint = hint if nearest else ""
+        raise OptionError(f"{name} has no shape: {reason}.", hint + shapes)
     if key in {entry.alias for entry in registry.targets()}:
-        raise OptionError(f"{name} has no shape: its numbers are not known.", shapes)
-    close = difflib.get_close_matches(key, entries(), n=2)
+        raise OptionError(f"{name} has no shape: its sizes are unknown.", shapes)
+    close = difflib.get_close_matches(key, named_shapes(), n=2)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    raise OptionError(f"{name!r} is no shape.", hint + shapes)
+    raise OptionError(f"There is no shape {name!r}.", hint + shapes)
 
 
-def shaped(
+def load_shape(
     name: str,
     *,
     quantize: int | None = None,
@@ -147,42 +147,43 @@ def shaped(
     kernels: str = "auto",
     notice: Notice = quiet,
 ) -> tuple[Pair, TokenizerWrapper]:
-    """The embedded pair with the shape, and so the cost, of a registered target.
+    """Build the embedded pair with the shape, and so the cost, of a known target.
 
-    Greedy, in float32, it says what the small pair says, and accepts what that accepts.
-    In bfloat16, and quantized, sums are rounded elsewhere than in the small pair: the
-    words are the same until two nearly tie. With sampling, the 151,424 ids that a
-    Qwen3 shape adds, each as unlikely as the mask token, have together 0.1% of a
-    choice at temperature 1 (8% of the worst one seen); `top_k` 20 keeps them out.
+    With greedy decoding in float32, text and acceptance equal the small pair's. In
+    bfloat16 or quantized, sums are rounded differently, so the text can differ from the
+    first near tie on. With sampling, the 151,424 ids that a Qwen3 shape adds, each as
+    unlikely as the mask token, have a total probability of 0.1% at temperature 1 (8% in
+    the worst case seen); `top_k=20` excludes them.
 
     Args:
-        name: One of `entries()`.
-        quantize, draft_quantize: Bits (4 or 8), as `load` has them.
-        dtype: float32, float16 or bfloat16; None is float32 for race, and what `load`
-            makes of bfloat16 on this machine for all others.
+        name: A key of `named_shapes()`.
+        quantize, draft_quantize: 4 or 8 bits, as in `load`.
+        dtype: float32, float16 or bfloat16. None is float32 for race; for other shapes
+            it is the dtype that `load` uses on this machine for bfloat16 weights.
         kernels, notice: As in `load`.
 
     Returns:
-        The pair and the small pair's tokenizer.
+        The pair, and the tokenizer of the small pair.
 
     Raises:
-        OptionError: There is no such shape, or an option is out of range.
-        NotEnoughMemoryError: This machine cannot hold it; nothing was built.
+        OptionError: The shape does not exist, or an option is out of range.
+        NotEnoughMemoryError: The shape needs more memory than this machine has. Nothing
+            was built.
     """
     for option, bits in (("quantize", quantize), ("draft_quantize", draft_quantize)):
         require(bits in (None, 4, 8), option, "4 or 8", bits)
-    known = (None, *DTYPES)
-    require(dtype in known, "dtype", f"one of {', '.join(DTYPES)}", dtype)
+    allowed = (None, *DTYPES)
+    require(dtype in allowed, "dtype", f"one of {', '.join(DTYPES)}", dtype)
     check_mode(kernels)
-    entry = find(name)
-    dtype = dtype or entry.dtype
-    check_memory(entry, quantize, draft_quantize, DTYPES[dtype or "bfloat16"].size)
+    shape = find_shape(name)
+    dtype = dtype or shape.dtype
+    check_memory(shape, quantize, draft_quantize, DTYPES[dtype or "bfloat16"].size)
     pair, tokenizer = load(registry.TINY, kernels="off")
     if dtype:
         pair.model.set_dtype(DTYPES[dtype])
         pair.drafter.set_dtype(DTYPES[dtype])
     pair = widen(
-        pair, entry.target, entry.drafter, bits=quantize, draft_bits=draft_quantize
+        pair, shape.target, shape.drafter, bits=quantize, draft_bits=draft_quantize
     )
     mx.clear_cache()
     pair = install_kernels(pair, kernels, notice)
@@ -191,28 +192,32 @@ def shaped(
 
 
 def check_memory(
-    entry: Entry, bits: int | None, draft_bits: int | None, size: int
+    shape: NamedShape, bits: int | None, draft_bits: int | None, size: int
 ) -> None:
-    """Raise NotEnoughMemoryError when a shape will not fit, before it is built.
+    """Check that a shape fits into memory, before it is built.
 
     Args:
-        entry: The shape.
-        bits, draft_bits, size: As in Entry.bytes.
+        shape: The shape.
+        bits, draft_bits, size: As in NamedShape.bytes.
+
+    Raises:
+        NotEnoughMemoryError: It does not fit.
     """
-    have = device.memory_bytes()
-    target, drafter, building = entry.bytes(bits, draft_bits, size)
-    if target + drafter + building <= have:
+    available = device.memory_bytes()
+    options = (bits, draft_bits, size)
+    target, drafter, building = shape.bytes(*options)
+    if target + drafter + building <= available:
         return
     hints = []
-    if bits != 4 and sum(entry.bytes(4, 4, size)) <= have:
+    if bits != 4 and sum(shape.bytes(4, 4, size)) <= available:
         hints.append("--quantize 4 --draft-quantize 4")
-    asked = (bits, draft_bits, size)
-    fit = [e.name for e in entries().values() if sum(e.bytes(*asked)) <= have]
-    hints += [f"--shape {fit[-1]}"] if fit else []
+    shapes = named_shapes().values()
+    fitting = [s.name for s in shapes if sum(s.bytes(*options)) <= available]
+    hints += [f"--shape {fitting[-1]}"] if fitting else []
     raise NotEnoughMemoryError(
-        f"The shape {entry.name} needs {target / device.GIB:.1f} GiB for the target, "
+        f"The shape {shape.name} needs {target / device.GIB:.1f} GiB for the target, "
         f"{drafter / device.GIB:.1f} GiB for the drafter and "
         f"{building / device.GIB:.1f} GiB to build them, but this machine has "
-        f"{have / device.GIB:.1f} GiB for them.",
+        f"{available / device.GIB:.1f} GiB.",
         f"Try {' or '.join(hints)}." if hints else "",
     )

@@ -1,9 +1,9 @@
-"""Give a small pair the shape, and so the cost, of a large one; same function.
+"""Widen a small pair to the shape, and so the cost, of a large one.
 
-Zero-padded widths with rescaled norms, inert extra layers: tokens and acceptance stay
-those of the small pair while every pass costs what the large shape costs. Residual
-networks allow it; the rules stand beside each step. Knows numbers; which names stand
-for which is shapes.py's.
+The widened pair computes the same function: matrices are padded with zeros, norms are
+rescaled, and extra layers add nothing to the residual stream. Tokens and acceptance are
+those of the small pair, and a pass costs what it costs in the large shape. Does not
+know the names of shapes (shapes.py).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..errors import OptionError
 from ..models.drafters.dflash import DFlash
 from ..pair import Pair
 
-# What published quantizations use.
+# Group size of published quantizations.
 GROUP = 64
-# An inert layer's last projections; they are zero, so that it adds nothing.
-LAST = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+# Projections into the residual stream; zero in an inert layer, so that it adds nothing.
+OUTPUT_PROJECTIONS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a Qwen3-like model that set the cost of a pass."""
+    """The sizes of a Qwen3-like model that determine the cost of a pass."""
 
     hidden_size: int
     intermediate_size: int
@@ -42,28 +42,28 @@ class Shape:
 
 @dataclass(frozen=True)
 class DraftShape:
-    """What sets the cost of a draft besides the target's widths, which it has too.
+    """The sizes of a drafter that determine its cost. Its widths are the target's.
 
     Args:
-        num_hidden_layers: Of the drafter.
-        taps: Target layers that it reads.
+        num_hidden_layers: Number of layers.
+        taps: Number of target layers whose output it reads.
     """
 
     num_hidden_layers: int
     taps: int
 
 
-# 188 million parameters: in float32 one row is bound by memory on a CPU, as one row
-# of a real model is on a GPU.
+# 188 million parameters: in float32 on a CPU, a pass of one row is limited by memory
+# bandwidth, as with a real model on a GPU.
 RACE = Shape(1024, 3072, 16, 4, 64, 15, 8192)
 
 
 class Widening:
-    """Where each index of a small layer goes in a large one.
+    """The index of every small channel, head and layer in the large model.
 
     Args:
-        small, large: Shapes; every number of `large` is at least `small`'s, and
-            head_dim a multiple of it.
+        small, large: Shapes. No size of `large` may be smaller than in `small`, and its
+            head_dim must be a multiple.
 
     Raises:
         OptionError: The large shape cannot hold the small one.
@@ -72,15 +72,19 @@ class Widening:
     def __init__(self, small: Shape, large: Shape):
         for name in vars(small):
             if getattr(large, name) < getattr(small, name):
-                raise OptionError(f"{name} cannot shrink to {getattr(large, name)}.")
+                raise OptionError(
+                    f"{name} must be {getattr(small, name)} or more, but is "
+                    f"{getattr(large, name)}."
+                )
         if large.head_dim % small.head_dim:
             raise OptionError(
-                f"head_dim {large.head_dim} is no multiple of {small.head_dim}."
+                f"head_dim must be a multiple of {small.head_dim}, but is "
+                f"{large.head_dim}."
             )
         self.small, self.large = small, large
         group = small.num_attention_heads // small.num_key_value_heads
         groups, rest = divmod(large.num_attention_heads, large.num_key_value_heads)
-        # Where a large group holds fewer query heads than a small one, copies of the
+        # If a large group has fewer query heads than a small one, copies of the
         # key-value head serve the others.
         self.copies = -(-group // groups)
         kv_heads = small.num_key_value_heads * self.copies
@@ -91,37 +95,43 @@ class Widening:
                 f"{small.num_attention_heads} on {small.num_key_value_heads}."
             )
         heads = range(small.num_attention_heads)
-        # A query head stays with its key-value head, or a copy of it.
-        copy, inside = self.copies * groups, [h % group for h in heads]
-        self.queries = self._rows([h // group * copy + inside[h] for h in heads])
+        # A query head is placed with its key-value head, or with a copy of that.
+        stride = self.copies * groups
+        self.queries = self._rows([h // group * stride + h % group for h in heads])
         self.keys = self._rows(range(kv_heads))
         self.hidden = np.arange(small.hidden_size)
         self.inner = np.arange(small.intermediate_size)
 
     def _rows(self, heads):
-        """Rows of heads in a projection. The rotary pair (j, j + d/2) of a head of d
-        goes to (c j, c d/2 + c j) of one of c d, which turns at the same rate."""
+        """The rows of heads in a large projection.
+
+        The rotary pair (j, j + d/2) of a head of size d is placed at (c j, c d/2 + c j)
+        of a head of size c d, which rotates at the same rate.
+        """
         small, large = self.small.head_dim, self.large.head_dim
         factor, half = large // small, small // 2
         low = np.arange(half) * factor
         inside = np.concatenate([low, large // 2 + low])
         return np.concatenate([head * large + inside for head in heads])
 
-    def norm(
-        self, weight: mx.array, size: int, index: np.ndarray, grow: float = 1.0
+    def norm_weight(
+        self, weight: mx.array, size: int, index: np.ndarray, factor: float = 1.0
     ) -> mx.array:
-        """RMSNorm over more, zero, channels multiplies by sqrt(size / n): take it
-        back in the weight, which may `grow` besides; rounded once, at the end."""
+        """The weight of an RMSNorm over `size` channels, times `factor`.
+
+        Zero channels make RMSNorm multiply by sqrt(size / n), so the weight is divided
+        by that. It is rounded once, at the end.
+        """
         scale = (weight.shape[0] / size) ** 0.5
-        scaled = (weight[None].astype(mx.float32) * scale * grow).astype(weight.dtype)
+        scaled = (weight[None].astype(mx.float32) * scale * factor).astype(weight.dtype)
         return place(scaled, np.arange(1), index, (1, size))[0]
 
-    def layer(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """A layer's weights, widened; names as in Qwen3 and DFlash layers."""
+    def layer_weights(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+        """The widened weights of a layer; names as in Qwen3 and DFlash layers."""
         big, hd = self.large, self.large.head_dim
         q, kv = big.num_attention_heads * hd, big.num_key_value_heads * hd
         h, i = big.hidden_size, big.intermediate_size
-        maps = {
+        places = {
             "self_attn.q_proj": (self.queries, self.hidden, (q, h)),
             "self_attn.k_proj": (self.keys, self.hidden, (kv, h)),
             "self_attn.v_proj": (self.keys, self.hidden, (kv, h)),
@@ -131,52 +141,56 @@ class Widening:
             "mlp.down_proj": (self.hidden, self.inner, (h, i)),
         }
         weights = weights | {
-            name: self.copied(weights[name])
+            name: self.copy_heads(weights[name])
             for name in ("self_attn.k_proj.weight", "self_attn.v_proj.weight")
         }
         new = {}
-        for name, where in maps.items():
+        for name, where in places.items():
             new[f"{name}.weight"] = place(weights[f"{name}.weight"], *where)
         inside = self._rows([0])
-        keys = self.norm(weights["self_attn.k_norm.weight"], hd, inside)
+        keys = self.norm_weight(weights["self_attn.k_norm.weight"], hd, inside)
         new["self_attn.k_norm.weight"] = keys
-        # Scores are divided by sqrt(head_dim): queries grow by as much as it does.
-        grow = (hd / self.small.head_dim) ** 0.5
-        queries = self.norm(weights["self_attn.q_norm.weight"], hd, inside, grow)
+        # Attention divides scores by sqrt(head_dim); larger queries compensate.
+        factor = (hd / self.small.head_dim) ** 0.5
+        queries = self.norm_weight(
+            weights["self_attn.q_norm.weight"], hd, inside, factor
+        )
         new["self_attn.q_norm.weight"] = queries
         for name in ("input_layernorm", "post_attention_layernorm"):
-            new[f"{name}.weight"] = self.norm(weights[f"{name}.weight"], h, self.hidden)
+            new[f"{name}.weight"] = self.norm_weight(
+                weights[f"{name}.weight"], h, self.hidden
+            )
         return new
 
-    def copied(self, weight: mx.array) -> mx.array:
-        """Keys' or values' projection [heads * head_dim, H], each head in copies."""
+    def copy_heads(self, weight: mx.array) -> mx.array:
+        """Repeat each head of a key or value projection [heads * head_dim, H]."""
         heads = weight.reshape(self.small.num_key_value_heads, -1, weight.shape[-1])
         return mx.repeat(heads, self.copies, axis=0).reshape(-1, weight.shape[-1])
 
-    def places(self) -> list[int]:
-        """New indices of the small model's layers, spread over the depth."""
-        return spread(self.small.num_hidden_layers, self.large.num_hidden_layers)
+    def layer_indices(self) -> list[int]:
+        """The indices of the small model's layers, spread over the large depth."""
+        return spread_evenly(self.small.num_hidden_layers, self.large.num_hidden_layers)
 
 
-def spread(many: int, among: int) -> list[int]:
-    """`many` of the indices below `among`, the first and the last one included."""
-    return [round(i * (among - 1) / max(1, many - 1)) for i in range(many)]
+def spread_evenly(n: int, size: int) -> list[int]:
+    """n of the indices below `size`, including the first and the last one."""
+    return [round(i * (size - 1) / max(1, n - 1)) for i in range(n)]
 
 
 def place(w: mx.array, rows, columns, shape: tuple[int, int]) -> mx.array:
-    """A zero matrix of `shape` with `w` at the given rows and columns, in its dtype."""
+    """A matrix of zeros with `w` at the given rows and columns."""
     out = mx.zeros(shape, w.dtype)
     out[mx.array(rows)[:, None], mx.array(columns)] = w
     return out
 
 
 def shape_of(config: dict) -> Shape:
-    """The shape in a config.json or a drafter's config."""
+    """The shape of the model in a config.json."""
     return Shape(**{name: config[name] for name in Shape.__dataclass_fields__})
 
 
-def strip(weights: dict[str, mx.array], prefix: str) -> dict[str, mx.array]:
-    """The entries under a prefix, without it."""
+def strip_prefix(weights: dict[str, mx.array], prefix: str) -> dict[str, mx.array]:
+    """The weights whose names start with a prefix, without it."""
     return {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
 
 
@@ -188,24 +202,24 @@ def widen(
     bits: int | None = None,
     draft_bits: int | None = None,
 ) -> Pair:
-    """A pair of shape `large` that says what `pair` says, at the large one's cost.
+    """Make a pair of shape `large` with the function of `pair`.
 
-    Built a layer at a time, in the small pair's dtypes: memory peaks at the result,
-    and one layer of it unquantized.
+    The result has the dtypes of the small pair. It is built one layer at a time, so the
+    memory peak is the result plus one unquantized layer.
 
     Args:
-        pair: A Qwen3 target with tied embeddings and a DFlash drafter.
-        large: The new shape of the target; draft layers get its widths.
-        draft: The new depth of the drafter; None keeps layers and taps.
-        bits, draft_bits: 4 or 8 to quantize to, in groups of GROUP. What is zero stays
-            so, to the bit or as good as that; the rest is rounded, as in the small
-            pair quantized.
+        pair: A Qwen3 target with tied embeddings, and a DFlash drafter.
+        large: The shape of the new target. Draft layers have its widths.
+        draft: Layers and taps of the new drafter; None keeps their numbers.
+        bits, draft_bits: 4 or 8 to quantize in groups of GROUP; None does not quantize.
+            Zeros remain (almost exactly) zero; other values are rounded, as they are in
+            the small pair when it is quantized.
 
     Raises:
-        OptionError: The shape cannot hold the small one.
+        OptionError: The large shape cannot hold the small one.
     """
     config = pair.target.config
-    maps = Widening(shape_of(config), large)
+    widening = Widening(shape_of(config), large)
     old = pair.drafter.config
     kept = DraftShape(old.num_hidden_layers, len(old.target_layer_ids))
     draft = draft or kept
@@ -219,46 +233,52 @@ def widen(
     config = config | vars(large)
     if bits:
         config |= {"quantization": {"group_size": GROUP, "bits": bits}}
-    model = widen_target(pair, maps, bits)
-    return Pair.of(model, widen_drafter(pair.drafter, maps, draft, draft_bits), config)
+    model = widen_target(pair, widening, bits)
+    drafter = widen_drafter(pair.drafter, widening, draft, draft_bits)
+    return Pair.of(model, drafter, config)
 
 
-def widen_target(pair: Pair, maps: Widening, bits: int | None = None) -> Model:
-    """The large target, with inert layers between the small one's."""
+def widen_target(pair: Pair, widening: Widening, bits: int | None = None) -> Model:
+    """The large target: the small one's layers, with inert layers between them."""
     small = dict(tree_flatten(pair.model.parameters()))
-    large = maps.large
+    large = widening.large
     model = Model(ModelArgs.from_dict(pair.target.config | vars(large)))
     table = small["model.embed_tokens.weight"]
     body, dtype = model.model, table.dtype
-    # Ids beyond the small vocabulary copy the mask token's row: they never win.
+    # Ids beyond the small vocabulary get the mask token's row, so they are not chosen.
     mask = pair.drafter.config.mask_token_id
     rest = mx.repeat(table[mask : mask + 1], large.vocab_size - len(table), axis=0)
     table = mx.concatenate([table, rest])
     shape = (large.vocab_size, large.hidden_size)
-    table = place(table, np.arange(large.vocab_size), maps.hidden, shape)
-    body.embed_tokens = packed(body.embed_tokens, table, bits)
+    table = place(table, np.arange(large.vocab_size), widening.hidden, shape)
+    body.embed_tokens = with_weight(body.embed_tokens, table, bits)
     del table
-    home = {to: i for i, to in enumerate(maps.places())}
-    for to, layer in enumerate(model.layers):
-        if to in home:
-            old = strip(small, f"model.layers.{home[to]}.")
-            settle(layer, maps.layer(old).items(), bits)
+    small_index = {at: i for i, at in enumerate(widening.layer_indices())}
+    for at, layer in enumerate(model.layers):
+        if at in small_index:
+            old = strip_prefix(small, f"model.layers.{small_index[at]}.")
+            set_weights(layer, widening.layer_weights(old).items(), bits)
         else:
-            settle(layer, inert(layer, dtype), bits)
-    norm = maps.norm(small["model.norm.weight"], large.hidden_size, maps.hidden)
-    settle(body.norm, {"weight": norm}.items())
+            set_weights(layer, inert_weights(layer, dtype), bits)
+    norm = widening.norm_weight(
+        small["model.norm.weight"], large.hidden_size, widening.hidden
+    )
+    set_weights(body.norm, {"weight": norm}.items())
     model.eval()
     return model
 
 
 def widen_drafter(
-    drafter: DFlash, maps: Widening, draft: DraftShape, bits: int | None = None
+    drafter: DFlash, widening: Widening, draft: DraftShape, bits: int | None = None
 ) -> DFlash:
-    """The large drafter, with inert layers between the small one's; its taps at the
-    layers' new places, and more of them that nobody listens to."""
+    """The large drafter: the small one's layers, with inert layers between them.
+
+    The taps follow the target's layers to their new indices. The weights of additional
+    taps are zero.
+    """
     small = dict(tree_flatten(drafter.parameters()))
-    large, h = maps.large, maps.large.hidden_size
-    taps = more_taps(maps, drafter.config.target_layer_ids, draft.taps)
+    large, h = widening.large, widening.large.hidden_size
+    taps = choose_taps(widening, drafter.config.target_layer_ids, draft.taps)
     wide = DFlash(
         replace(
             drafter.config,
@@ -274,51 +294,52 @@ def widen_drafter(
         ),
         drafter.own_window,
     )
-    home = spread(drafter.config.num_hidden_layers, draft.num_hidden_layers)
-    for to, layer in enumerate(wide.layers):
-        if to in home:
-            old = strip(small, f"layers.{home.index(to)}.")
-            settle(layer, maps.layer(old).items(), bits)
+    layers = spread_evenly(drafter.config.num_hidden_layers, draft.num_hidden_layers)
+    for at, layer in enumerate(wide.layers):
+        if at in layers:
+            old = strip_prefix(small, f"layers.{layers.index(at)}.")
+            set_weights(layer, widening.layer_weights(old).items(), bits)
         else:
-            settle(layer, inert(layer, drafter.dtype), bits)
-    moved = [maps.places()[tap] for tap in drafter.config.target_layer_ids]
-    columns = np.concatenate([taps.index(tap) * h + maps.hidden for tap in moved])
-    fc = place(small["fc.weight"], maps.hidden, columns, (h, len(taps) * h))
-    wide.fc = packed(wide.fc, fc, bits)
+            set_weights(layer, inert_weights(layer, drafter.dtype), bits)
+    moved = [widening.layer_indices()[tap] for tap in drafter.config.target_layer_ids]
+    columns = np.concatenate([taps.index(tap) * h + widening.hidden for tap in moved])
+    fc = place(small["fc.weight"], widening.hidden, columns, (h, len(taps) * h))
+    wide.fc = with_weight(wide.fc, fc, bits)
     for name in ("hidden_norm", "norm"):
-        norm = maps.norm(small[f"{name}.weight"], h, maps.hidden)
-        settle(wide[name], {"weight": norm}.items())
+        norm = widening.norm_weight(small[f"{name}.weight"], h, widening.hidden)
+        set_weights(wide[name], {"weight": norm}.items())
     wide.eval()
     return wide
 
 
-def more_taps(maps: Widening, taps: tuple[int, ...], many: int) -> list[int]:
-    """Where small taps are in the large model, and others up to so many."""
-    moved = [maps.places()[tap] for tap in taps]
-    if many == len(moved):
+def choose_taps(widening: Widening, taps: tuple[int, ...], n: int) -> list[int]:
+    """n tapped layers of the large model: those of the small drafter, and others."""
+    moved = [widening.layer_indices()[tap] for tap in taps]
+    if n == len(moved):
         return moved
-    others = [i for i in range(maps.large.num_hidden_layers) if i not in moved]
-    return sorted(moved + [others[i] for i in spread(many - len(moved), len(others))])
+    others = [i for i in range(widening.large.num_hidden_layers) if i not in moved]
+    added = [others[i] for i in spread_evenly(n - len(moved), len(others))]
+    return sorted(moved + added)
 
 
-def inert(layer: nn.Module, dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
-    """Weights of a layer that adds nothing, but costs what it should.
+def inert_weights(layer: nn.Module, dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
+    """Weights of a layer that adds nothing to the residual stream at the usual cost.
 
-    All but the last projections are as MLX starts them, uniform in +-1/sqrt(columns):
-    what a layer computes from normed rows is then near 1, far from what overflows and
-    from the denormal numbers that a CPU is slow with.
+    Only the output projections are zero. The other weights are MLX's initial ones,
+    uniform in +-1/sqrt(columns), so that values inside the layer are near 1: they do
+    not overflow, and are not denormal, which would be slow on a CPU.
     """
-    drawn = dict(tree_flatten(layer.parameters()))
-    for name in list(drawn):
-        # What was drawn is float32: kept beside its cast it would triple the layer.
-        weight = drawn.pop(name).astype(dtype)
-        yield name, mx.zeros_like(weight) if name in LAST else weight
+    initial = dict(tree_flatten(layer.parameters()))
+    for name in list(initial):
+        # Popped, because the float32 array beside its cast would triple the memory.
+        weight = initial.pop(name).astype(dtype)
+        yield name, mx.zeros_like(weight) if name in OUTPUT_PROJECTIONS else weight
 
 
-def settle(
+def set_weights(
     module: nn.Module, weights: Iterable[tuple[str, mx.array]], bits: int | None = None
 ) -> None:
-    """Give a module its weights, computed one at a time, and quantize it."""
+    """Set and compute the weights of a module one at a time, then quantize it."""
     for name, weight in weights:
         module.update(tree_unflatten([(name, weight)]))
         mx.eval(weight)
@@ -328,11 +349,11 @@ def settle(
     mx.clear_cache()
 
 
-def packed(
+def with_weight(
     layer: nn.Linear | nn.Embedding, weight: mx.array, bits: int | None
 ) -> nn.Module:
-    """A layer with this weight, quantized if there are bits."""
-    settle(layer, {"weight": weight}.items())
+    """A layer with this weight, quantized if `bits` is given."""
+    set_weights(layer, {"weight": weight}.items())
     if not bits:
         return layer
     layer = layer.to_quantized(GROUP, bits)

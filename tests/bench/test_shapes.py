@@ -1,5 +1,4 @@
-"""Shapes by name: the widened pair says the same at any size; what has no shape says
-so; numbers agree with the registry and with published configs."""
+"""Shapes by name: widened pairs, their sizes and memory, and names without a shape."""
 
 import json
 from pathlib import Path
@@ -12,7 +11,7 @@ from mlx.utils import tree_flatten
 from benchmarks.race import PROMPTS
 from dflash_mlx import decode, device, load
 from dflash_mlx.bench import shapes
-from dflash_mlx.bench.shapes import Entry, shaped
+from dflash_mlx.bench.shapes import NamedShape, load_shape
 from dflash_mlx.bench.widen import (
     RACE,
     DraftShape,
@@ -26,8 +25,8 @@ from dflash_mlx.hub import registry
 from dflash_mlx.text.chat_template import apply_template
 
 CONFIGS = Path(__file__).parents[1] / "golden" / "configs"
-# Every width and depth at once, and each way in which heads can be grouped: more query
-# heads to a key-value head than the small pair's 3, fewer (copies of it), or as many.
+# All widths and depths, and each way to group heads: more query heads per key-value
+# head than the small pair's 3, fewer (with copies of it), or the same number.
 SHAPES = {
     "race, narrower": (Shape(256, 640, 16, 4, 64, 8, 700), DraftShape(2, 3)),
     "groups of 5, deep drafter": (
@@ -39,8 +38,8 @@ SHAPES = {
 }
 
 
-def small(dtype=mx.float32):
-    """The embedded pair and its tokenizer."""
+def load_small(dtype=mx.float32):
+    """The embedded pair, without kernels, and its tokenizer."""
     pair, tokenizer = load("tiny", kernels="off")
     pair.model.set_dtype(dtype)
     pair.drafter.set_dtype(dtype)
@@ -49,27 +48,27 @@ def small(dtype=mx.float32):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return small()
+    return load_small()
 
 
-def rounds(pair, tokenizer, prompt, tokens=32):
-    """An answer's tokens and what each of its rounds accepted."""
+def decode_prompt(pair, tokenizer, prompt, tokens=32):
+    """The tokens of an answer, and the number of accepted drafts in each round."""
     ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
     found = list(decode(pair, ids, max_tokens=tokens, block_size=8))
-    said = [token for round in found for token in round.tokens]
-    return said, [round.accepted for round in found]
+    produced = [token for round in found for token in round.tokens]
+    return produced, [round.accepted for round in found]
 
 
 def agreement(one, other, tokenizer, tokens=32):
-    """The share of tokens until two pairs' answers part, and each pair's rounds."""
+    """The share of tokens before the first difference, and the rounds of each pair."""
     same = total = 0
     counts = [0, 0]
     for prompt in PROMPTS[:2]:
         (a, kept_a), (b, kept_b) = (
-            rounds(pair, tokenizer, prompt, tokens) for pair in (one, other)
+            decode_prompt(pair, tokenizer, prompt, tokens) for pair in (one, other)
         )
-        parted = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
-        same += next(parted, min(len(a), len(b)))
+        differences = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+        same += next(differences, min(len(a), len(b)))
         total += max(len(a), len(b))
         counts[0] += len(kept_a)
         counts[1] += len(kept_b)
@@ -77,7 +76,7 @@ def agreement(one, other, tokenizer, tokens=32):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_shape_says_and_accepts_the_same(tiny, name):
+def test_tokens_and_acceptance_are_the_same_in_every_shape(tiny, name):
     pair, tokenizer = tiny
     shape, draft = SHAPES[name]
     wide = widen(pair, shape, draft)
@@ -86,15 +85,16 @@ def test_every_shape_says_and_accepts_the_same(tiny, name):
     assert len(wide.drafter.layers) == draft.num_hidden_layers
     assert shape_of(wide.target.config) == shape
     for prompt in PROMPTS[:2]:
-        assert rounds(wide, tokenizer, prompt) == rounds(pair, tokenizer, prompt)
+        found = decode_prompt(wide, tokenizer, prompt)
+        assert found == decode_prompt(pair, tokenizer, prompt)
 
 
-def test_nobody_listens_to_the_taps_that_were_added(tiny):
+def test_additional_taps_have_no_effect(tiny):
     pair, _ = tiny
     shape, draft = SHAPES["groups of 5, deep drafter"]
     wide = widen(pair, shape, draft)
-    places = Widening(shape_of(pair.target.config), shape).places()
-    heard = {places[tap] for tap in pair.drafter.taps}
+    layers = Widening(shape_of(pair.target.config), shape).layer_indices()
+    original = {layers[tap] for tap in pair.drafter.taps}
     h = shape.hidden_size
     features = mx.random.normal((1, 3, draft.taps * h), key=mx.random.key(3))
     fused = wide.drafter.fuse(features)
@@ -102,36 +102,36 @@ def test_nobody_listens_to_the_taps_that_were_added(tiny):
         other = mx.array(features)
         other[..., i * h : (i + 1) * h] = mx.arange(h)
         changed = not mx.allclose(wide.drafter.fuse(other), fused).item()
-        assert changed == (tap in heard)
+        assert changed == (tap in original)
 
 
-def test_inert_layers_cost_but_add_nothing(tiny):
+def test_inert_layers_compute_but_add_nothing(tiny):
     pair, _ = tiny
     wide = widen(pair, *SHAPES["groups of 5, deep drafter"])
-    homes = Widening(
-        shape_of(pair.target.config), shape_of(wide.target.config)
-    ).places()
+    widening = Widening(shape_of(pair.target.config), shape_of(wide.target.config))
+    original = widening.layer_indices()
     x = mx.random.normal((1, 4, 320), key=mx.random.key(1))
     for i, layer in enumerate(wide.model.layers):
-        assert mx.array_equal(layer(x), x).item() == (i not in homes)
+        assert mx.array_equal(layer(x), x).item() == (i not in original)
         inside = mx.abs(layer.mlp.gate_proj(layer.input_layernorm(x)))
-        assert 1e-3 < mx.max(inside).item() < 1e3  # nothing near under- or overflow
+        assert 1e-3 < mx.max(inside).item() < 1e3  # far from underflow and overflow
     for i in (1, 2, 3):
         weight = wide.drafter.layers[i].mlp.up_proj.weight
         assert mx.mean(weight != 0).item() > 0.99
 
 
 @pytest.mark.slow
-def test_race_is_the_race(tiny):
-    pair, tokenizer = shaped("race", kernels="off")
+def test_the_race_shape(tiny):
+    pair, tokenizer = load_shape("race", kernels="off")
     assert shape_of(pair.target.config) == RACE
     assert pair.drafter.dtype == mx.float32 and len(pair.drafter.layers) == 2
-    assert rounds(pair, tokenizer, PROMPTS[0], 12) == rounds(*tiny, PROMPTS[0], 12)
+    found = decode_prompt(pair, tokenizer, PROMPTS[0], 12)
+    assert found == decode_prompt(*tiny, PROMPTS[0], 12)
 
 
 @pytest.mark.slow
-def test_bfloat16_says_the_same_in_short_answers():
-    pair, tokenizer = small(mx.bfloat16)
+def test_short_answers_are_the_same_in_bfloat16():
+    pair, tokenizer = load_small(mx.bfloat16)
     wide = widen(pair, *SHAPES["groups of 5, deep drafter"])
     weights = tree_flatten(wide.model.parameters()) + tree_flatten(
         wide.drafter.parameters()
@@ -143,7 +143,7 @@ def test_bfloat16_says_the_same_in_short_answers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", (4, 8))
-def test_a_quantized_pair_says_mostly_the_same(tiny, bits):
+def test_most_tokens_are_the_same_in_a_quantized_pair(tiny, bits):
     pair, tokenizer = tiny
     shape = Shape(320, 448, 20, 4, 64, 7, 1024)
     wide = widen(pair, shape, DraftShape(3, 4), bits=bits, draft_bits=bits)
@@ -157,19 +157,19 @@ def test_a_quantized_pair_says_mostly_the_same(tiny, bits):
 
 
 @pytest.mark.parametrize("bits, draft_bits", ((None, None), (4, None), (8, 4)))
-def test_the_bytes_are_told_before_they_are_built(tiny, bits, draft_bits):
-    entry = Entry("x", Shape(320, 448, 20, 4, 64, 7, 1024), DraftShape(3, 4))
+def test_bytes_are_known_before_building(tiny, bits, draft_bits):
+    entry = NamedShape("x", Shape(320, 448, 20, 4, 64, 7, 1024), DraftShape(3, 4))
     wide = widen(tiny[0], entry.target, entry.drafter, bits=bits, draft_bits=draft_bits)
-    told = entry.bytes(bits, draft_bits, 4)
+    expected = entry.bytes(bits, draft_bits, 4)
     built = [device.model_bytes(model) for model in (wide.model, wide.drafter)]
-    assert told[:2] == pytest.approx(built, rel=0.01)
-    assert told[2] == 4 * 320 * max(1024, 2 * 24 * 64 + 3 * 448)
+    assert expected[:2] == pytest.approx(built, rel=0.01)
+    assert expected[2] == 4 * 320 * max(1024, 2 * 24 * 64 + 3 * 448)
 
 
 @pytest.mark.parametrize("bits", (None, 4))
-def test_building_takes_one_layer_more_than_the_result(tiny, bits):
+def test_building_needs_one_more_layer_than_the_result(tiny, bits):
     pair = tiny[0]
-    entry = Entry("x", Shape(512, 1024, 8, 2, 64, 12, 2048), DraftShape(4, 4))
+    entry = NamedShape("x", Shape(512, 1024, 8, 2, 64, 12, 2048), DraftShape(4, 4))
     mx.clear_cache()
     mx.reset_peak_memory()
     before = mx.get_active_memory()
@@ -180,9 +180,9 @@ def test_building_takes_one_layer_more_than_the_result(tiny, bits):
     assert wide.drafter.block_size == pair.drafter.block_size
 
 
-@pytest.mark.parametrize("name", list(shapes.entries()))
-def test_every_entry_can_be_built_and_quantized(tiny, name):
-    entry = shapes.find(name.upper())
+@pytest.mark.parametrize("name", list(shapes.named_shapes()))
+def test_every_shape_can_be_built_and_quantized(tiny, name):
+    entry = shapes.find_shape(name.upper())
     assert entry.name == name
     Widening(shape_of(tiny[0].target.config), entry.target)
     draft = entry.drafter
@@ -195,27 +195,28 @@ def test_every_entry_can_be_built_and_quantized(tiny, name):
         assert columns % 64 == 0
 
 
-def test_every_alias_has_a_shape_or_a_reason_and_the_registered_numbers():
+def test_every_alias_has_a_shape_with_the_registered_sizes_or_a_reason():
     for target in registry.targets():
-        assert (target.alias in shapes.entries()) != (target.alias in shapes.refused())
-        if target.alias in shapes.entries() and target.numbers:
-            shape = shapes.find(target.alias).target
+        has_shape = target.alias in shapes.named_shapes()
+        assert has_shape != (target.alias in shapes.aliases_without_shape())
+        if has_shape and target.numbers:
+            shape = shapes.find_shape(target.alias).target
             numbers = (shape.hidden_size, shape.num_hidden_layers, shape.vocab_size)
             assert numbers == target.numbers[1:]
     aliases = {target.alias for target in registry.targets()}
-    assert set(shapes.refused()) <= aliases
-    for _, nearest in shapes.refused().values():
-        assert not nearest or nearest in shapes.entries()
+    assert set(shapes.aliases_without_shape()) <= aliases
+    for _, nearest in shapes.aliases_without_shape().values():
+        assert not nearest or nearest in shapes.named_shapes()
 
 
 @pytest.mark.parametrize(
     "name, file",
     (("qwen3-4b", "z-lab-dflash-first"), ("qwen3-8b", "speculators-dflash")),
 )
-def test_drafters_are_as_wide_and_deep_as_the_published_ones(name, file):
+def test_drafters_have_the_sizes_of_the_published_ones(name, file):
     config = json.loads((CONFIGS / f"{file}.json").read_text())
     body = config.get("transformer_layer_config", config)
-    entry = shapes.find(name)
+    entry = shapes.find_shape(name)
     widths = vars(entry.target) | {"num_hidden_layers": entry.drafter.num_hidden_layers}
     assert {field: body[field] for field in widths} == widths
     taps = config.get("aux_hidden_state_layer_ids")
@@ -228,16 +229,16 @@ def test_drafters_are_as_wide_and_deep_as_the_published_ones(name, file):
     (
         ("qwen3.8-27b", ("recurrent", "--shape qwen3-14b", "race")),
         ("gpt-oss-20b", ("experts", "Shapes: race, qwen3-0.6b")),
-        ("tiny", ("without --shape",)),
+        ("tiny", ("leave out --shape",)),
         ("qwen3-8", ("no shape", "Did you mean qwen3-8b")),
         ("nonsense", ("no shape", "llama3.1-8b")),
     ),
 )
-def test_what_has_no_shape_says_why_and_what_has(name, words):
+def test_names_without_a_shape_give_the_reason_and_all_shapes(name, words):
     with pytest.raises(OptionError) as error:
-        shaped(name)
+        load_shape(name)
     assert all(word in str(error.value) for word in words)
-    assert "Nearest" not in str(error.value) or "27b" in name
+    assert "Similar in size" not in str(error.value) or "27b" in name
 
 
 @pytest.mark.parametrize(
@@ -246,20 +247,20 @@ def test_what_has_no_shape_says_why_and_what_has(name, words):
 )
 def test_options_out_of_range(option):
     with pytest.raises(OptionError):
-        shaped("race", **option)
+        load_shape("race", **option)
 
 
-def test_memory_is_asked_before_anything_is_built(monkeypatch):
+def test_memory_is_checked_before_building(monkeypatch):
     monkeypatch.setattr(device, "memory_bytes", lambda: 8 * device.GIB)
     with pytest.raises(NotEnoughMemoryError, match="14.1 GiB for the target") as error:
-        shaped("qwen3-8b")
+        load_shape("qwen3-8b")
     assert "--quantize 4 --draft-quantize 4 or --shape minicpm5-2b" in error.value.hint
     with pytest.raises(NotEnoughMemoryError) as error:
-        shaped("qwen3-14b", quantize=4, draft_quantize=4)
+        load_shape("qwen3-14b", quantize=4, draft_quantize=4)
     assert error.value.hint == "Try --shape qwen3-8b."
     monkeypatch.setattr(device, "memory_bytes", lambda: 2**20)
     with pytest.raises(NotEnoughMemoryError) as error:
-        shaped("race")
+        load_shape("race")
     assert not error.value.hint
 
 
