@@ -1,1 +1,1 @@
-"""Measurements and comparisons that people run themselves."""
+"""Measurements that users run: benchmark, verify, and probes of drafters."""

@@ -1,7 +1,8 @@
-"""The measurement: every contender on every prompt, interleaved in one process.
+"""Measure every contender on every prompt, interleaved in one process.
 
-Owns the order of things and what is kept of each answer. Who answers is contenders.py's
-and remote.py's, what the figures mean together is results.py's.
+Owns the order of the answers and their comparison with plain decoding. Does not know
+how a contender answers (contenders.py, remote.py) or how figures are combined
+(results.py).
 """
 
 from __future__ import annotations
@@ -18,33 +19,34 @@ from .contenders import (
     PLAIN,
     Answer,
     Contender,
-    Ours,
+    OwnEngine,
     Request,
-    Stock,
+    StockMlxLm,
 )
 from .remote import Server
 from .settings import Settings
 from .suites import (
     Prompt,
-    check_room,
-    ids_of,
-    padded,
+    check_fits,
+    pad_prompt,
+    prompt_ids,
 )
 from .verify import margin
 
-# Called with (answers done, answers in all, what comes next).
+# Called with (answers done, answers in total, description of the next answer).
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where an answer first leaves plain decoding's.
+    """The first token in which an answer differs from plain decoding.
 
     Args:
         at: Index of the token.
-        margin: Plain decoding's gap between its two best logits there; None where
-            noise chose, or a text ended.
-        near_tie: Whether another order of summing can turn that gap.
+        margin: Difference between plain decoding's two best logits there; None if the
+            token was sampled or one text ended.
+        near_tie: The margin is so small that another order of additions can change
+            which logit is the best.
     """
 
     at: int
@@ -54,16 +56,16 @@ class Difference:
 
 @dataclass
 class Run:
-    """A contender's answers to one prompt.
+    """The answers of one contender to one prompt.
 
     Args:
-        prompt: What was asked.
-        contender: Who was asked.
-        temp, context: Under which settings.
-        request: What it was given.
-        compared: Whether its tokens should be plain decoding's.
-        answers: One a repeat.
-        difference: From plain decoding's first answer, if there is one.
+        prompt: The prompt as its suite has it.
+        contender: Name of the contender.
+        temp, context: Temperature, and tokens to which the prompt was padded.
+        request: The request, which holds the padded prompt.
+        compared: Whether the tokens must equal plain decoding's.
+        answers: One answer per repeat.
+        difference: The first difference from plain decoding's first answer, if any.
     """
 
     prompt: Prompt
@@ -83,23 +85,23 @@ def contenders_of(
     mlx_lm: bool = False,
     server: Server | None = None,
 ) -> list[Contender]:
-    """Plain decoding first, then everyone else that is asked for.
+    """The contenders of a benchmark, plain decoding first.
 
     Args:
-        pair: None for servers alone.
-        tokenizer: The pair's.
-        block_sizes: Rows of a block; None is the engine's choice.
-        mlx_lm: Stock mlx-lm as well.
-        server: Another server as well.
+        pair: The pair to measure; None if only a server is measured.
+        tokenizer: Tokenizer of the pair.
+        block_sizes: Block sizes in rows; None lets the engine choose.
+        mlx_lm: Add stock mlx-lm.
+        server: Add this server.
     """
     found: list[Contender] = []
     if pair is not None:
-        found.append(Ours(pair, tokenizer, PLAIN, speculate=False))
+        found.append(OwnEngine(pair, tokenizer, PLAIN, speculate=False))
         for size in dict.fromkeys(block_sizes):
             name = "auto" if size is None else str(size)
-            found.append(Ours(pair, tokenizer, name, size))
+            found.append(OwnEngine(pair, tokenizer, name, size))
         if mlx_lm:
-            found.append(Stock(pair, tokenizer))
+            found.append(StockMlxLm(pair, tokenizer))
     return found + ([server] if server else [])
 
 
@@ -111,28 +113,31 @@ def measure(
     pair: Pair | None,
     progress: Progress = lambda done, total, what: None,
 ) -> list[Run]:
-    """Ask everyone everything, and compare with plain decoding.
+    """Let every contender answer every prompt, and compare with plain decoding.
 
-    In each repeat each prompt goes to each contender in turn, and another contender
-    begins than in the last, so that a machine that grows warm favours nobody.
+    All contenders answer a prompt before the next prompt begins. Each repeat starts
+    with another contender, so that a machine that slows down favours none of them.
 
     Args:
         contenders: From `contenders_of`.
-        prompts: What is asked.
-        settings: How.
-        tokenizer: The model's.
-        pair: Plain decoding's, to find margins; None for servers alone.
-        progress: Told before each answer.
+        prompts: The prompts of all classes.
+        settings: Repeats, temperatures, contexts and so on.
+        tokenizer: The model's tokenizer.
+        pair: The pair, for margins of differences; None if only a server is measured.
+        progress: Called before each answer.
+
+    Returns:
+        The runs, grouped by context, prompt, temperature and contender.
 
     Raises:
-        PromptError: A prompt leaves no room for its answer.
+        PromptError: A prompt and its answer do not fit into the model's context.
     """
     limit = pair.target.context if pair else None
-    grid = plan(contenders, prompts, settings, tokenizer, limit)
-    warm = warm_ups(grid, settings)
-    total, done = len(warm) + settings.repeats * sum(map(len, grid)), 0
+    grid = make_grid(contenders, prompts, settings, tokenizer, limit)
+    warm_ups = warm_up_requests(grid, settings)
+    total, done = len(warm_ups) + settings.repeats * sum(map(len, grid)), 0
     by_name = {contender.name: contender for contender in contenders}
-    for run, request in warm:
+    for run, request in warm_ups:
         progress(done, total, f"warm-up: {run.prompt.kind}, {run.contender}")
         by_name[run.contender].answer(request)
         done += 1
@@ -145,36 +150,40 @@ def measure(
                 done += 1
     progress(done, total, "comparing")
     for cell in grid:
-        compare(cell, pair)
+        find_differences(cell, pair)
     return [run for cell in grid for run in cell]
 
 
-def plan(contenders, prompts, settings, tokenizer, limit) -> list[list[Run]]:
-    """For each temperature, context and prompt, a run of every contender."""
+def make_grid(contenders, prompts, settings, tokenizer, limit) -> list[list[Run]]:
+    """A list of runs, one per contender, for each context, prompt and temperature."""
     grid = []
     for context, prompt in product(settings.contexts, prompts):
-        whole = padded(tokenizer, prompt, context)
-        ids = ids_of(tokenizer, whole, settings.template)
-        check_room(ids, settings.max_tokens, limit)
+        padded = pad_prompt(tokenizer, prompt, context)
+        ids = prompt_ids(tokenizer, padded, settings.template)
+        check_fits(ids, settings.max_tokens, limit)
         for temp in settings.temps:
             request = Request(
                 ids,
-                whole.text,
+                padded.text,
                 settings.max_tokens,
                 settings.sampling(temp),
                 settings.endless or prompt.endless,
             )
             grid.append(
                 [
-                    Run(prompt, c.name, temp, context, request, c.follows(temp))
+                    Run(
+                        prompt, c.name, temp, context, request, c.must_match_plain(temp)
+                    )
                     for c in contenders
                 ]
             )
     return grid
 
 
-def warm_ups(grid: list[list[Run]], settings: Settings) -> list[tuple[Run, Request]]:
-    """One short answer for each class, context and contender."""
+def warm_up_requests(
+    grid: list[list[Run]], settings: Settings
+) -> list[tuple[Run, Request]]:
+    """A short request for each class, context and contender."""
     if not settings.warmup:
         return []
     firsts = {}
@@ -186,31 +195,38 @@ def warm_ups(grid: list[list[Run]], settings: Settings) -> list[tuple[Run, Reque
     ]
 
 
-def compare(cell: list[Run], pair: Pair | None) -> None:
-    """Find where each contender's text leaves plain decoding's first one."""
+def find_differences(cell: list[Run], pair: Pair | None) -> None:
+    """Compare the answers of all contenders with plain decoding's first answer."""
     plain = cell[0]
     if pair is None or plain.contender != PLAIN:
         return
     for run in cell:
         if not run.compared:
             continue
-        words = plain.answers[0].tokens
-        places = [first_difference(words, answer.tokens) for answer in run.answers]
+        tokens = plain.answers[0].tokens
+        places = [first_difference(tokens, answer.tokens) for answer in run.answers]
         found = [at for at in places if at is not None]
         if found:
-            run.difference = described(pair, run.request, min(found), len(words))
+            run.difference = difference_at(min(found), pair, run.request, len(tokens))
 
 
-def first_difference(words: Sequence[int], others: Sequence[int]) -> int | None:
-    """Index of the first token in which two texts differ; None where they are equal."""
-    for at, (ours, theirs) in enumerate(zip_longest(words, others)):
-        if ours != theirs:
+def first_difference(tokens: Sequence[int], others: Sequence[int]) -> int | None:
+    """Index of the first token in which two texts differ; None if they are equal."""
+    for at, (one, other) in enumerate(zip_longest(tokens, others)):
+        if one != other:
             return at
     return None
 
 
-def described(pair: Pair, request: Request, at: int, length: int) -> Difference:
-    """A difference with plain decoding's margin there, where greed chose."""
+def difference_at(at: int, pair: Pair, request: Request, length: int) -> Difference:
+    """A difference with the margin of plain decoding, if the token was greedy.
+
+    Args:
+        at: Index of the token.
+        pair: The pair that decodes up to this token once more.
+        request: The request of the answer.
+        length: Tokens of plain decoding's answer.
+    """
     if request.sampling.temp > 0 or at >= length:
         return Difference(at)
     rounds = decode(pair, request.ids, max_tokens=at + 1, speculate=False)

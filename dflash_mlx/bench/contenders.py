@@ -1,7 +1,8 @@
-"""Who answers in a benchmark on this machine: plain, DFlash, stock mlx-lm.
+"""The contenders of a benchmark on this machine: dflash-mlx and stock mlx-lm.
 
-Each gives an Answer with its own clock around the same stream that users read. Knows
-nothing of prompts' classes, of medians or of tables; a server is remote.py's.
+Owns the request and the timed answer. Each contender runs the same stream that users
+read, and its clock is outside that stream. Does not know prompt classes, medians or
+tables; a server is a contender too (remote.py).
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ PLAIN, MLX_LM = "plain", "mlx-lm"
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt as a contender gets it.
+    """A prompt with the options of its answer.
 
     Args:
-        ids: Token ids; empty where only servers are asked.
+        ids: Token ids of the prompt; empty if only a server is measured.
         text: The user's message, for servers.
-        max_tokens: Most tokens of the answer.
-        sampling: With a seed.
-        endless: Tokens that end a text do not end the answer.
+        max_tokens: Maximum number of tokens in the answer.
+        sampling: Sampling options, with a seed.
+        endless: Do not stop at end-of-text tokens.
     """
 
     ids: list[int]
@@ -46,21 +47,21 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came, and when.
+    """The tokens of an answer, and how long they took.
 
     Args:
-        tokens: Its ids.
-        count: How many tokens it has, as far as is known.
-        first: Seconds until the first token.
-        seconds: Seconds from there to the last one.
+        tokens: Token ids.
+        count: Number of tokens; a server may report another number than len(tokens).
+        first_token: Seconds to the first token.
+        seconds: Seconds from the first token to the last.
         peak: Most bytes that MLX held; None for a server.
-        stats: Ours only.
-        counted: Who counted the tokens.
+        stats: Counters of dflash-mlx; None for other contenders.
+        counted: What counted the tokens: stream, server or tokenizer.
     """
 
     tokens: list[int]
     count: int
-    first: float
+    first_token: float
     seconds: float
     peak: int | None = None
     stats: Stats | None = None
@@ -68,37 +69,37 @@ class Answer:
 
     @property
     def speed(self) -> float | None:
-        """Tokens per second behind the first one; None where none came behind it."""
+        """Tokens per second after the first token; None for fewer than two tokens."""
         if self.count < 2 or self.seconds <= 0:
             return None
         return (self.count - 1) / self.seconds
 
 
 class Contender(Protocol):
-    """Someone who answers.
+    """An engine that a benchmark measures.
 
     Attributes:
-        name: What was asked for: plain, auto, 8, mlx-lm, server.
+        name: plain, auto, a block size such as 8, mlx-lm or server.
     """
 
     name: str
 
     def answer(self, request: Request) -> Answer:
-        """Answer once, measured."""
+        """Answer a request, and measure it."""
 
-    def follows(self, temp: float) -> bool:
-        """Whether its tokens must be plain decoding's with the same seed."""
+    def must_match_plain(self, temp: float) -> bool:
+        """Whether the tokens must equal plain decoding's with the same seed."""
 
 
 @dataclass(frozen=True)
-class Ours:
-    """Our stream_generate.
+class OwnEngine:
+    """The stream_generate of dflash-mlx, with or without drafts.
 
     Args:
-        pair, tokenizer: As there.
-        name: What it is called.
-        block_size: Rows of a block; None leaves the choice to the engine.
-        speculate: False is plain decoding.
+        pair, tokenizer: As in stream_generate.
+        name: Name of the contender.
+        block_size: Rows of a block; None lets the engine choose.
+        speculate: False decodes plainly.
     """
 
     pair: Pair
@@ -109,10 +110,10 @@ class Ours:
 
     def answer(self, request: Request) -> Answer:
         """As Contender.answer."""
-        return measured(
+        return time_answer(
             stream_generate(
                 self.pair,
-                reading(self.tokenizer, request),
+                tokenizer_for(request, self.tokenizer),
                 request.ids,
                 max_tokens=request.max_tokens,
                 sampling=request.sampling,
@@ -121,14 +122,14 @@ class Ours:
             )
         )
 
-    def follows(self, temp: float) -> bool:
-        """As Contender.follows: our noise belongs to a position."""
+    def must_match_plain(self, temp: float) -> bool:
+        """As Contender.must_match_plain: noise depends on seed and position only."""
         return True
 
 
 @dataclass(frozen=True)
-class Stock:
-    """mlx_lm.stream_generate, on the same weights."""
+class StockMlxLm:
+    """mlx_lm.stream_generate with the weights of the same target."""
 
     pair: Pair
     tokenizer: TokenizerWrapper
@@ -138,10 +139,10 @@ class Stock:
         """As Contender.answer."""
         sampling = request.sampling
         mx.random.seed(sampling.seed or 0)
-        return measured(
+        return time_answer(
             mlx_lm.stream_generate(
                 self.pair.model,
-                reading(self.tokenizer, request),
+                tokenizer_for(request, self.tokenizer),
                 request.ids,
                 max_tokens=request.max_tokens,
                 sampler=make_sampler(
@@ -153,13 +154,13 @@ class Stock:
             )
         )
 
-    def follows(self, temp: float) -> bool:
-        """As Contender.follows: its noise is another."""
+    def must_match_plain(self, temp: float) -> bool:
+        """As Contender.must_match_plain: mlx-lm samples with different noise."""
         return temp == 0
 
 
-def reading(tokenizer: TokenizerWrapper, request: Request) -> TokenizerWrapper:
-    """The tokenizer, or a copy in which no token ends a text."""
+def tokenizer_for(request: Request, tokenizer: TokenizerWrapper) -> TokenizerWrapper:
+    """The tokenizer, or for an endless answer a copy without end-of-text tokens."""
     if not request.endless:
         return tokenizer
     endless = copy.copy(tokenizer)
@@ -167,8 +168,8 @@ def reading(tokenizer: TokenizerWrapper, request: Request) -> TokenizerWrapper:
     return endless
 
 
-def measured(responses: Iterable[Any]) -> Answer:
-    """Read an answer's responses, one a token, by the clock."""
+def time_answer(responses: Iterable[Any]) -> Answer:
+    """Consume the responses of an answer, one per token, and time them."""
     mx.reset_peak_memory()
     tokens, start, first = [], time.perf_counter(), 0.0
     for response in responses:

@@ -1,4 +1,4 @@
-"""`make demo`: the embedded pair on three prompts, plain and with DFlash."""
+"""`make demo`: the embedded pair answers three prompts, plain and with DFlash."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROMPTS = (
 def answer(
     pair, tokenizer, ids, speculate
 ) -> tuple[list[int], str, GenerationResponse]:
-    """Tokens, text and last response of one answer."""
+    """The tokens, the text and the last response of an answer."""
     tokens, text = [], ""
     for response in stream_generate(pair, tokenizer, ids, speculate=speculate):
         tokens.append(response.token)
@@ -26,7 +26,7 @@ def answer(
 
 
 def main() -> None:
-    """Print the three answers with the speed of both engines."""
+    """Print the answers and the speed of both engines."""
     pair, tokenizer = load("tiny")
     machine = describe()
     print(
@@ -35,7 +35,7 @@ def main() -> None:
     )
     for prompt in PROMPTS:
         ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
-        for speculate in (False, True):  # a warm-up of both
+        for speculate in (False, True):  # warm up both engines
             answer(pair, tokenizer, ids, speculate)
         plain_tokens, _, plain = answer(pair, tokenizer, ids, False)
         tokens, text, drafted = answer(pair, tokenizer, ids, True)

@@ -1,7 +1,7 @@
-"""A server with OpenAI's chat API as a contender: vLLM, SGLang, mlx_lm.server, others.
+"""Measure a server with OpenAI's chat API: vLLM, SGLang, mlx_lm.server and others.
 
-Owns the request, the event stream and their clocks, over the standard library. The
-server's model and its chat template are its own business: nothing here knows a pair.
+Owns the request, the event stream and its clock, with the standard library only. Does
+not know pairs or chat templates, which the server has itself.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..errors import OptionError, ServerError
 from .contenders import Answer, Request
 
-# Seconds without a byte after which a server is given up.
-PATIENCE = 300
+# Seconds to wait for the next byte.
+TIMEOUT = 300
 
 
 class Server:
-    """A server that is asked as a contender.
+    """A server as a contender.
 
     Args:
-        url: Its address, with or without /v1.
-        tokenizer: Counts tokens where the server does not.
-        key: Sent as a bearer token, if there is one.
-        model: The model to ask for; None is the first that it lists.
+        url: Address of the server, with or without /v1.
+        tokenizer: Counts tokens if the server does not.
+        key: API key, sent as a bearer token; None sends none.
+        model: Name of the model on the server; None takes the first one listed.
 
     Raises:
-        OptionError: The address is none.
-        ServerError: It cannot be reached, or lists no model.
+        OptionError: The address or the key is invalid.
+        ServerError: The server cannot be reached, or lists no model.
     """
 
     name = "server"
@@ -57,20 +57,20 @@ class Server:
         self.model = model or self._first_model()
 
     def answer(self, request: Request) -> Answer:
-        """As Contender.answer; the first chunk that has text is the first token."""
+        """As Contender.answer; the first chunk with text counts as the first token."""
         text, usage, first, last = "", 0, 0.0, 0.0
         start = time.perf_counter()
         with self._open("/chat/completions", self._body(request)) as response:
             for event in self._events(response):
-                piece = self._understood(said, event)
+                piece = self._extract(chunk_text, event)
                 if piece:
                     last = time.perf_counter()
                     first = first or last
                     text += piece
-                usage = self._understood(counted, event) or usage
+                usage = self._extract(completion_tokens, event) or usage
         tokens = self.tokenizer.encode(text, add_special_tokens=False)
         if not first:
-            raise ServerError(f"{self.url} answered without any text.")
+            raise ServerError(f"{self.url} sent an answer without text.")
         return Answer(
             tokens,
             usage or len(tokens),
@@ -79,12 +79,12 @@ class Server:
             counted="server" if usage else "tokenizer",
         )
 
-    def follows(self, temp: float) -> bool:
-        """As Contender.follows: its text is no tokens."""
+    def must_match_plain(self, temp: float) -> bool:
+        """As Contender.must_match_plain: a server sends no token ids to compare."""
         return False
 
     def _body(self, request: Request) -> dict[str, Any]:
-        """The request, with those of the usual settings that say something."""
+        """The JSON of a request; options with their default value are left out."""
         sampling = request.sampling
         body = {
             "model": self.model,
@@ -96,102 +96,118 @@ class Server:
             "stream_options": {"include_usage": True},
         }
         if request.endless:
-            body["ignore_eos"] = True  # as vLLM, SGLang and llama.cpp call it
-        optional = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
-        set_ones = {name: vars(sampling)[name] for name in optional}
-        return body | {k: v for k, v in set_ones.items() if v != optional[k]}
+            body["ignore_eos"] = True  # the name in vLLM, SGLang and llama.cpp
+        for name, default in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
+            if (value := vars(sampling)[name]) != default:
+                body[name] = value
+        return body
 
     def _first_model(self) -> str:
         """The first model that the server lists."""
-        with self._open("/models") as response, self._whole():
-            listed = self._parsed(response.read())
-        models = self._understood(names, listed)
+        with self._open("/models") as response, self._broken_connections():
+            listed = self._parse(response.read())
+        models = self._extract(model_names, listed)
         if not models:
             raise ServerError(
-                f"{self.url} lists no model.", "Name one with --api-model."
+                f"{self.url} lists no models.", "Name one with --api-model."
             )
         return models[0]
 
     def _open(self, path: str, body: dict[str, Any] | None = None) -> HTTPResponse:
-        """Send a request; every refusal becomes a ServerError."""
+        """Send a request.
+
+        Raises:
+            ServerError: The server cannot be reached, or answers with an error.
+            OptionError: The address or the key is invalid.
+        """
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(self.url + path, data, headers)
-            return urllib.request.urlopen(request, timeout=PATIENCE)
+            return urllib.request.urlopen(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
-            told = error.read().decode(errors="replace")[:300]
+            message = error.read().decode(errors="replace")[:300]
             raise ServerError(
-                f"{self.url}{path} refused with {error.code}: {told}",
+                f"{self.url}{path} answered with status {error.code}: {message}",
                 "Check --api-key and --api-model.",
             ) from None
         except (OSError, HTTPException) as error:
             raise ServerError(
                 f"{self.url} cannot be reached: {error}.", "Is the server running?"
             ) from None
-        except ValueError:  # its words would show the key
+        except ValueError:  # the error's text would show the key
             raise OptionError(
                 "--base-url or --api-key has characters that cannot be sent.",
-                "Look for a line break, a letter of no ASCII, or a broken address.",
+                "Check them for line breaks, non-ASCII letters and mistyped addresses.",
             ) from None
 
     def _events(self, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
         """The JSON of each `data:` line up to [DONE]."""
-        with self._whole():
+        with self._broken_connections():
             for line in lines:
                 if not line.startswith(b"data:"):
                     continue
                 data = line[5:].strip()
                 if data == b"[DONE]":
                     return
-                yield self._parsed(data)
-        raise ServerError(f"{self.url} broke off its answer before [DONE].")
+                yield self._parse(data)
+        raise ServerError(f"{self.url} ended its answer before [DONE].")
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """What the body reads is to come to its end."""
+    def _broken_connections(self) -> Iterator[None]:
+        """Turn the exceptions of a broken connection into ServerError."""
         try:
             yield
         except (OSError, HTTPException) as error:
-            raise ServerError(f"{self.url} broke off its answer: {error}.") from None
+            raise ServerError(f"The connection to {self.url} broke: {error}.") from None
 
-    def _understood(self, read: Callable[[dict], Any], event: dict[str, Any]) -> Any:
-        """What `read` finds in a JSON object, if that is laid out as it should be."""
+    def _extract(self, get: Callable[[dict], Any], event: dict[str, Any]) -> Any:
+        """Get a value from a JSON object.
+
+        Raises:
+            ServerError: The object has another structure.
+        """
         try:
-            return read(event)
+            return get(event)
         except (TypeError, KeyError, AttributeError, ValueError):
-            told = json.dumps(event)[:80]
+            start = json.dumps(event)[:80]
             raise ServerError(
-                f"{self.url} speaks another dialect than OpenAI's chat API: {told}"
+                f"{self.url} does not follow OpenAI's chat API: {start}"
             ) from None
 
-    def _parsed(self, data: bytes) -> dict[str, Any]:
-        """A JSON object, unless it tells of an error."""
+    def _parse(self, data: bytes) -> dict[str, Any]:
+        """Parse a JSON object.
+
+        Raises:
+            ServerError: The data is not a JSON object, or it reports an error.
+        """
         try:
             event = json.loads(data)
         except ValueError:
             event = None
         if not isinstance(event, dict):
-            raise ServerError(f"{self.url} sent what is no JSON object: {data[:80]!r}.")
+            raise ServerError(
+                f"{self.url} sent something other than a JSON object: {data[:80]!r}."
+            )
         if event.get("error"):
-            raise ServerError(f"{self.url} tells of an error: {event['error']}")
+            raise ServerError(f"{self.url} reported an error: {event['error']}")
         return event
 
 
-def names(listed: dict[str, Any]) -> list[str]:
-    """The models of a list."""
+def model_names(listed: dict[str, Any]) -> list[str]:
+    """The names in a list of models."""
     return [model["id"] for model in listed.get("data") or ()]
 
 
-def counted(event: dict[str, Any]) -> int:
-    """How many tokens the server says it made; 0 where it does not."""
+def completion_tokens(event: dict[str, Any]) -> int:
+    """The number of tokens that the server reports; 0 if it reports none."""
     return int((event.get("usage") or {}).get("completion_tokens") or 0)
 
 
-def said(event: dict[str, Any]) -> str:
-    """A chunk's text, that of reasoning included."""
+def chunk_text(event: dict[str, Any]) -> str:
+    """The text of a chunk, with reasoning text."""
     pieces = ""
     for choice in event.get("choices") or ():
         delta = choice.get("delta") or {}

@@ -27,7 +27,7 @@ from ..bench.benchmark import (
     contenders_of,
     measure,
 )
-from ..bench.data_sets import published
+from ..bench.data_sets import load_prompts
 from ..bench.pairs import open_pair
 from ..bench.remote import Server
 from ..bench.results import Row
@@ -67,7 +67,8 @@ def run(
     strain = device.strain()
     check_files(plot_file, jsonl)
     # What can fail early comes first: data sets before models, both before measuring.
-    fetched = {s: published(s, options.samples) for s in options.suites if s != BUILTIN}
+    others = [suite for suite in options.suites if suite != BUILTIN]
+    fetched = {suite: load_prompts(suite, options.samples) for suite in others}
     pair, tokenizer = load(options, settings)
     prompts = prompts_of(options, tokenizer, fetched, settings.seed)
     server = None
@@ -205,7 +206,7 @@ def prompt_report(run: Run) -> dict[str, Any]:
         "prompt_tokens": len(run.request.ids),
         "tokens": [answer.count for answer in run.answers],
         "tokens_per_second": [answer.speed for answer in run.answers],
-        "time_to_first_token": [answer.first for answer in run.answers],
+        "time_to_first_token": [answer.first_token for answer in run.answers],
         "stats": [a.stats.as_dict() if a.stats else None for a in run.answers],
         "first_difference": asdict(run.difference) if run.difference else None,
     }
