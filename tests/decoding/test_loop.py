@@ -14,6 +14,7 @@ from dflash_mlx import (
 )
 from dflash_mlx.errors import OptionError, PromptError
 from dflash_mlx.types import KVBits
+from tests.equipment.full import thinned
 from tests.equipment.tiny import (
     DTYPES,
     FAMILIES,
@@ -57,10 +58,15 @@ def small():
 PLANS = {"right": [99], "wrong": [0], "mixed": [2, 0, 5, 1, 99, 3]}
 
 
-@pytest.mark.parametrize("width", range(1, 17))
-@pytest.mark.parametrize("plan", PLANS)
-def test_scripted_drafters_change_nothing(target, width, plan):
+BLOCKS = [(plan, width) for plan in PLANS for width in range(1, 17)]
+
+
+@pytest.mark.parametrize(
+    ("target", "block"), thinned(TARGETS, BLOCKS, "loop", 3), indirect=["target"]
+)
+def test_scripted_drafters_change_nothing(target, block):
     model, prompt, answer = target
+    plan, width = block
     pair = Pair.of(model, Script(prompt + answer, PLANS[plan]))
     assert run(pair, prompt, TOKENS, block_size=width) == answer
 
@@ -219,7 +225,9 @@ SAMPLINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLINGS)
+@pytest.mark.parametrize(
+    ("target", "name"), thinned(TARGETS, SAMPLINGS, "loop", 4), indirect=["target"]
+)
 def test_sampled_text_depends_on_neither_drafter_nor_width(target, name):
     model, prompt, _ = target
     options = {"sampling": SAMPLINGS[name]}

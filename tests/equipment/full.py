@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,12 @@ ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "tests" / "full.json"
 # Folders and files that the tests of a group depend on.
 GROUPS = {
+    "loop": (
+        "dflash_mlx/cache",
+        "dflash_mlx/decoding",
+        "dflash_mlx/models/targets",
+        "tests/decoding/test_loop.py",
+    ),
     "metal": ("dflash_mlx/metal", "tests/emulator", "tests/metal"),
     "targets": (
         "dflash_mlx/models/targets",
@@ -35,6 +42,7 @@ GROUPS = {
         "tests/equipment",
     ),
 }
+# Files of a folder that count.
 KEPT = {".py", ".metal", ".toml", ".h", ".cpp", ""}
 
 
@@ -62,6 +70,27 @@ def changed() -> set[str]:
     """Groups whose files are not those that passed last."""
     passed = recorded()
     return {group for group in GROUPS if passed.get(group) != digest(group)}
+
+
+def thinned(first: Iterable, second: Iterable, group: str, every: int) -> list:
+    """Parameters (a, b) for all pairs. Those of the first `a` run always, and one in
+    `every` of the others; the rest are marked `full`."""
+    second = list(second)
+    return [
+        pytest.param(
+            a,
+            b,
+            marks=() if i == 0 or (i + j) % every == 0 else pytest.mark.full(group),
+            id=f"{label(a)}-{label(b)}",
+        )
+        for i, a in enumerate(first)
+        for j, b in enumerate(second)
+    ]
+
+
+def label(value: object) -> str:
+    """A parameter in a test's name."""
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def pytest_addoption(parser):
