@@ -16,7 +16,7 @@ def rooms() -> list[tuple[str, list[str]]]:
     text = PAGE.read_text()
     table = text[text.index("<!-- rooms -->") : text.index("<!-- end of rooms -->")]
     rows = [line.split("|")[1:4] for line in table.splitlines() if line[:2] == "| "]
-    return [(NAME.findall(a), NAME.findall(b)) for a, b, _ in rows if NAME.search(a)]
+    return [(NAME.findall(a), NAME.findall(b)) for a, b, _ in rows if "`" in a]
 
 
 def modules(folder: str) -> set[str]:
