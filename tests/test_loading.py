@@ -25,7 +25,7 @@ from dflash_mlx.errors import (
     WeightsError,
 )
 from dflash_mlx.hub import registry
-from dflash_mlx.hub.find import TINY, find_drafter
+from dflash_mlx.hub.find import TINY_FOLDER, find_drafter
 from dflash_mlx.loading import check_pair
 from dflash_mlx.models.drafters import save_folder
 from dflash_mlx.models.drafters.config import DFlashConfig
@@ -36,7 +36,7 @@ from tests.equipment.tiny import make_drafter
 @pytest.fixture
 def folder(tmp_path):
     """A copy of the embedded pair to break."""
-    shutil.copytree(TINY, tmp_path / "tiny")
+    shutil.copytree(TINY_FOLDER, tmp_path / "tiny")
     return tmp_path / "tiny"
 
 
@@ -51,7 +51,7 @@ def test_the_embedded_pair_is_the_default():
     pair, tokenizer = load()
     assert pair.drafter is not None and pair.target.num_layers == 6
     assert tokenizer.eos_token_ids == {2}
-    assert sum(f.stat().st_size for f in TINY.rglob("*") if f.is_file()) < 6e6
+    assert sum(f.stat().st_size for f in TINY_FOLDER.rglob("*") if f.is_file()) < 6e6
 
 
 def test_a_copy_under_another_name_finds_its_drafter(folder):
@@ -388,9 +388,9 @@ def test_a_found_drafter_that_does_not_run_leaves_plain_decoding(folder):
         load(str(folder), str(folder / "drafter"))
     from dflash_mlx.hub import find
 
-    before, find.TINY = find.TINY, folder
+    before, find.TINY_FOLDER = find.TINY_FOLDER, folder
     try:
         pair, _ = load("tiny")
     finally:
-        find.TINY = before
+        find.TINY_FOLDER = before
     assert pair.drafter is None and "dspark_bonus_anchor" in pair.reason

@@ -13,20 +13,20 @@ from typing import Any
 from ..errors import ConfigError, MissingFilesError
 from . import download, registry
 
-TINY = Path(__file__).parent.parent / "models" / "tiny"
+TINY_FOLDER = Path(__file__).parent.parent / "models" / "tiny"
 
 
 def folder_of_target(model: str, revision: str | None) -> Path:
     """The folder of an alias, Hub id or folder name."""
     name = registry.resolve(model)
-    return TINY if name == registry.TINY else download.folder_of(name, revision)
+    return TINY_FOLDER if name == registry.TINY else download.folder_of(name, revision)
 
 
 def folder_of_drafter(name: str, revision: str | None = None) -> Path:
     """The folder of a drafter's alias, Hub id or folder name."""
     name = registry.resolve_drafter(name)
     if name in registry.EMBEDDED:
-        return TINY / registry.EMBEDDED[name]
+        return TINY_FOLDER / registry.EMBEDDED[name]
     return download.folder_of(name, revision)
 
 

@@ -17,7 +17,7 @@ from dflash_mlx.errors import MissingFilesError, NotEnoughDiskError
 from dflash_mlx.hub import download as hub
 from dflash_mlx.hub import registry
 from dflash_mlx.hub.download import Plan
-from dflash_mlx.hub.find import TINY
+from dflash_mlx.hub.find import TINY_FOLDER
 from dflash_mlx.terminal import download
 from tests.equipment.hub_server import Hub
 from tests.equipment.tiny import write
@@ -46,13 +46,13 @@ print(json.dumps([lines, failed]))
 @pytest.fixture
 def folder(tmp_path):
     away = shutil.ignore_patterns("drafter", "dflash2")
-    shutil.copytree(TINY, tmp_path / "tiny", ignore=away)
+    shutil.copytree(TINY_FOLDER, tmp_path / "tiny", ignore=away)
     return tmp_path / "tiny"
 
 
 @pytest.fixture
 def served(folder):
-    with Hub({"org/tiny": folder, "org/draft": TINY / "drafter"}) as server:
+    with Hub({"org/tiny": folder, "org/draft": TINY_FOLDER / "drafter"}) as server:
         yield server
 
 
@@ -126,7 +126,7 @@ def test_memory_that_is_too_small_for_the_weights_is_refused_before_the_download
 
 
 def test_memory_that_is_too_small_for_a_conversation_is_a_warning(served, tmp_path):
-    size = 2**20 + (TINY / "model.safetensors").stat().st_size
+    size = 2**20 + (TINY_FOLDER / "model.safetensors").stat().st_size
     arguments = (served.endpoint, tmp_path / "home", "org/tiny")
     lines, failed = fetch(*arguments, memory=size)
     assert not failed and lines[2].startswith("Warning: ") and "--kv-bits" in lines[2]
@@ -208,7 +208,7 @@ def test_the_estimate_equals_the_size_of_the_cache():
     cache = make_prompt_cache(pair.model)
     pair.model(mx.zeros((1, 256), dtype=mx.int32), cache=cache)
     rows = sum(array.nbytes for each in cache for array in each.state[:2])
-    config = json.loads((TINY / "config.json").read_text())
+    config = json.loads((TINY_FOLDER / "config.json").read_text())
     width = cache[0].state[0].dtype.size / download.BYTES_PER_VALUE
     assert download.kv_bytes(config, 256) * width == rows
 

@@ -13,7 +13,7 @@ from dflash_mlx.bench import probe
 from dflash_mlx.cli import app
 from dflash_mlx.convert import Changes, convert
 from dflash_mlx.errors import OptionError
-from dflash_mlx.hub.find import TINY, folder_of_drafter
+from dflash_mlx.hub.find import TINY_FOLDER, folder_of_drafter
 from dflash_mlx.models.drafters import read_config, save_folder
 from tests.equipment.tiny import make_drafter
 
@@ -36,7 +36,7 @@ def run(*args):
 def planted(folder, name):
     """A copy of the embedded drafter whose config is wrong."""
     nested, root, _ = PLANTS[name]
-    shutil.copytree(TINY / "drafter", folder)
+    shutil.copytree(TINY_FOLDER / "drafter", folder)
     config = json.loads((folder / "config.json").read_text())
     config |= root
     config["dflash_config"] |= nested
@@ -53,7 +53,7 @@ def test_a_planted_wrong_reading_is_found_and_corrected(name, tmp_path):
     assert trials[0].name == "as read" and best.name == PLANTS[name][2]
     # The printed command restores the embedded drafter.
     assert run("convert", folder, "--out", out, *best.options.split()).exit_code == 0
-    assert read_config(out) == read_config(TINY / "drafter")
+    assert read_config(out) == read_config(TINY_FOLDER / "drafter")
 
 
 def test_taps_beyond_the_target_are_a_reading_too(tmp_path):
@@ -79,14 +79,14 @@ def test_a_drafter_of_another_target_is_no_reading(tmp_path):
 
 def test_the_right_reading_is_kept():
     target, tokenizer = load("tiny", "none")
-    trials = probe.probe(TINY / "drafter", target, tokenizer, PROMPTS, 48)
+    trials = probe.probe(TINY_FOLDER / "drafter", target, tokenizer, PROMPTS, 48)
     assert probe.best_trial(trials) is trials[0]
     names = {trial.name for trial in trials}
     assert {"taps +1", "taps -1", "causal in the block"} < names
 
 
 def test_taps_outside_the_target_are_not_tried():
-    config = read_config(TINY / "drafter")  # taps 1, 3, 4
+    config = read_config(TINY_FOLDER / "drafter")  # taps 1, 3, 4
     assert all("+1" not in trial.name for trial in probe.readings(config, 5))
 
 
@@ -105,14 +105,14 @@ def test_inspect_reports_every_field():
 def test_reported_sizes_equal_the_files(tmp_path):
     report = json.loads(run("inspect", "tiny", "--json").stdout)
     for bits in (4, 8):
-        convert(TINY / "drafter", tmp_path / str(bits), Changes(bits))
+        convert(TINY_FOLDER / "drafter", tmp_path / str(bits), Changes(bits))
         size = (tmp_path / str(bits) / "model.safetensors").stat().st_size
         assert abs(size - report["bytes"][str(bits)]) < 8000  # the header's
 
 
 @pytest.mark.parametrize("bits", (4, 8))
 def test_quantized_drafters_are_saved_as_they_are_loaded(bits, tmp_path):
-    convert(TINY / "drafter", tmp_path / "packed", Changes(bits), "tiny")
+    convert(TINY_FOLDER / "drafter", tmp_path / "packed", Changes(bits), "tiny")
     again = dict(tree_flatten(load_drafter(tmp_path / "packed").parameters()))
     there = dict(tree_flatten(load_drafter("tiny", quantize=bits).parameters()))
     assert again.keys() == there.keys()
@@ -130,13 +130,13 @@ def test_the_embedded_dflash2_head_drafts():
     assert "linear layers are packed to 3 bits" in report["notes"]
     pair, tokenizer = load("tiny", "tiny-dflash2")
     assert probe.measure(pair, tokenizer, PROMPTS, 64).tokens_per_round > 5.5
-    files = [file for file in TINY.rglob("*") if file.is_file()]
+    files = [file for file in TINY_FOLDER.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 6_000_000
 
 
 def test_what_is_packed_is_not_packed_again(tmp_path):
     with pytest.raises(OptionError, match="3 bits already"):
-        convert(TINY / "dflash2", tmp_path / "out", Changes(8))
+        convert(TINY_FOLDER / "dflash2", tmp_path / "out", Changes(8))
     with pytest.raises(OptionError, match="quantized already"):
         load_drafter("tiny-dflash2", quantize=4)
     assert not list(tmp_path.iterdir())
@@ -148,8 +148,8 @@ def test_existing_files_of_the_user_are_kept(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     for out in (tmp_path / "out", tmp_path / "link"):
-        convert(TINY / "drafter", out)
-        assert load_drafter(out).config == read_config(TINY / "drafter")
+        convert(TINY_FOLDER / "drafter", out)
+        assert load_drafter(out).config == read_config(TINY_FOLDER / "drafter")
     assert (tmp_path / "out.partial" / "mine").read_text() == "keep"
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"out", "out.partial", "real", "link"}

@@ -16,7 +16,7 @@ from mlx_lm.models.qwen3 import Model, ModelArgs
 from dflash_mlx import Pair, load, load_drafter
 from dflash_mlx.convert import Changes, convert
 from dflash_mlx.errors import DataError, OptionError
-from dflash_mlx.hub.find import TINY
+from dflash_mlx.hub.find import TINY_FOLDER
 from dflash_mlx.models.drafters import save_folder
 from dflash_mlx.train.answers import (
     Example,
@@ -343,7 +343,7 @@ def test_the_command_trains_and_the_result_loads(tmp_path):
     )
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_text((TINY / name).read_text())
+        (folder / name).write_text((TINY_FOLDER / name).read_text())
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps({"prompt": f"Say {i}."}) for i in range(12)))
     command = [sys.executable, "-m", "dflash_mlx", "train", "--model", str(folder)]

@@ -19,7 +19,7 @@ from dflash_mlx import (
     stream_generate,
 )
 from dflash_mlx.errors import PromptError
-from dflash_mlx.hub.find import TINY
+from dflash_mlx.hub.find import TINY_FOLDER
 from dflash_mlx.text.chat_template import apply_template
 from tests.equipment import architectures
 from tests.equipment.scripted import Script
@@ -34,8 +34,8 @@ def write(folder, config, weights):
     (folder / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     for name in TOKENIZER:
-        if (TINY / name).exists():
-            shutil.copy(TINY / name, folder / name)
+        if (TINY_FOLDER / name).exists():
+            shutil.copy(TINY_FOLDER / name, folder / name)
     return folder
 
 

@@ -10,7 +10,7 @@ import pexpect
 import pyte
 import pytest
 
-from dflash_mlx.hub.find import TINY
+from dflash_mlx.hub.find import TINY_FOLDER
 from dflash_mlx.terminal.screen import progress
 from tests.equipment.hub_server import Hub
 
@@ -111,7 +111,7 @@ def test_json_on_a_terminal_may_show_progress(monkeypatch):
 
 def test_a_download_shows_bytes_and_files_that_go(tmp_path):
     away = shutil.ignore_patterns("drafter", "dflash2")
-    shutil.copytree(TINY, tmp_path / "tiny", ignore=away)
+    shutil.copytree(TINY_FOLDER, tmp_path / "tiny", ignore=away)
     arguments = ["-m", "dflash_mlx", "generate", "Hello!", "--model", "org/tiny"]
     with Hub({"org/tiny": tmp_path / "tiny"}) as hub:
         env = {
