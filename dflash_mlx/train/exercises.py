@@ -1,8 +1,8 @@
-"""The text that the embedded pair learns from: small exercises with checkable answers.
+"""Generate the training text of the embedded pair: exercises with checkable answers.
 
-Owns the exercise generators and the split into training and held-out prompts.
-Knows nothing of tokenizers, models or files. Everything is a function of a
-`random.Random`, so a seed gives the same text everywhere.
+Owns the generators and the split into training and held-out prompts. Does not know
+tokenizers, models or files. Everything is a function of a `random.Random`, so a seed
+gives the same text on every machine.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ OPERATIONS = {
 }
 
 
-def spoken(n: int) -> str:
-    """English words of 0 <= n <= 999."""
+def number_words(n: int) -> str:
+    """`n` in English words, for 0 <= n <= 999."""
     if n < 20:
         return ONES[n]
     if n < 100:
         return TENS[n // 10] + (f"-{ONES[n % 10]}" if n % 10 else "")
-    rest = f" and {spoken(n % 100)}" if n % 100 else ""
+    rest = f" and {number_words(n % 100)}" if n % 100 else ""
     return f"{ONES[n // 100]} hundred{rest}"
 
 
@@ -76,16 +76,16 @@ def addition(rng: Random) -> Exercise:
         place += 1
     if carry:
         lines.append(f"Write the carry {carry}.")
-    ask = rng.choice(["What is {} + {}?", "Add {} and {}.", "Compute {} + {}."])
+    question = rng.choice(["What is {} + {}?", "Add {} and {}.", "Compute {} + {}."])
     steps = "\n".join(lines)
-    return ask.format(a, b), f"{steps}\nThe answer is {a + b}."
+    return question.format(a, b), f"{steps}\nThe answer is {a + b}."
 
 
 def multiplication(rng: Random) -> Exercise:
     a, b = rng.randint(11, 99), rng.randint(2, 9)
     tens, ones = a // 10 * 10, a % 10
-    ask = rng.choice(["What is {} x {}?", "Multiply {} by {}."])
-    return ask.format(a, b), (
+    question = rng.choice(["What is {} x {}?", "Multiply {} by {}."])
+    return question.format(a, b), (
         f"{a} = {tens} + {ones}.\n{tens} x {b} = {tens * b}.\n"
         f"{ones} x {b} = {ones * b}.\n{tens * b} + {ones * b} = {a * b}.\n"
         f"The answer is {a * b}."
@@ -94,11 +94,11 @@ def multiplication(rng: Random) -> Exercise:
 
 def times_table(rng: Random) -> Exercise:
     n, last = rng.randint(2, 12), rng.choice([5, 10, 12])
-    ask = rng.choice(
+    question = rng.choice(
         ["Write the {} times table up to {}.", "Show the table of {} up to {}."]
     )
     rows = "\n".join(f"{n} x {i} = {n * i}" for i in range(1, last + 1))
-    return ask.format(n, last), rows
+    return question.format(n, last), rows
 
 
 def counting(rng: Random) -> Exercise:
@@ -109,10 +109,10 @@ def counting(rng: Random) -> Exercise:
     by = "" if step == 1 else f" by {step}"
     if rng.random() < 0.3:
         numbers.reverse()
-        ask = f"Count down from {numbers[0]} to {numbers[-1]}{by}."
+        question = f"Count down from {numbers[0]} to {numbers[-1]}{by}."
     else:
-        ask = f"Count from {numbers[0]} to {numbers[-1]}{by}."
-    return ask, ", ".join(map(str, numbers))
+        question = f"Count from {numbers[0]} to {numbers[-1]}{by}."
+    return question, ", ".join(map(str, numbers))
 
 
 def known_list(rng: Random) -> Exercise:
@@ -128,7 +128,7 @@ def known_list(rng: Random) -> Exercise:
     return f"Name the {name}.", ", ".join(items) + "."
 
 
-def neighbour(rng: Random) -> Exercise:
+def before_or_after(rng: Random) -> Exercise:
     name = rng.choice(["days of the week", "months of the year"])
     items = LISTS[name]
     i, kind = rng.randrange(len(items)), name.split("s ")[0]
@@ -142,7 +142,7 @@ def neighbour(rng: Random) -> Exercise:
     )
 
 
-def table(rng: Random) -> Exercise:
+def function_table(rng: Random) -> Exercise:
     first, rows = rng.randint(1, 12), rng.randint(4, 8)
     label, fn = rng.choice(
         [
@@ -159,7 +159,7 @@ def table(rng: Random) -> Exercise:
     )
 
 
-def function(rng: Random) -> Exercise:
+def python_function(rng: Random) -> Exercise:
     what = rng.choice(list(OPERATIONS))
     name, sign = OPERATIONS[what]
     a, b = rng.sample("a b x y left right first second".split(), 2)
@@ -173,7 +173,7 @@ def function(rng: Random) -> Exercise:
     )
 
 
-def loop(rng: Random) -> Exercise:
+def python_loop(rng: Random) -> Exercise:
     n, word = rng.randint(2, 99), rng.choice(WORDS)
     return (
         f"Write a Python loop that prints {word} {n} times.",
@@ -191,13 +191,13 @@ def repetition(rng: Random) -> Exercise:
     return f"Write the word {word} {n} times.", " ".join([word] * n)
 
 
-def in_words(rng: Random) -> Exercise:
-    first, many = rng.randint(0, 900), rng.randint(3, 8)
-    rows = "\n".join(f"{n}: {spoken(n)}" for n in range(first, first + many))
-    return f"Write the numbers from {first} to {first + many - 1} in words.", rows
+def numbers_in_words(rng: Random) -> Exercise:
+    first, count = rng.randint(0, 900), rng.randint(3, 8)
+    rows = "\n".join(f"{n}: {number_words(n)}" for n in range(first, first + count))
+    return f"Write the numbers from {first} to {first + count - 1} in words.", rows
 
 
-def record(rng: Random) -> Exercise:
+def person(rng: Random) -> Exercise:
     name, city, age = rng.choice(NAMES), rng.choice(CITIES), rng.randint(5, 95)
     if rng.random() < 0.5:
         return (
@@ -211,7 +211,7 @@ def record(rng: Random) -> Exercise:
     )
 
 
-def manners(rng: Random) -> Exercise:
+def small_talk(rng: Random) -> Exercise:
     return rng.choice(
         [
             ("Hello!", "Hello! How can I help you today?"),
@@ -232,46 +232,47 @@ def manners(rng: Random) -> Exercise:
     )
 
 
+# Each generator and its relative frequency.
 GENERATORS = (
     (addition, 6),
     (multiplication, 3),
     (times_table, 2),
     (counting, 3),
     (known_list, 2),
-    (neighbour, 1),
-    (table, 2),
-    (function, 3),
-    (loop, 1),
+    (before_or_after, 1),
+    (function_table, 2),
+    (python_function, 3),
+    (python_loop, 1),
     (spelling, 1),
     (repetition, 1),
-    (in_words, 2),
-    (record, 2),
-    (manners, 1),
+    (numbers_in_words, 2),
+    (person, 2),
+    (small_talk, 1),
 )
 
 
 def is_held_out(prompt: str) -> bool:
-    """One prompt in sixteen, by a hash of its text, is never trained on."""
+    """Whether a prompt is never trained on: one in sixteen, by a hash of its text."""
     return hashlib.sha256(prompt.encode()).digest()[0] < 16
 
 
 def draw(rng: Random, held_out: bool = False) -> Exercise:
-    """One exercise of the training or of the held-out side.
+    """Draw a training exercise, or a held-out one.
 
-    The fixed questions of `manners` and `known_list` are few, so they count as
-    training text always and are never drawn as held out.
+    Generators with few different prompts, such as `small_talk`, only give training
+    exercises.
     """
     functions, weights = zip(*GENERATORS, strict=True)
     while True:
         generator = rng.choices(functions, weights)[0]
         exercise = generator(rng)
-        fixed = generator in (manners, known_list, neighbour, spelling)
+        fixed = generator in (small_talk, known_list, before_or_after, spelling)
         if (is_held_out(exercise[0]) and not fixed) == held_out:
             return exercise
 
 
 def conversation(rng: Random, turns: int = 1, held_out: bool = False) -> list[dict]:
-    """A chat of `turns` exercises in the message format of chat templates."""
+    """Draw `turns` exercises, as the messages of a chat."""
     messages = []
     for _ in range(turns):
         prompt, answer = draw(rng, held_out)
