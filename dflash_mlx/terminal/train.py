@@ -10,14 +10,9 @@ from pathlib import Path
 
 from ..cache import rollback
 from ..errors import OptionError
-from ..train.answers import read_questions, write_answers
-from ..train.drafter import (
-    Report,
-    Run,
-    check_enough,
-    start,
-)
+from ..train.answers import read_conversations, write_answers
 from ..train.options import TrainOptions
+from ..train.trainer import StepReport, Trainer, check_held_out, initial_drafter
 from .drafters import load_target
 from .streams import print_notice
 
@@ -43,11 +38,11 @@ def run(
         model, quantize, trust_remote_code: The target.
         temp, max_tokens: How the target writes its answers.
     """
-    questions = read_questions(data)
+    conversations = read_conversations(data)
     pair, tokenizer = load_target(model, quantize, trust_remote_code)
     # Check what can fail before the target writes for hours.
-    check_enough(len(questions), options)
-    start(pair, tokenizer, options)
+    check_held_out(len(conversations), options)
+    initial_drafter(pair, tokenizer, options)
     rollback.check(pair.target.make_cache())
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -56,30 +51,30 @@ def run(
     examples = write_answers(
         pair,
         tokenizer,
-        questions,
+        conversations,
         out / "answers.jsonl",
         max_tokens=max_tokens,
         temp=temp,
         seed=options.seed,
         progress=lambda done, total: print_notice(f"answers {done}/{total}"),
     )
-    training = Run(pair, tokenizer, examples, options, out)
-    first = training.step
+    trainer = Trainer(pair, tokenizer, examples, options, out)
+    first = trainer.step
     if first:
         print_notice(f"Resuming at step {first}.")
     began = time.perf_counter()
 
-    def print_progress(report: Report):
+    def print_progress(report: StepReport):
         seconds = (time.perf_counter() - began) / (report.step - first)
         if report.held_out or report.step % 10 == 0:
             left = seconds * (report.steps - report.step)
             print_notice(progress_line(report, left))
 
-    training.go(print_progress)
+    trainer.train(print_progress)
     print_notice(f"Wrote {out}. Use it with --draft {out}.")
 
 
-def progress_line(report: Report, seconds_left: float) -> str:
+def progress_line(report: StepReport, seconds_left: float) -> str:
     """Loss, acceptance by position, held-out tokens per round, speed, time left."""
     accepted = " ".join(f"{share:.2f}" for share in report.acceptance)
     held_out = ""

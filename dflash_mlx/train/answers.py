@@ -1,7 +1,7 @@
-"""Training text: conversations whose answers the target writes itself.
+"""Training text: conversations with answers that the target writes.
 
-Owns the data file's format and the file of written answers, which makes a broken
-run resumable. Knows nothing of drafters.
+Owns the format of the data file, and the file that keeps written answers so that an
+interrupted run can continue. Does not know drafters.
 """
 
 from __future__ import annotations
@@ -23,35 +23,41 @@ from ..pair import Pair
 from ..text.chat_template import apply_template
 from ..types import require
 
-# Conversations answered together; the file grows by so many at a time.
+# The number of conversations that are answered, and then saved, together.
 CHUNK = 64
+
+Message = dict[str, str]  # {"role", "content"}
 
 
 @dataclass(frozen=True)
 class Example:
-    """A token sequence and the spans of it that the target wrote.
+    """The tokens of a conversation, and which of them the target wrote.
 
     Args:
         ids: The whole sequence.
-        spans: (start, end) of each answer, its closing token included.
+        spans: (start, end) of each answer, including the token that ends it.
     """
 
     ids: list[int]
     spans: list[tuple[int, int]]
 
 
-def read_questions(file: Path) -> list[list[dict[str, str]]]:
-    """Read a JSONL file: the user's (and system's) messages of each conversation.
+def read_conversations(file: Path) -> list[list[Message]]:
+    """Read a JSONL file of conversations.
 
-    A line is {"prompt": "..."} or {"messages": [{"role", "content"}, ...]}; what an
-    assistant said in it is dropped, since the target answers anew.
+    Args:
+        file: A line is {"prompt": "..."} or {"messages": [{"role", "content"}, ...]}.
+
+    Returns:
+        The system and user messages of each conversation. Assistant messages are
+        dropped, since the target writes its own.
 
     Raises:
-        DataError: With the number of the first bad line, or for an empty file.
+        DataError: A line is not valid (the message has its number), or there is none.
     """
     if not file.is_file():
-        raise DataError(f"There is no file {file}.", "Give --data a JSONL file.")
-    questions = []
+        raise DataError(f"There is no file {file}.", "Set --data to a JSONL file.")
+    conversations = []
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -60,14 +66,19 @@ def read_questions(file: Path) -> list[list[dict[str, str]]]:
     # Not splitlines: JSON text may hold other line separators.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            questions.append(parse(line, f"{file}, line {number}"))
-    if not questions:
+            conversations.append(parse_line(line, f"{file}, line {number}"))
+    if not conversations:
         raise DataError(f"{file} has no conversations.")
-    return questions
+    return conversations
 
 
-def parse(line: str, where: str) -> list[dict[str, str]]:
-    """One line's messages without the assistant's."""
+def parse_line(line: str, where: str) -> list[Message]:
+    """The system and user messages of a line.
+
+    Args:
+        line: JSON text.
+        where: The file and line number, for error messages.
+    """
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -80,22 +91,22 @@ def parse(line: str, where: str) -> list[dict[str, str]]:
     if not isinstance(messages, list):
         raise DataError(f"{where} has neither a prompt nor a list of messages.")
     for message in messages:
-        fine = isinstance(message, dict) and isinstance(message.get("content"), str)
-        if not fine or message.get("role") not in ("system", "user", "assistant"):
+        valid = isinstance(message, dict) and isinstance(message.get("content"), str)
+        if not valid or message.get("role") not in ("system", "user", "assistant"):
             raise DataError(
-                f"{where} has a message without a role of system, user or assistant "
-                "and text as its content."
+                f"{where} has a message without text content or without one of the "
+                "roles system, user and assistant."
             )
-    asked = [m for m in messages if m["role"] != "assistant"]
-    if not any(m["role"] == "user" for m in asked):
+    kept = [m for m in messages if m["role"] != "assistant"]
+    if not any(m["role"] == "user" for m in kept):
         raise DataError(f"{where} has no user message.")
-    return asked
+    return kept
 
 
 def write_answers(
     pair: Pair,
     tokenizer: Any,
-    questions: list[list[dict[str, str]]],
+    conversations: list[list[Message]],
     file: Path,
     *,
     max_tokens: int = 512,
@@ -103,57 +114,73 @@ def write_answers(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Example]:
-    """Let the target answer every conversation, turn by turn.
+    """Have the target answer every conversation, turn by turn.
 
-    Answers are appended to `file` chunk by chunk; what stands there already is
-    taken as it is, so a run that was stopped goes on where it was.
+    Answers are appended to `file` after every 64 conversations. Those that are in it
+    already are not written again, so an interrupted run continues.
 
     Args:
-        pair: Whose target answers.
-        tokenizer: Its tokenizer, with a chat template.
-        questions: From `read_questions`.
-        file: JSONL of the token sequences written so far.
-        max_tokens: Most tokens of an answer.
-        temp: 0 for greedy answers.
-        seed: Of sampled answers.
-        progress: Called with (conversations done, all).
+        pair: The target. Its drafter, if any, is not used.
+        tokenizer: The target's, with a chat template.
+        conversations: From `read_conversations`.
+        file: JSONL file of the answers.
+        max_tokens: Maximum number of tokens of an answer.
+        temp: Sampling temperature; 0 is greedy.
+        seed: Seed of the sampling.
+        progress: Called with the numbers of conversations done and in total.
+
+    Returns:
+        An example for each conversation.
+
+    Raises:
+        OptionError: `file` holds answers to other conversations or from other settings.
     """
     require(max_tokens > 0, "max_tokens", "above 0", max_tokens)
-    asked = fingerprint(pair, questions, max_tokens, temp, seed)
-    done = list(stored(file, asked))
+    digest = inputs_digest(pair, conversations, max_tokens, temp, seed)
+    done = list(read_answers(file, digest))
     with file.open("a") as out:
         if not out.tell():
-            out.write(json.dumps(asked) + "\n")
-        while len(done) < len(questions):
+            out.write(json.dumps(digest) + "\n")
+        while len(done) < len(conversations):
             mx.random.seed(seed + len(done))
-            chunk = questions[len(done) : len(done) + CHUNK]
-            for example in answer(pair, tokenizer, chunk, max_tokens, temp):
+            chunk = conversations[len(done) : len(done) + CHUNK]
+            for example in answer_chunk(pair, tokenizer, chunk, max_tokens, temp):
                 done.append(example)
                 out.write(json.dumps([example.ids, example.spans]) + "\n")
             out.flush()
             if progress:
-                progress(len(done), len(questions))
+                progress(len(done), len(conversations))
     return done
 
 
-def fingerprint(pair, questions, max_tokens: int, temp: float, seed: int) -> str:
-    """What an answers file was written from: the first line of it.
+def inputs_digest(
+    pair: Pair,
+    conversations: list[list[Message]],
+    max_tokens: int,
+    temp: float,
+    seed: int,
+) -> str:
+    """A digest of everything that answers depend on, the first line of their file.
 
-    Of the model's weights, the first few numbers of each tensor count.
+    It covers the first 16 values of each weight.
     """
-    said = [pair.target.config, questions, max_tokens, temp, seed]
-    digest = hashlib.sha256(json.dumps(said, default=str).encode())
+    inputs = [pair.target.config, conversations, max_tokens, temp, seed]
+    digest = hashlib.sha256(json.dumps(inputs, default=str).encode())
     for name, weight in tree_flatten(pair.model.parameters()):
         sample = weight.flatten()[:16].astype(mx.float32).tolist()
         digest.update(json.dumps([name, weight.shape, sample]).encode())
     return digest.hexdigest()
 
 
-def stored(file: Path, asked: str) -> Iterator[Example]:
-    """Examples of an answers file; a half-written last line is cut off.
+def read_answers(file: Path, digest: str) -> Iterator[Example]:
+    """Yield the examples of an answers file, and remove an incomplete last line.
+
+    Args:
+        file: From `write_answers`; it may be missing.
+        digest: From `inputs_digest`.
 
     Raises:
-        OptionError: The file answers other questions, or another model wrote it.
+        OptionError: The file has another digest.
     """
     if not file.is_file():
         return
@@ -161,33 +188,39 @@ def stored(file: Path, asked: str) -> Iterator[Example]:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         file.write_text(whole)
-    first, *lines = whole.splitlines() or [json.dumps(asked)]
-    if json.loads(first) != asked:
+    first, *lines = whole.splitlines() or [json.dumps(digest)]
+    if json.loads(first) != digest:
         raise OptionError(
-            f"{file} holds answers of another model, data or setting.",
-            "Repeat those, or choose another --out.",
+            f"{file} holds answers from another model, other data or other options.",
+            "Repeat that command, or choose another --out.",
         )
     for line in lines:
         ids, spans = json.loads(line)
         yield Example(ids, [tuple(span) for span in spans])
 
 
-def answer(pair, tokenizer, chunk, max_tokens: int, temp: float) -> list[Example]:
-    """Answer some conversations, all of the same turn in one batch."""
-    chats = [list(turns(messages)) for messages in chunk]
-    told: list[list[dict]] = [[] for _ in chunk]
+def answer_chunk(
+    pair: Pair,
+    tokenizer: Any,
+    chunk: list[list[Message]],
+    max_tokens: int,
+    temp: float,
+) -> list[Example]:
+    """Answer some conversations, one turn of all of them in a batch."""
+    chats = [list(split_turns(messages)) for messages in chunk]
+    histories: list[list[Message]] = [[] for _ in chunk]
     ids: list[list[int]] = [[] for _ in chunk]
     spans: list[list[tuple[int, int]]] = [[] for _ in chunk]
-    end = min(tokenizer.eos_token_ids)
-    if tokenizer.eos_token_id is not None:
-        end = tokenizer.eos_token_id
+    end = tokenizer.eos_token_id
+    if end is None:
+        end = min(tokenizer.eos_token_ids)
     for turn in range(max(map(len, chats))):
-        live = [i for i, chat in enumerate(chats) if turn < len(chat)]
+        open_chats = [i for i, chat in enumerate(chats) if turn < len(chat)]
         prompts = []
-        for i in live:
-            told[i] += chats[i][turn]
-            prompts.append(apply_template(tokenizer, told[i]))
-        said = batch_generate(
+        for i in open_chats:
+            histories[i] += chats[i][turn]
+            prompts.append(apply_template(tokenizer, histories[i]))
+        answers = batch_generate(
             pair.model,
             tokenizer,
             prompts,
@@ -195,19 +228,20 @@ def answer(pair, tokenizer, chunk, max_tokens: int, temp: float) -> list[Example
             sampler=make_sampler(temp),
             return_token_ids=True,
         ).token_ids
-        for i, prompt, words in zip(live, prompts, said, strict=True):
-            # A template may rewrite earlier turns; spans must still be in place.
+        for i, prompt, answer in zip(open_chats, prompts, answers, strict=True):
+            # Drop the spans of earlier turns that the template has rewritten.
             kept = [s for s in spans[i] if prompt[: s[1]] == ids[i][: s[1]]]
-            closing = [end] if len(words) < max_tokens else []
-            ids[i] = list(prompt) + words + closing
+            closing = [end] if len(answer) < max_tokens else []
+            ids[i] = list(prompt) + answer + closing
             spans[i] = [*kept, (len(prompt), len(ids[i]))]
-            told[i].append({"role": "assistant", "content": tokenizer.decode(words)})
+            text = tokenizer.decode(answer)
+            histories[i].append({"role": "assistant", "content": text})
     return [Example(*parts) for parts in zip(ids, spans, strict=True)]
 
 
-def turns(messages: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    """Split messages after each user message."""
-    part: list[dict[str, str]] = []
+def split_turns(messages: list[Message]) -> Iterator[list[Message]]:
+    """Split a conversation after each user message."""
+    part: list[Message] = []
     for message in messages:
         part.append(message)
         if message["role"] == "user":

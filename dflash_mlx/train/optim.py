@@ -1,6 +1,6 @@
-"""Optimiser, schedule and the one update step that every trainer here uses.
+"""The optimizer, its learning-rate schedule, and the update step.
 
-Knows gradients and learning rates; nothing of data, models or files.
+Owns gradients and learning rates. Does not know data, models or files.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import mlx.optimizers as opt
 def make_optimizer(
     lr: float, steps: int, warmup: int, weight_decay: float = 0.0
 ) -> opt.AdamW:
-    """AdamW under a linear warm-up and a cosine decay to a tenth of `lr`.
+    """AdamW with linear warm-up, then cosine decay to a tenth of `lr`.
 
     Args:
         lr: Peak learning rate.
-        steps: Updates in the whole run, warm-up included.
-        warmup: Updates from zero to the peak.
+        steps: Number of updates in the whole run, warm-up included.
+        warmup: Number of updates from zero to the peak.
         weight_decay: Decoupled weight decay.
     """
     warmup = max(1, min(warmup, steps - 1))
@@ -37,10 +37,18 @@ def make_optimizer(
 def make_step(
     model: nn.Module, optimizer: opt.Optimizer, loss: Callable, clip: float = 1.0
 ) -> Callable:
-    """Return step(*batch) -> whatever `loss(model, *batch)` returns, after an update.
+    """Make the function that updates the model once.
 
-    `loss` returns a scalar, or a tuple whose first item is the scalar. Run
-    eagerly: mx.compile on the CPU compiles C++ and is many times slower.
+    It runs eagerly, since mx.compile on the CPU compiles C++ and is many times slower.
+
+    Args:
+        model: The model to train, in place.
+        optimizer: The optimizer.
+        loss: loss(model, *batch) returns a scalar, or a tuple that starts with it.
+        clip: Maximum norm of the gradient.
+
+    Returns:
+        step(*batch), which updates the model and returns the value of `loss`.
     """
     value_and_grad = nn.value_and_grad(model, loss)
 

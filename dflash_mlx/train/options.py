@@ -119,7 +119,7 @@ class TrainOptions:
         require(value is None or value >= least, name, f"{least} or more", value)
 
     def decay(self, block_size: int) -> float:
-        """gamma, or the paper's for a block size."""
+        """`gamma`, or by default the paper's value for a block size."""
         if self.gamma is not None:
             return self.gamma
         import numpy as np

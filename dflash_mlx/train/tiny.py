@@ -1,9 +1,9 @@
-"""Make the embedded pair: tokenizer, target and drafter, from nothing but a seed.
+"""Make the embedded pair (tokenizer, target and drafters) from a seed.
 
     python -m dflash_mlx.train.tiny tokenizer target refine drafter --out FOLDER
 
-Owns the recipe of `tiny` (sizes, seeds, amounts). The drafter's training itself
-is train/drafter.py's, and the text is train/exercises.py's.
+Owns the recipe: sizes, seeds and amounts. Does not know the text (exercises.py), or how
+a drafter is trained (trainer.py).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -26,12 +27,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..loading import quantize_linear
 from ..models.drafters import load_folder, save_folder
+from ..models.drafters.dflash import DFlash
 from ..pair import Pair
 from .answers import write_answers
-from .drafter import Run
 from .exercises import conversation, draw
 from .optim import make_optimizer, make_step
-from .settings import TrainOptions
+from .options import TrainOptions
+from .trainer import Trainer
 
 SEED = 7
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>"]
@@ -62,7 +64,7 @@ TEMPLATE = (
 
 
 def make_tokenizer(out: Path, texts: int = 20000) -> None:
-    """Train the byte-level BPE (one token a digit) and write its two files."""
+    """Train a byte-level BPE tokenizer, one token per digit, and write its files."""
     rng = Random(SEED)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -78,8 +80,9 @@ def make_tokenizer(out: Path, texts: int = 20000) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    corpus = ("\n".join(("user\n", p, "assistant\n", a)) for p, a in exercises(rng))
-    tokenizer.train_from_iterator((next(corpus) for _ in range(texts)), trainer)
+    exercises = (draw(rng) for _ in range(texts))
+    corpus = ("\n".join(("user\n", p, "assistant\n", a)) for p, a in exercises)
+    tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.save(str(out / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -93,29 +96,27 @@ def make_tokenizer(out: Path, texts: int = 20000) -> None:
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def exercises(rng: Random):
-    """Training exercises without end."""
-    while True:
-        yield draw(rng)
+def windows(
+    tokenizer: Tokenizer, rng: Random, length: int
+) -> Iterator[tuple[list[int], list[float]]]:
+    """Yield training sequences of `length` + 1 tokens, as (ids, loss weights), forever.
 
-
-def windows(tokenizer: Tokenizer, rng: Random, length: int):
-    """Yield (ids, weights) of `length` + 1 tokens: conversations end to end.
-
-    Each window starts where a conversation starts. Answers weigh 1, the questions
-    0.1, and the token that closes an answer 3: knowing when to stop is the hardest.
+    A sequence is a row of conversations, the last one cut off. The weights are 0.1 for
+    a question, 1 for an answer, and 3 for the token that ends an answer, since when to
+    stop is the hardest to learn.
     """
     while True:
         ids: list[int] = []
         weights: list[float] = []
         while len(ids) <= length:
             prompt, answer = draw(rng)
-            ask = tokenizer.encode(
+            prompt_ids = tokenizer.encode(
                 f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
             ).ids
-            say = tokenizer.encode(f"{answer}<|im_end|>\n").ids
-            ids += ask + say
-            weights += [0.1] * len(ask) + [1.0] * (len(say) - 2) + [3.0, 1.0]
+            answer_ids = tokenizer.encode(f"{answer}<|im_end|>\n").ids
+            ids += prompt_ids + answer_ids
+            weights += [0.1] * len(prompt_ids)
+            weights += [1.0] * (len(answer_ids) - 2) + [3.0, 1.0]
         yield ids[: length + 1], weights[: length + 1]
 
 
@@ -127,26 +128,33 @@ def language_loss(model, ids, weights):
 
 
 def make_target(out: Path, steps: int = 1400) -> None:
-    """Train the target from scratch; 3,072 tokens a step.
-
-    Four fifths of the steps see windows of 192 tokens, the rest of 512, so that
-    positions beyond one short answer are known too.
-    """
+    """Train the target from scratch."""
     mx.random.seed(SEED)
     model = Model(ModelArgs.from_dict(TARGET))
-    fit(model, out, steps, peak=3e-3, seed=SEED + 1)
+    train_target(model, out, steps, peak=3e-3, seed=SEED + 1)
 
 
 def refine_target(out: Path, steps: int = 1200) -> None:
-    """Train the target on, from a lower rate."""
+    """Train the target further, with a lower learning rate."""
     model, _ = load_model(out)
     model.set_dtype(mx.float32)
     model.train()
-    fit(model, out, steps, peak=2e-3, seed=SEED + 101)
+    train_target(model, out, steps, peak=2e-3, seed=SEED + 101)
 
 
-def fit(model: Model, out: Path, steps: int, peak: float, seed: int) -> None:
-    """Train, and write config.json and model.safetensors (bfloat16)."""
+def train_target(model: Model, out: Path, steps: int, peak: float, seed: int) -> None:
+    """Train a target and write its config.json and model.safetensors in bfloat16.
+
+    An update sees 3,072 tokens: sequences of 192 in the first four fifths of the steps,
+    then of 512, so that the target also learns positions beyond one short answer.
+
+    Args:
+        model: The target, trained in place.
+        out: The folder, which has the tokenizer.
+        steps: Number of updates.
+        peak: Peak learning rate.
+        seed: Seed of the text.
+    """
     tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     rng = Random(seed)
     optimizer = make_optimizer(peak, steps, warmup=steps // 25, weight_decay=0.05)
@@ -154,8 +162,7 @@ def fit(model: Model, out: Path, steps: int, peak: float, seed: int) -> None:
     start, losses = time.perf_counter(), []
     for n in range(1, steps + 1):
         length = 192 if n <= steps * 4 // 5 else 512
-        source = windows(tokenizer, rng, length)
-        rows = [next(source) for _ in range(3072 // length)]
+        rows = list(islice(windows(tokenizer, rng, length), 3072 // length))
         ids = mx.array(np.array([r[0] for r in rows]))
         weights = mx.array(np.array([r[1] for r in rows], dtype=np.float32))
         losses.append(step(ids, weights).item())
@@ -172,7 +179,7 @@ def fit(model: Model, out: Path, steps: int, peak: float, seed: int) -> None:
     (out / "config.json").write_text(json.dumps(TARGET, indent=2) + "\n")
 
 
-CONVERSATIONS = 4096
+CONVERSATIONS = 4096  # for the drafter, without the held-out ones
 DRAFTER = TrainOptions(
     block_size=8,
     layers=2,
@@ -190,20 +197,20 @@ DRAFTER = TrainOptions(
     seed=SEED,
 )
 
-
-# From the finished DFlash head, as many updates of each kind as take the same time.
+# Drafters of each kind for a comparison. They start from the finished DFlash drafter,
+# and get the number of updates that take the same time.
 HEAD_RANKS = {"dflash": None, "dflash2": 64, "dspark": 64}
 HEAD_STEPS = {"dflash": 730, "dflash2": 600, "dspark": 600}
 
 
 def make_drafter(out: Path) -> None:
-    """Train the target's drafter beside `out`; copy it there."""
-    run = train_drafter(out, out.with_name(f"{out.name}-drafter"), DRAFTER)
-    save_folder(run.drafter, out / "drafter")
+    """Train the DFlash drafter in a folder beside `out` and write it to `out`."""
+    drafter = train_drafter(out, out.with_name(f"{out.name}-drafter"), DRAFTER)
+    save_folder(drafter, out / "drafter")
 
 
 def head_options(out: Path, kind: str, rank: int | None) -> TrainOptions:
-    """Options of a head of `kind` that starts from the DFlash head of `out`."""
+    """Options that train a drafter of `kind` from the DFlash drafter of `out`."""
     return replace(
         DRAFTER,
         kind=kind,
@@ -215,7 +222,7 @@ def head_options(out: Path, kind: str, rank: int | None) -> TrainOptions:
 
 
 def make_dflash2(out: Path, bits: int = 3) -> None:
-    """Train the embedded DFlash 2 head; what fits beside the rest is 3 bits of it."""
+    """Train the DFlash 2 drafter and write it in 3 bits, to keep the package small."""
     options = head_options(out, "dflash2", rank=16)
     work = out.with_name(f"{out.name}-dflash2")
     train_drafter(out, work, options)
@@ -224,8 +231,8 @@ def make_dflash2(out: Path, bits: int = 3) -> None:
     save_folder(drafter, out / "dflash2", None)
 
 
-def make_head(kind: str) -> Callable[[Path], None]:
-    """A stage that trains a drafter of `kind` beside `out`, from the DFlash head."""
+def head_stage(kind: str) -> Callable[[Path], None]:
+    """A stage that trains a drafter of `kind` in a folder beside `out`."""
 
     def stage(out: Path) -> None:
         options = head_options(out, kind, HEAD_RANKS[kind])
@@ -234,16 +241,24 @@ def make_head(kind: str) -> Callable[[Path], None]:
     return stage
 
 
-def train_drafter(out: Path, work: Path, options: TrainOptions) -> Run:
-    """Let the target answer, if it has not yet, and train a drafter in `work`.
+def train_drafter(out: Path, work: Path, options: TrainOptions) -> DFlash:
+    """Have the target write its answers, unless they exist, and train a drafter.
 
-    The last conversations are held-out questions, one turn each. Arithmetic is
-    float32: half precision is slow on a CPU, and the weights are rounded when saved.
+    The last conversations are held-out exercises of one turn. Training is in float32,
+    since half precision is slow on a CPU. Saving rounds the weights.
+
+    Args:
+        out: The folder of the target.
+        work: Folder of the training run.
+        options: Settings of the run.
+
+    Returns:
+        The trained drafter.
     """
     rng = Random(SEED + 2)
     chats = [conversation(rng, rng.choice([1, 1, 2])) for _ in range(CONVERSATIONS)]
     chats += [conversation(rng, 1, held_out=True) for _ in range(DRAFTER.held_out)]
-    questions = [[m for m in chat if m["role"] == "user"] for chat in chats]
+    prompts = [[m for m in chat if m["role"] == "user"] for chat in chats]
     model, config = load_model(out)
     model.set_dtype(mx.float32)
     tokenizer = load_tokenizer(out, eos_token_ids=config["eos_token_id"])
@@ -253,13 +268,14 @@ def train_drafter(out: Path, work: Path, options: TrainOptions) -> Run:
     examples = write_answers(
         pair,
         tokenizer,
-        questions,
+        prompts,
         answers,
-        progress=lambda done, all: print(f"answers {done}/{all}", flush=True),
+        progress=lambda done, total: print(f"answers {done}/{total}", flush=True),
     )
-    run = Run(pair, tokenizer, examples, options, work)
-    run.go(lambda report: report.step % 20 == 0 and print(report, flush=True))
-    return run
+    trainer = Trainer(pair, tokenizer, examples, options, work)
+    return trainer.train(
+        lambda report: report.step % 20 == 0 and print(report, flush=True)
+    )
 
 
 STAGES = {
@@ -268,9 +284,9 @@ STAGES = {
     "refine": refine_target,
     "drafter": make_drafter,
     "dflash2": make_dflash2,
-    "head-dflash": make_head("dflash"),
-    "head-dflash2": make_head("dflash2"),
-    "head-dspark": make_head("dspark"),
+    "head-dflash": head_stage("dflash"),
+    "head-dflash2": head_stage("dflash2"),
+    "head-dspark": head_stage("dspark"),
 }
 
 

@@ -13,9 +13,8 @@ from dflash_mlx.hub import registry
 from dflash_mlx.metal.dispatch import check_mode
 from dflash_mlx.models.drafters.fields import MARKOV
 from dflash_mlx.terminal import shell_completion
-from dflash_mlx.train.options import KINDS as OPTION_KINDS
-from dflash_mlx.train.options import MARKOV_HEADS
-from dflash_mlx.train.settings import KINDS
+from dflash_mlx.train.drafter_config import CONFIGS
+from dflash_mlx.train.options import KINDS, MARKOV_HEADS
 
 CODE = """
 import sys
@@ -68,7 +67,7 @@ def test_completed_words_equal_the_names_in_other_modules():
     assert set(shell_completion.shapes("")) == set(shapes.entries())
     assert tuple(shell_completion.classes("")) == suites.classes()
     assert set(shell_completion.SUITES) == {BUILTIN, *DATA_SETS}
-    assert set(OPTION_KINDS) == set(KINDS) and MARKOV_HEADS == MARKOV
+    assert set(KINDS) == set(CONFIGS) and MARKOV_HEADS == MARKOV
     for mode in shell_completion.KERNELS:
         check_mode(mode)
 

@@ -1,4 +1,8 @@
-"""The config of the drafter that a training run starts from."""
+"""The config of the drafter that a training run starts from.
+
+Owns the defaults that depend on the target or on the drafter to start from. Does not
+know weights or data.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,19 @@ from ..pair import Pair, check_taps
 from ..types import require
 from .options import TrainOptions
 
-KINDS = {"dflash": DFlashConfig, "dflash2": DFlash2Config, "dspark": DSparkConfig}
+CONFIGS = {"dflash": DFlashConfig, "dflash2": DFlash2Config, "dspark": DSparkConfig}
 
 
 def default_taps(target_layers: int, taps: int) -> tuple[int, ...]:
-    """Layers spread over the target's depth: 1 to N - 3, as published heads have it."""
+    """Tap layers spread over the target's depth, as in the published drafters.
+
+    Args:
+        target_layers: N, the number of target layers.
+        taps: The number of taps.
+
+    Returns:
+        Layer indices from 1 to N - 3; the middle layer for a single tap.
+    """
     if taps == 1:
         return (target_layers // 2,)
     step = (target_layers - 4) / (taps - 1)
@@ -28,24 +40,26 @@ def new_config(
     options: TrainOptions,
     source: DFlashConfig | None = None,
 ) -> DFlashConfig:
-    """The config of the drafter to be trained.
+    """The config of the drafter to train.
 
     Args:
-        pair: Its target.
-        tokenizer: For the default mask token.
-        options: Settings.
-        source: The config of the drafter that it starts from.
+        pair: The target.
+        tokenizer: Source of the default mask token.
+        options: Settings of the run.
+        source: The config of the drafter to start from.
 
     Raises:
-        OptionError: No id is free for the mask token, or a setting contradicts the
-            source.
+        OptionError: No id is free for the mask token, or an option contradicts
+            `source`.
         PairError: A tap is out of range.
     """
-    kind = KINDS[options.kind]
-    body = vars(fresh_config(pair, tokenizer, options) if source is None else source)
-    if source is not None:
+    kind = CONFIGS[options.kind]
+    if source is None:
+        fields = vars(target_sized_config(pair, tokenizer, options))
+    else:
         check_source(source, kind)
-    wanted = {
+        fields = vars(source)
+    given = {
         "block_size": options.block_size,
         "num_hidden_layers": options.layers,
         "target_layer_ids": options.taps,
@@ -54,23 +68,23 @@ def new_config(
         "markov_rank": options.rank,
         "markov_head_type": options.markov_head,
     }
-    for name, value in wanted.items():
-        if value not in (None, body.get(name, value)):
+    for name, value in given.items():
+        if value not in (None, fields.get(name, value)):
             raise OptionError(
                 f"{name} {value} contradicts the drafter to start from, which has "
-                f"{body[name]}.",
-                "Leave it out.",
+                f"{fields[name]}.",
+                "Leave this option out.",
             )
     if type(source) is kind and kind is not DFlashConfig:
         return source
-    body = {name: body[name] for name in DFlashConfig.names()}
+    fields = {name: fields[name] for name in DFlashConfig.names()}
     if kind is DFlash2Config:
-        top = min(16, body["draft_vocab_size"] or body["vocab_size"])
-        return kind(**body, selector_rank=options.rank or 256, selector_top_k=top)
+        top = min(16, fields["draft_vocab_size"] or fields["vocab_size"])
+        return kind(**fields, selector_rank=options.rank or 256, selector_top_k=top)
     if kind is DSparkConfig:
         rank, head = options.rank or 256, options.markov_head or "vanilla"
-        return kind(**body, markov_rank=rank, markov_head_type=head)
-    return kind(**body)
+        return kind(**fields, markov_rank=rank, markov_head_type=head)
+    return kind(**fields)
 
 
 def check_source(source: DFlashConfig, kind: type[DFlashConfig]) -> None:
@@ -79,17 +93,19 @@ def check_source(source: DFlashConfig, kind: type[DFlashConfig]) -> None:
     reasons = {
         "its head is of another kind": other,
         "it drafts from a reduced vocabulary": source.draft_vocab_size is not None,
-        "its layers are Gemma's": kind is DFlash2Config and source.model_type == GEMMA,
+        "it has Gemma layers": kind is DFlash2Config and source.model_type == GEMMA,
     }
     if wrong := [reason for reason, holds in reasons.items() if holds]:
         raise OptionError(
-            f"The drafter to start from does not go with this training: {wrong[0]}.",
+            f"Training cannot start from this drafter: {wrong[0]}.",
             "Start from a DFlash drafter, or leave --warm-start out.",
         )
 
 
-def fresh_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashConfig:
-    """A body for a target, from nothing but its numbers."""
+def target_sized_config(
+    pair: Pair, tokenizer: Any, options: TrainOptions
+) -> DFlashConfig:
+    """The config of a new DFlash drafter with the sizes of the target."""
     target = pair.target
     config = target.config.get("text_config") or target.config
     mask = options.mask_token_id
@@ -100,7 +116,7 @@ def fresh_config(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlashCon
     if mask is None:
         raise OptionError(
             "The tokenizer uses every id of the vocabulary and has no mask token.",
-            "Name an id that text never has with --mask-token-id.",
+            "Choose an id that never occurs in text with --mask-token-id.",
         )
     require(0 <= mask < target.vocab_size, "mask_token_id", "in the vocabulary", mask)
     layers = options.layers or 5
