@@ -1,7 +1,7 @@
-"""What was measured on a machine, kept in a file of this user's.
+"""A JSON file that keeps what was measured on each machine.
 
-Owns the file: several machines may share it, several programs change it. Knows nothing
-of what is kept.
+Owns the file, which several machines and programs may share. Does not know what the
+entries mean.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from pathlib import Path
 from typing import Any
 
 
-def folder() -> Path:
-    """Where this user's measurements are kept."""
+def cache_folder() -> Path:
+    """The folder of this user's measurements."""
     caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
     return Path.home() / caches / "dflash-mlx"
 
 
 class Store:
-    """Entries of one machine, by what they are about.
+    """The entries of one machine in a file.
 
-    A file that cannot be read counts as empty, and one that cannot be written is left:
-    all it costs is measuring again.
+    A file that cannot be read counts as empty, and an error while writing is ignored,
+    since lost entries can be measured again.
 
     Args:
-        machine: What measurements depend on: those of others are kept, not used.
-        file: Where they are kept.
+        machine: Description of the machine. Entries of other machines are kept in the
+            file but not returned.
+        file: The JSON file.
     """
 
     def __init__(self, machine: str, file: Path):
@@ -40,36 +41,36 @@ class Store:
         """This machine's entries."""
         return self._read().get(self.machine, {})
 
-    def put(self, about: str, entry: dict[str, Any]) -> None:
-        """Keep one entry."""
-        with self._alone():
+    def put(self, key: str, entry: dict[str, Any]) -> None:
+        """Write one entry."""
+        with self._lock():
             everything = self._read()
-            everything.setdefault(self.machine, {})[about] = entry
+            everything.setdefault(self.machine, {})[key] = entry
             self._write(everything)
 
-    def forget(self, about: str) -> None:
-        """Forget one entry."""
-        with self._alone():
+    def forget(self, key: str) -> None:
+        """Remove one entry, if it exists."""
+        with self._lock():
             everything = self._read()
-            everything.get(self.machine, {}).pop(about, None)
+            everything.get(self.machine, {}).pop(key, None)
             self._write(everything)
 
     def clear(self) -> int:
-        """Forget this machine's entries; how many there were."""
-        with self._alone():
+        """Remove this machine's entries, and return the number of them."""
+        with self._lock():
             everything = self._read()
-            gone = everything.pop(self.machine, {})
-            if gone:
+            removed = everything.pop(self.machine, {})
+            if removed:
                 self._write(everything)
-        return len(gone)
+        return len(removed)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Other programs that change the file wait meanwhile."""
+    def _lock(self) -> Iterator[None]:
+        """Keep other programs from changing the file."""
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             lock = self.file.with_suffix(".lock").open("w")
-        except OSError:  # nor can the file be written then
+        except OSError:  # the file cannot be written either
             yield
             return
         with lock:
@@ -82,14 +83,14 @@ class Store:
             everything = json.loads(self.file.read_text())
         except (OSError, ValueError):
             return {}
-        ok = isinstance(everything, dict) and all(
+        valid = isinstance(everything, dict) and all(
             isinstance(entries, dict) for entries in everything.values()
         )
-        return everything if ok else {}
+        return everything if valid else {}
 
     def _write(self, everything: dict) -> None:
         with contextlib.suppress(OSError):
-            # Whole or not at all, for those who read meanwhile.
-            draft = self.file.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps(everything, indent=1, sort_keys=True))
-            draft.replace(self.file)
+            # Replace the file in one step: readers do not take the lock.
+            new_file = self.file.with_suffix(f".{os.getpid()}")
+            new_file.write_text(json.dumps(everything, indent=1, sort_keys=True))
+            new_file.replace(self.file)

@@ -9,7 +9,7 @@ import contextlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..store import Store, folder
+from ..store import Store, cache_folder
 
 STOCK = "stock"
 
@@ -31,7 +31,7 @@ class Verdict:
 
 def default_file() -> Path:
     """Where this user's verdicts are kept."""
-    return folder() / "kernels.json"
+    return cache_folder() / "kernels.json"
 
 
 class Verdicts:

@@ -23,7 +23,7 @@ from ..hub.registry import numbers_of
 from ..pair import Pair
 from ..speculation.controller import Plan
 from ..speculation.costs import DRAFTER, Curve
-from ..store import Store, folder
+from ..store import Store, cache_folder
 from ..types import KVBits, Sampling
 
 # Seconds after which no other width is begun; the ends of the curve come first.
@@ -38,7 +38,7 @@ MEASURING = "Measuring what passes cost here, once."
 
 def default_file() -> Path:
     """Where this user's curves are kept."""
-    return folder() / "costs.json"
+    return cache_folder() / "costs.json"
 
 
 def machine() -> str:
