@@ -1,7 +1,7 @@
-"""Copies of functions and classes that know other functions by global names.
+"""Copies of functions and classes in which a global name means another function.
 
-So a layer of mlx-lm can call our function where its file calls another one, and no
-module, class or function of anybody else changes.
+A copied layer of mlx-lm calls our function where its file calls one of mlx-lm's. No
+module, class or function of mlx-lm is changed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from collections.abc import Callable
 from types import FunctionType
 
 
-def rebound(function: Callable, **names: Callable) -> Callable:
-    """A copy of `function` to which other functions go by some global names."""
+def rebind(function: Callable, **names: Callable) -> Callable:
+    """Copy a function with other values for some global names.
+
+    Args:
+        function: A Python function.
+        names: The new value of each global name.
+    """
     copied = FunctionType(
         function.__code__,
         function.__globals__ | names,
@@ -23,25 +28,32 @@ def rebound(function: Callable, **names: Callable) -> Callable:
     return copied
 
 
-def known_as(kind: type, name: str) -> Callable | None:
-    """The function that a class's methods know by a global name; None if none does."""
+def find_global(kind: type, name: str) -> Callable | None:
+    """The value of a global name that a class's methods use; None if none uses it."""
     for base in kind.__mro__:
         for value in vars(base).values():
             if not isinstance(value, FunctionType):
                 continue
-            # An attribute may have the name as well.
+            # co_names also has the names of attributes.
             if name in value.__code__.co_names and name in value.__globals__:
                 return value.__globals__[name]
     return None
 
 
-def rebound_class(kind: type, **names: Callable) -> type | None:
-    """A subclass whose methods know other functions by some global names of their
-    file; None if no method uses one of the names."""
-    # Of each name its last definition: what a class overrides stays overridden.
+def rebind_class(kind: type, **names: Callable) -> type | None:
+    """Make a subclass whose methods have other values for some global names.
+
+    Args:
+        kind: The class.
+        names: The new value of each global name.
+
+    Returns:
+        The subclass, or None if no method uses one of the names.
+    """
+    # The last definition of each attribute, so that overridden methods are skipped.
     defined = {k: v for base in reversed(kind.__mro__) for k, v in vars(base).items()}
     methods = {
-        key: rebound(value, **names)
+        key: rebind(value, **names)
         for key, value in defined.items()
         if isinstance(value, FunctionType) and names.keys() & {*value.__code__.co_names}
     }

@@ -16,7 +16,7 @@ from mlx_lm.models.gated_delta import (
     gated_delta_update,
 )
 
-from ..rebind import rebound
+from ..rebind import rebind
 from .dispatch import Dispatch
 from .gate import Operation
 from .gated_delta_block import BLOCK, REWIND, like
@@ -75,7 +75,7 @@ class DeltaRule:
         self.dispatch = dispatch
         self.tape: Tape | None = None
         # Both, as mlx-lm takes the one or the other by the device.
-        self._update = rebound(
+        self._update = rebind(
             gated_delta_update,
             gated_delta_kernel=partial(self._rule, gated_delta_kernel),
             gated_delta_ops=partial(self._rule, gated_delta_ops),

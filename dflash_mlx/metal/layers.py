@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.switch_layers import SwitchGLU, SwitchMLP
 
-from ..rebind import rebound_class
+from ..rebind import rebind_class
 from . import block_attention, block_matmul
 from .delta_rule import DeltaRule
 from .dispatch import MOST_ROWS, Dispatch
@@ -190,7 +190,7 @@ def install(model: nn.Module, dispatch: Dispatch) -> None:
         "gated_delta_update": DeltaRule(dispatch),
     }
     kinds = KINDS | EXACT_KINDS if dispatch.exact else KINDS
-    rebound = cache(lambda kind: rebound_class(kind, **names))
+    rebound = cache(lambda kind: rebind_class(kind, **names))
     for _, module in model.named_modules():
         kind = kinds.get(type(module)) or rebound(type(module))
         if kind is not None:

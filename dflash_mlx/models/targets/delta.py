@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.gated_delta import gated_delta_ops, gated_delta_update
 
-from ...rebind import rebound
+from ...rebind import rebind
 
 
 def state_after(keep: int, args: tuple, kwargs: dict[str, Any]) -> mx.array:
@@ -35,4 +35,4 @@ def _ops(q, k, v, g, beta, state, mask=None):
     return gated_delta_ops(q, k, v, g, beta, state, mask)
 
 
-_update = rebound(gated_delta_update, gated_delta_ops=_ops)
+_update = rebind(gated_delta_update, gated_delta_ops=_ops)

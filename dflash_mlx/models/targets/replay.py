@@ -28,7 +28,7 @@ from mlx_lm.models.cache import ArraysCache
 from ...cache import rollback
 from ...metal.delta_rule import DeltaRule
 from ...metal.delta_rule import Tape as DeltaTape
-from ...rebind import known_as
+from ...rebind import find_global
 from .delta import state_after
 from .views import watched, with_children, with_function
 
@@ -117,7 +117,7 @@ class Recorder:
 
         def mixer(child):
             twin = with_children(child, self._part)
-            rule = known_as(type(child), "gated_delta_update")
+            rule = find_global(type(child), "gated_delta_update")
             if rule is not None:
                 noted = partial(self._delta, rule)
                 twin = with_function(twin, "gated_delta_update", noted)

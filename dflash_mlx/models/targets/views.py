@@ -16,7 +16,7 @@ from typing import Any
 import mlx.nn as nn
 
 from ...errors import UnsupportedError
-from ...rebind import rebound_class
+from ...rebind import rebind_class
 
 EMBEDDINGS = (
     "embed_tokens",
@@ -116,7 +116,7 @@ def watched(module: nn.Module, watch: Watch) -> nn.Module:
 def with_function(module: nn.Module, name: str, function: Callable) -> nn.Module:
     """A copy of `module` whose methods call `function` by a global name of its file;
     the module itself if none of them uses the name."""
-    kind = rebound_class(type(module), **{name: function})
+    kind = rebind_class(type(module), **{name: function})
     if kind is None:
         return module
     twin = copy.copy(module)
