@@ -1,6 +1,7 @@
-"""A drafter's checkpoint from any packaging into our own, quantized if wanted.
+"""Convert a drafter's checkpoint to our format, quantized on request.
 
-Owns what may be changed on the way: how the checkpoint is read, its bits, its dtype.
+Owns the changes that can be made on the way: how the config is read, bits and dtype.
+Does not know the packagings (models/drafters).
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to become of a drafter; nothing by default.
+    """Changes to a drafter. None of them by default.
 
     Args:
-        bits: 4 or 8 for its linear layers.
-        dtype: Of everything else, one of DTYPES.
-        tap_shift: Added to the target layers that it reads.
-        sample_from_anchor: Whether the anchor's slot predicts.
-        is_causal: Whether the block is causal in every layer.
+        bits: Bits (4 or 8) of the linear layers.
+        dtype: Type of everything else, one of DTYPES.
+        tap_shift: Number added to the index of each tap.
+        sample_from_anchor: Whether the anchor's row predicts a draft.
+        is_causal: Whether attention within the block is causal in every layer.
+
+    Raises:
+        OptionError: A value is out of range.
     """
 
     bits: int | None = None
@@ -48,13 +52,18 @@ class Changes:
     def __post_init__(self):
         require(self.bits in (None, 4, 8), "quantize", "4 or 8", self.bits)
         known = ", ".join(DTYPES)
-        fine = self.dtype is None or self.dtype in DTYPES
-        require(fine, "dtype", f"one of {known}", self.dtype)
+        valid = self.dtype is None or self.dtype in DTYPES
+        require(valid, "dtype", f"one of {known}", self.dtype)
 
-    def read(self, config: DFlashConfig) -> DFlashConfig:
-        """A config under the changed reading."""
+    def apply_to(self, config: DFlashConfig) -> DFlashConfig:
+        """A copy of a config with the changes.
+
+        Raises:
+            OptionError: A tap would be negative.
+        """
         taps = tuple(tap + self.tap_shift for tap in config.target_layer_ids)
-        require(min(taps) >= 0, "tap_shift", "a shift to layers from 0 on", taps)
+        least = -min(config.target_layer_ids)
+        require(min(taps) >= 0, "tap_shift", f"{least} or more", self.tap_shift)
         fields = {"target_layer_ids": taps}
         for name in ("sample_from_anchor", "is_causal"):
             if (value := getattr(self, name)) is not None:
@@ -67,38 +76,41 @@ def convert(
     out: Path,
     changes: Changes = Changes(),
     origin: str = "",
-    judge: Callable[[DFlash], None] | None = None,
+    evaluate: Callable[[DFlash], None] | None = None,
 ) -> None:
-    """Read the drafter in `folder`, change it, write it to `out` whole or not at all.
+    """Read the drafter in `folder`, change it, and write it to `out` atomically.
 
     Args:
-        folder: Of any packaging that is known.
-        out: A folder that does not exist yet, or is empty.
-        changes: What is done to it.
-        origin: Its name, kept in config.json.
-        judge: Called with the drafter as it was read, and as it will be written.
+        folder: A drafter in a known packaging.
+        out: A folder that does not exist, or is empty.
+        changes: Changes to the drafter.
+        origin: The drafter's name, which config.json records. By default the folder.
+        evaluate: Called with the drafter as it was read and, if bits or dtype change,
+            as it will be written.
 
     Raises:
-        OptionError: `out` is not empty, or a change does not apply.
-        DFlashError: The drafter does not load.
+        OptionError: `out` is not empty or cannot be written, or a change is impossible.
+        DFlashError: The drafter cannot be loaded.
     """
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OptionError(f"--out {out} exists already.", "Choose another folder.")
-    drafter = load_folder(folder, config=changes.read(packagings.read(folder).config))
+        raise OptionError(f"--out {out} already exists.", "Choose another folder.")
+    drafter = load_folder(
+        folder, config=changes.apply_to(packagings.read(folder).config)
+    )
     if changes.bits and drafter.bits:
         raise OptionError(
-            f"The drafter is quantized to {drafter.bits} bits already.",
-            "Convert what it was made from, or leave --bits out.",
+            f"The drafter is already quantized to {drafter.bits} bits.",
+            "Convert the original drafter, or leave --bits out.",
         )
-    if judge:
-        judge(drafter)
+    if evaluate:
+        evaluate(drafter)
     if changes.dtype:
         drafter.set_dtype(DTYPES[changes.dtype])
     if changes.bits:
         quantize_linear(drafter, changes.bits)
-    if judge and (changes.bits or changes.dtype):
-        judge(drafter)
+    if evaluate and (changes.bits or changes.dtype):
+        evaluate(drafter)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -109,7 +121,7 @@ def convert(
         if out.exists():
             out.rmdir()
         (work / "new").rename(out)
-    except (OSError, RuntimeError) as error:  # MLX raises the latter
+    except (OSError, RuntimeError) as error:  # MLX raises RuntimeError
         raise OptionError(f"--out {out} cannot be written: {error}.") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)

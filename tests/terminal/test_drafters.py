@@ -135,9 +135,9 @@ def test_the_embedded_dflash2_head_drafts():
 
 
 def test_what_is_packed_is_not_packed_again(tmp_path):
-    with pytest.raises(OptionError, match="3 bits already"):
+    with pytest.raises(OptionError, match="already quantized to 3 bits"):
         convert(TINY_FOLDER / "dflash2", tmp_path / "out", Changes(8))
-    with pytest.raises(OptionError, match="quantized already"):
+    with pytest.raises(OptionError, match="already quantized"):
         load_drafter("tiny-dflash2", quantize=4)
     assert not list(tmp_path.iterdir())
 
@@ -170,7 +170,7 @@ def test_bad_requests_write_nothing(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     for args, word in (
-        (["tiny", "--out", tmp_path / "full"], "exists already"),
+        (["tiny", "--out", tmp_path / "full"], "already exists"),
         (["tiny", "--out", tmp_path / "a", "--bits", 5], "4 or 8"),
         (["tiny", "--out", tmp_path / "a", "--dtype", "int8"], "bfloat16"),
         (["tiny", "--out", tmp_path / "a", "--tap-shift", -2], "tap_shift"),
