@@ -1,8 +1,8 @@
-"""Names and folders to a Pair and its tokenizer.
+"""Load a target, its drafter and the tokenizer.
 
-Owns the order of things: files first, then the checks that need only config.json,
-then memory, then weights. What a repository is, is download.py's; which drafter belongs
-to which target, registry.py's.
+Owns the order of the steps: find the files, check the configs, check the memory, read
+the weights. Does not know the Hub (hub/download.py) or which drafter belongs to which
+target (hub/find.py).
 """
 
 from __future__ import annotations
@@ -64,39 +64,41 @@ def load(
     Args:
         model: Alias, Hub id or folder of the target.
         draft: Alias, Hub id or folder of the drafter. None finds the published one
-            for the target's numbers; "none" loads no drafter.
+            for the target; "none" loads no drafter.
         revision: Branch, tag or commit of the target's repository.
-        quantize, draft_quantize: Bits (4 or 8) to quantize to after loading.
-        draft_window: Committed rows that the drafter may see; None is what it was
-            made for, 0 is all.
-        adapter_path: mlx-lm LoRA adapters for the target.
-        trust_remote_code: Allow code that comes with a model or tokenizer.
-        kernels: "auto" uses Metal kernels where they are faster here, "off" none of
-            them; "exact" makes rows independent of their block, so that drafting
-            gives the bits of plain decoding. Kernels have no gradients.
-        notice: Told, in one line, what a user should know of kernels and measurements.
+        quantize, draft_quantize: Bits (4 or 8) to quantize the target and the drafter
+            to after loading.
+        draft_window: Number of committed rows that the drafter sees; None is the
+            number that it was trained with, 0 is all.
+        adapter_path: Folder of LoRA adapters for the target, made by mlx-lm.
+        trust_remote_code: Run code that comes with the model or tokenizer.
+        kernels: "auto" uses Metal kernels where they are faster on this machine, "off"
+            uses none. "exact" makes each row independent of the other rows of its
+            block, so that drafting gives the bits of plain decoding. Kernels have no
+            gradients.
+        notice: Called with a line of text about kernels and measurements.
 
     Returns:
-        The pair and mlx-lm's tokenizer. Where no drafter can be used the pair decodes
-        plainly, and `pair.reason` says why.
+        The pair and mlx-lm's tokenizer. Without a usable drafter the pair uses plain
+        decoding, and `pair.reason` says why.
 
     Raises:
-        DFlashError: Something is missing, broken or does not fit. A drafter that was
-            named is never dropped in silence.
+        DFlashError: Something is missing, broken or does not fit. A drafter that is
+            named in `draft` is always used or an error.
     """
     check_options(quantize, draft_quantize, draft_window, kernels)
     folder = folder_of_target(model, revision)
     config = read_config(folder)
-    draft_folder, reason = _checked_drafter(config, model, folder, draft)
+    draft_folder, reason = find_fitting_drafter(config, model, folder, draft)
     check_memory(folder, draft_folder)
     target, config = load_target(folder, config, quantize, trust_remote_code)
     if adapter_path:
-        target = adapted(target, adapter_path)
+        target = apply_adapters(target, adapter_path)
     tokenizer = read_tokenizer(folder, config, trust_remote_code)
     pair = Pair.of(target, None, config, reason)
     if draft_folder:
         options = {"quantize": draft_quantize, "window": draft_window}
-        pair = _with_drafter(pair, draft_folder, options, required=bool(draft))
+        pair = add_drafter(pair, draft_folder, options, required=bool(draft))
     if pair.drafter is not None and not device.native_bfloat16():
         choose_draft_dtype(pair, tokenizer)
     pair = install_kernels(pair, kernels, notice)
@@ -104,8 +106,15 @@ def load(
     return pair, tokenizer
 
 
-def _checked_drafter(config, model, folder, draft) -> tuple[Path | None, str]:
-    """The folder of a drafter that fits the target's config, or why there is none."""
+def find_fitting_drafter(
+    config: dict[str, Any], model: str, folder: Path, draft: str | None
+) -> tuple[Path | None, str]:
+    """As hub.find.find_drafter, with a check of the drafter's config.
+
+    Raises:
+        ConfigError, PairError: The drafter was named and its config is wrong, or does
+            not fit the target's.
+    """
     draft_folder, reason = find_drafter(config, model, folder, draft)
     if draft_folder:
         try:
@@ -113,12 +122,22 @@ def _checked_drafter(config, model, folder, draft) -> tuple[Path | None, str]:
         except (ConfigError, PairError) as error:
             if draft:
                 raise
-            return None, f"its drafter does not run: {error.message}"
+            return None, f"its drafter cannot be used: {error.message}"
     return draft_folder, reason
 
 
-def _with_drafter(pair, folder, options, required) -> Pair:
-    """The pair with a drafter; without one if it does not run and is not required."""
+def add_drafter(
+    pair: Pair, folder: Path, options: dict[str, int | None], required: bool
+) -> Pair:
+    """Load a drafter into a pair.
+
+    Args:
+        pair: A pair without a drafter.
+        folder: The drafter's.
+        options: `quantize` and `window` of load_drafter.
+        required: Raise an error if the drafter cannot be used; otherwise the pair is
+            returned without it, with the reason.
+    """
     try:
         return Pair.of(pair.model, load_drafter(folder, **options), pair.target.config)
     except (UnsupportedError, WeightsError) as error:
@@ -133,7 +152,9 @@ def check_options(
     draft_window: int | None = None,
     kernels: str = "auto",
 ) -> None:
-    """Raise OptionError for values that no model can be loaded with: before a download.
+    """Raise OptionError for values that are wrong for every model.
+
+    Callers check them before a download.
 
     Args:
         quantize, draft_quantize, draft_window, kernels: As in load.
@@ -156,17 +177,18 @@ def load_drafter(
 
     Args:
         folder_or_id: Folder, Hub id, or the alias of its target.
-        quantize: Bits (4 or 8) for its linear layers; None keeps them.
-        window: Committed rows that it may see; None is what it was made for, 0 is all.
-        revision: Branch, tag or commit.
+        quantize: Bits (4 or 8) of the linear layers; None keeps them.
+        window: Number of committed rows that it sees; None is the number that it was
+            trained with, 0 is all.
+        revision: Branch, tag or commit of the repository.
 
     Raises:
-        DFlashError: It is missing, partial, or of a kind that is not known.
+        DFlashError: The drafter is missing, incomplete, or of an unknown kind.
     """
     drafter = load_folder(folder_of_drafter(str(folder_or_id), revision), window)
     if quantize and drafter.bits:
         raise OptionError(
-            f"The drafter {folder_or_id} is quantized already.",
+            f"The drafter {folder_or_id} is already quantized.",
             "Leave draft_quantize out.",
         )
     if quantize:
@@ -175,7 +197,11 @@ def load_drafter(
 
 
 def quantize_linear(model: nn.Module, bits: int) -> None:
-    """Quantize linear layers in place, in groups of 64, or 32 where 64 do not fit."""
+    """Quantize the linear layers of a model in place.
+
+    Groups have 64 columns, or 32 where the number of columns is not a multiple of 64.
+    A layer that fits neither is kept as it is.
+    """
 
     def predicate(path, module):
         if not isinstance(module, nn.Linear):
@@ -189,7 +215,15 @@ def quantize_linear(model: nn.Module, bits: int) -> None:
 
 
 def check_pair(config: dict[str, Any], drafter: DFlashConfig) -> None:
-    """Raise PairError unless drafter and target fit, by their configs alone."""
+    """Check that a drafter fits a target, from their configs.
+
+    Args:
+        config: The target's config.json.
+        drafter: The drafter's config.
+
+    Raises:
+        PairError: Their sizes differ, or a tap is out of range.
+    """
     target = registry.numbers_of(config)
     check_fit(
         {
@@ -204,9 +238,10 @@ def check_pair(config: dict[str, Any], drafter: DFlashConfig) -> None:
 
 
 def check_memory(folder: Path, draft_folder: Path | None) -> None:
-    """Raise NotEnoughMemoryError when weights will not fit, before they are read.
+    """Raise NotEnoughMemoryError if the weight files are larger than the memory.
 
-    Quantizing at load reads the weights as they are, so the files' sizes count.
+    The sizes of the files count even if the weights are quantized after loading, since
+    they are read as they are.
     """
     sizes = {"the target": download.weight_bytes(folder)}
     if draft_folder:
@@ -215,10 +250,10 @@ def check_memory(folder: Path, draft_folder: Path | None) -> None:
 
 
 def check_sizes(sizes: dict[str, int]) -> None:
-    """Raise NotEnoughMemoryError when so many bytes of weights will not fit.
+    """Raise NotEnoughMemoryError if weights need more than this machine's memory.
 
     Args:
-        sizes: Bytes by what needs them.
+        sizes: Bytes of the weights, by what they belong to.
     """
     have = device.memory_bytes()
     if sum(sizes.values()) > have:
@@ -226,16 +261,29 @@ def check_sizes(sizes: dict[str, int]) -> None:
             f"{size / device.GIB:.1f} GiB for {who}" for who, size in sizes.items()
         ]
         raise NotEnoughMemoryError(
-            f"The weights need {' and '.join(parts)}, but this machine has "
-            f"{have / device.GIB:.1f} GiB for them.",
-            "Choose a smaller model or a lower quantization.",
+            f"The weights need {' and '.join(parts)}, but only "
+            f"{have / device.GIB:.1f} GiB of memory are available.",
+            "Choose a smaller model or one with fewer bits per weight.",
         )
 
 
 def load_target(
     folder: Path, config: dict[str, Any], bits: int | None, trust_remote_code: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Load an mlx-lm model; its errors become ours."""
+    """Load a model with mlx-lm.
+
+    Args:
+        folder: The model's folder.
+        config: Its config.json.
+        bits: Bits to quantize to after loading, or None.
+        trust_remote_code: Run code that comes with the model.
+
+    Returns:
+        The model, and its config with the quantization.
+
+    Raises:
+        DFlashError: An error of mlx-lm, in one sentence.
+    """
     try:
         model, config = load_model(folder, trust_remote_code=trust_remote_code)
     except FileNotFoundError as error:
@@ -253,9 +301,9 @@ def load_target(
     if bits:
         if config.get("quantization"):
             raise OptionError(
-                f"{folder} is quantized already.", "Leave --quantize out."
+                f"{folder} is already quantized.", "Leave --quantize out."
             )
-        # mlx-lm prints a line on stdout, which is the answer's.
+        # mlx-lm prints a line on stdout, which is reserved for the answer.
         with contextlib.redirect_stdout(sys.stderr):
             model, config = quantize_model(model, config, group_size=64, bits=bits)
         mx.eval(model.parameters())
@@ -265,11 +313,16 @@ def load_target(
 def read_tokenizer(
     folder: Path, config: dict[str, Any], trust_remote_code: bool
 ) -> TokenizerWrapper:
-    """mlx-lm's tokenizer of a model's folder.
+    """Load the tokenizer in a model's folder with mlx-lm.
+
+    Args:
+        folder: The model's folder.
+        config: Its config.json, for the ids that end a text.
+        trust_remote_code: Run code that comes with the tokenizer.
 
     Raises:
-        MissingFilesError: The folder has none.
-        ConfigError: It cannot be read; the tokenizer library's own words are kept.
+        MissingFilesError: The folder has no tokenizer.
+        ConfigError: The tokenizer cannot be read.
     """
     names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
     if not any((folder / n).is_file() for n in names) and not any(
@@ -288,18 +341,23 @@ def read_tokenizer(
         ) from error
 
 
-def adapted(model: nn.Module, adapter_path: str) -> nn.Module:
-    """The model with LoRA adapters in place."""
+def apply_adapters(model: nn.Module, adapter_path: str) -> nn.Module:
+    """Add LoRA adapters to a model, in place.
+
+    Raises:
+        MissingFilesError: The folder has no adapters.
+        WeightsError: The adapters do not fit the model.
+    """
     if not (Path(adapter_path) / "adapter_config.json").is_file():
         raise MissingFilesError(
             f"{adapter_path} has no adapter_config.json.",
-            "Point --adapter-path to a folder that mlx_lm.lora wrote.",
+            "Set --adapter-path to a folder that mlx_lm.lora wrote.",
         )
     try:
         model = load_adapters(model, adapter_path)
     except (ValueError, KeyError, AttributeError, RuntimeError, OSError) as error:
         raise WeightsError(
-            f"The adapters in {adapter_path} do not load: {error!r}."
+            f"The adapters in {adapter_path} cannot be loaded: {error!r}."
         ) from error
     model.eval()
     return model

@@ -372,7 +372,7 @@ def test_a_quantized_model_is_not_quantized_again(folder):
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     (folder / "config.json").write_text(json.dumps(config))
     assert load(str(folder))[0].drafter is not None
-    with pytest.raises(OptionError, match="quantized already"):
+    with pytest.raises(OptionError, match="already quantized"):
         load(str(folder), quantize=4)
 
 
