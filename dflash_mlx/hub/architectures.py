@@ -1,6 +1,6 @@
-"""The table of mlx-lm's architectures: which draft, which only decode, and why.
+"""Read the table of mlx-lm's architectures: which can draft, and why others cannot.
 
-Reads architectures.toml, which `python -m benchmarks.examine` writes.
+Owns the records of architectures.toml, which `python -m benchmarks.examine` writes.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 
-# What an examination may find, in the words of the table.
+# Verdicts of an examination.
 DRAFTS, PLAIN, UNKNOWN = "drafts", "plain only", "not examined"
 
 
 @dataclass(frozen=True)
 class Family:
-    """What the examination of a tiny random model found.
+    """The result of examining an architecture with a tiny random model.
 
     Args:
-        name: The module of mlx_lm.models.
-        caches: Kinds of cache, with their numbers.
-        verdict: DRAFTS; PLAIN, when it runs but cannot draft; UNKNOWN, when the
-            machine of the examination could not run it.
-        difference: Largest difference of float32 logits between a pass over a block
-            and passes over single rows; 0 where they agree bit for bit.
-        reason: Why it does not draft.
+        name: The module in mlx_lm.models.
+        caches: Cache classes, with the number of layers that have each.
+        verdict: DRAFTS, PLAIN (it decodes but cannot draft) or UNKNOWN (the machine
+            that ran the examination cannot run it).
+        difference: Largest difference in float32 logits between one pass over a block
+            and passes over single rows; 0 means they agree bit for bit.
+        reason: Why it cannot draft.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Family:
 
     @property
     def exact(self) -> bool:
-        """Whether block and single rows agree bit for bit."""
+        """Whether a pass over a block agrees bit for bit with passes over its rows."""
         return self.verdict == DRAFTS and self.difference == 0
 
 
 def read() -> tuple[str, list[Family]]:
-    """The versions that were examined, and what was found."""
+    """Read the examined versions of MLX and mlx-lm, and the result for each family."""
     table = tomllib.loads(files(__package__).joinpath("architectures.toml").read_text())
     return table["versions"], [Family(**row) for row in table["family"]]

@@ -1,7 +1,7 @@
-"""Repositories to folders, offline first.
+"""Find or download the folder of a model.
 
-A folder is used as it is; a repository from the Hugging Face cache when all of it
-is there; only then the Hub is asked.
+Owns all access to the Hugging Face Hub and its cache. A complete copy in the cache is
+used without the network. Does not know which models belong together (registry.py).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from huggingface_hub.utils import tqdm
 
 from ..errors import ConfigError, MissingFilesError, UnknownModelError
 
+# Patterns of the files that a model needs.
 FILES = [
     "*.json",
     "*.safetensors",
@@ -42,22 +43,23 @@ FILES = [
 ]
 
 
-def folder_of(name: str, revision: str | None = None) -> Path:
-    """The local folder of a model.
+def local_folder(name: str, revision: str | None = None) -> Path:
+    """The folder of a model, downloaded if it is not in the cache.
 
     Args:
-        name: A folder, or a Hub id, which is downloaded unless it is in the cache.
+        name: A folder or a Hub id.
         revision: A branch, tag or commit of the repository.
 
     Raises:
-        MissingFilesError: The folder is partial; the repository is missing, gated or
-            out of reach.
+        MissingFilesError: The folder is incomplete, or the repository is missing, gated
+            or cannot be reached.
+        UnknownModelError: `name` is not a valid Hub id.
     """
     path = Path(name).expanduser()
     if path.is_dir():
         if missing := missing_files(path):
             raise MissingFilesError(
-                f"{path} lacks {missing}.", "Point to a complete folder."
+                f"{path} lacks {missing}.", "Choose a complete folder."
             )
         return path
     cached = cached_folder(name, revision)
@@ -65,7 +67,11 @@ def folder_of(name: str, revision: str | None = None) -> Path:
 
 
 def cached_folder(name: str, revision: str | None = None) -> Path | None:
-    """The cache's copy of a repository if it is complete."""
+    """The folder of a repository in the cache, or None unless it is complete.
+
+    Raises:
+        UnknownModelError: `name` is not a valid Hub id.
+    """
     try:
         path = Path(
             snapshot_download(
@@ -76,7 +82,7 @@ def cached_folder(name: str, revision: str | None = None) -> Path | None:
         return None
     except HFValidationError as error:
         raise UnknownModelError(
-            f"{name!r} is no Hub id: {error}.",
+            f"{name!r} is not a valid Hub id: {error}.",
             "`dflash-mlx models` lists the known models.",
         ) from None
     return None if missing_files(path) else path
@@ -85,16 +91,19 @@ def cached_folder(name: str, revision: str | None = None) -> Path | None:
 def download(
     name: str, revision: str | None = None, bars: Callable[..., tqdm] | None = None
 ) -> Path:
-    """Fetch a repository from the Hub; files that are here stay.
+    """Download the files of a repository that the cache lacks.
 
     Args:
-        name, revision: As in folder_of.
-        bars: Makes progress bars; None is huggingface_hub's own.
+        name, revision: As in local_folder.
+        bars: Class of the progress bars; None is huggingface_hub's own.
+
+    Returns:
+        The folder in the cache.
 
     Raises:
-        MissingFilesError: As in folder_of.
+        MissingFilesError: As in local_folder.
     """
-    with refusals(name, revision):
+    with translated_errors(name, revision):
         return Path(
             snapshot_download(
                 name, revision=revision, allow_patterns=FILES, tqdm_class=bars
@@ -104,13 +113,13 @@ def download(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a download would fetch, in bytes.
+    """The sizes of a download, in bytes.
 
     Args:
         name, revision: The repository.
-        total: All of it that is used.
-        cached: How much of that is here.
-        weights: Its weight files, here or not.
+        total: All files that are used.
+        cached: Those of them that are in the cache.
+        weights: The weight files, cached or not.
     """
 
     name: str
@@ -121,10 +130,13 @@ class Plan:
 
 
 def plan(name: str, revision: str | None = None) -> Plan | None:
-    """Ask the Hub what it has, and the cache what is here; fetches nothing.
+    """Get the sizes of a download from the Hub, without downloading.
+
+    Args:
+        name, revision: As in local_folder.
 
     Returns:
-        None where the Hub does not say: `download` then tells why.
+        The sizes, or None after an error of the Hub, which `download` would raise.
     """
     try:
         files = snapshot_download(
@@ -137,8 +149,8 @@ def plan(name: str, revision: str | None = None) -> Plan | None:
     except (HTTPError, OSError):
         return None
 
-    def size(wanted: Callable[[DryRunFileInfo], bool]) -> int:
-        return sum(file.file_size or 0 for file in files if wanted(file))
+    def size(counts: Callable[[DryRunFileInfo], bool]) -> int:
+        return sum(file.file_size or 0 for file in files if counts(file))
 
     return Plan(
         name,
@@ -150,12 +162,19 @@ def plan(name: str, revision: str | None = None) -> Plan | None:
 
 
 def fetch_file(name: str, file: str, revision: str | None = None) -> Path:
-    """One small file of a repository.
+    """Download one small file of a repository.
+
+    Args:
+        name, revision: As in local_folder.
+        file: The name of the file.
+
+    Returns:
+        The file in the cache.
 
     Raises:
-        MissingFilesError: As in folder_of, or the repository has no such file.
+        MissingFilesError: As in local_folder, or the repository does not have the file.
     """
-    with refusals(name, revision):
+    with translated_errors(name, revision):
         try:
             return Path(
                 hf_hub_download(
@@ -167,13 +186,13 @@ def fetch_file(name: str, file: str, revision: str | None = None) -> Path:
             )
         except RemoteEntryNotFoundError:
             raise MissingFilesError(
-                f"{name} has no {file}.", "Is this the repository of a model?"
+                f"{name} has no {file}.", "Check that it is the repository of a model."
             ) from None
 
 
 @contextlib.contextmanager
-def refusals(name: str, revision: str | None) -> Iterator[None]:
-    """Errors of the Hub and of the disk become ours."""
+def translated_errors(name: str, revision: str | None) -> Iterator[None]:
+    """Raise errors of the Hub and of the disk as MissingFilesError."""
     try:
         yield
     except GatedRepoError:
@@ -194,36 +213,41 @@ def refusals(name: str, revision: str | None) -> Iterator[None]:
         raise MissingFilesError(
             f"{name} is not in the local cache and the Hub cannot be reached "
             f"({type(error).__name__}).",
-            f"Connect to the network once, or give a folder that holds {name}.",
+            f"Connect to the network, or use a folder that holds {name}.",
         ) from None
     except OSError as error:
         raise MissingFilesError(
-            f"{name} could not be saved: {error}.", "Free some disk space and repeat."
+            f"{name} could not be saved: {error}.",
+            "Free some disk space and try again.",
         ) from None
 
 
 def free_bytes() -> tuple[int, Path]:
-    """Bytes that the disk of the cache has left, and where that is."""
+    """Free bytes on the disk of the cache, and the folder of the cache."""
     folder = Path(HF_HUB_CACHE).expanduser()
-    there = next(each for each in (folder, *folder.parents) if each.is_dir())
-    return shutil.disk_usage(there).free, folder
+    existing = next(each for each in (folder, *folder.parents) if each.is_dir())
+    return shutil.disk_usage(existing).free, folder
 
 
 def missing_files(path: Path) -> str:
-    """What a model's folder lacks: config.json or weights; empty when complete."""
+    """The files that a model's folder lacks, as text; empty if it is complete.
+
+    Raises:
+        ConfigError: As in indexed_files.
+    """
     if not (path / "config.json").is_file():
         return "config.json"
-    gone = sorted(name for name in indexed(path) if not (path / name).is_file())
-    if gone:
-        return ", ".join(gone)
+    missing = [name for name in indexed_files(path) if not (path / name).is_file()]
+    if missing:
+        return ", ".join(sorted(missing))
     return "" if any(path.glob("*.safetensors")) else "weights (*.safetensors)"
 
 
-def indexed(path: Path) -> set[str]:
-    """The weight files that a folder's index names; none without an index.
+def indexed_files(path: Path) -> set[str]:
+    """The weight files listed in a folder's index; empty without an index.
 
     Raises:
-        ConfigError: The index cannot be understood.
+        ConfigError: The index is not valid.
     """
     index = path / "model.safetensors.index.json"
     if not index.is_file():
@@ -232,10 +256,10 @@ def indexed(path: Path) -> set[str]:
         return set(json.loads(index.read_text())["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
-            f"{index} is no index of weights.", "Download it again."
+            f"{index} is not a valid index of weights.", "Download it again."
         ) from None
 
 
 def weight_bytes(path: Path) -> int:
-    """Bytes of a folder's weight files."""
+    """Size in bytes of a folder's weight files."""
     return sum(file.stat().st_size for file in path.glob("*.safetensors"))

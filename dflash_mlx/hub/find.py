@@ -1,7 +1,7 @@
-"""Which folder holds a model, and which drafter belongs to a target.
+"""Find the folder of a model, and the drafter of a target.
 
-Reads config.json files and the registry. Downloads are download.py's; weights are read
-in loading.py.
+Owns the choice of a drafter and the check of a target's config.json. Does not know the
+Hub (download.py) or weights (loading.py).
 """
 
 from __future__ import annotations
@@ -14,27 +14,51 @@ from ..errors import ConfigError, MissingFilesError
 from . import download, registry
 
 TINY_FOLDER = Path(__file__).parent.parent / "models" / "tiny"
+# Names in config.json that differ from those of registry.numbers_of.
+CONFIG_NAMES = {"num_layers": "num_hidden_layers"}
+FIELD_TYPES = {"model_type": (str, "a string")}  # the others are integers
 
 
 def folder_of_target(model: str, revision: str | None) -> Path:
-    """The folder of an alias, Hub id or folder name."""
+    """The folder of a target.
+
+    Args:
+        model: Alias, Hub id or folder.
+        revision: Branch, tag or commit of the repository.
+
+    Raises:
+        UnknownModelError, MissingFilesError: As in registry.resolve and
+            download.local_folder.
+    """
     name = registry.resolve(model)
-    return TINY_FOLDER if name == registry.TINY else download.folder_of(name, revision)
+    if name == registry.TINY:
+        return TINY_FOLDER
+    return download.local_folder(name, revision)
 
 
 def folder_of_drafter(name: str, revision: str | None = None) -> Path:
-    """The folder of a drafter's alias, Hub id or folder name."""
+    """The folder of a drafter.
+
+    Args:
+        name: Folder, Hub id, or the alias of its target.
+        revision: Branch, tag or commit of the repository.
+
+    Raises:
+        UnknownModelError, MissingFilesError: As in registry.resolve_drafter and
+            download.local_folder.
+    """
     name = registry.resolve_drafter(name)
     if name in registry.EMBEDDED:
         return TINY_FOLDER / registry.EMBEDDED[name]
-    return download.folder_of(name, revision)
+    return download.local_folder(name, revision)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a target's folder, with the numbers that everything needs.
+    """Read the config.json of a target's folder.
 
     Raises:
-        ConfigError: It is no JSON object, or lacks one of them.
+        ConfigError: It is not a JSON object, or one of the fields that identify a
+            target (registry.numbers_of) is missing or has a wrong type.
     """
     file = folder / "config.json"
     try:
@@ -42,18 +66,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{file} is not valid JSON: {error}.") from None
     if not isinstance(config, dict):
-        raise ConfigError(f"{file} is no JSON object.")
+        raise ConfigError(f"{file} is not a JSON object.")
     numbers = registry.numbers_of(config)
-    for field, value in numbers.items():
-        kind = str if field == "model_type" else int
+    fields = {CONFIG_NAMES.get(name, name): value for name, value in numbers.items()}
+    for field, value in fields.items():
+        kind, wanted = FIELD_TYPES.get(field, (int, "an integer"))
         if value is not None and type(value) is not kind:
-            raise ConfigError(f"{file} gives {field} as {value!r}.")
-    lacking = [field for field, value in numbers.items() if value is None]
-    if lacking:
-        lacking = ["num_hidden_layers" if n == "num_layers" else n for n in lacking]
+            raise ConfigError(f"{field} in {file} must be {wanted}, but is {value!r}.")
+    missing = [field for field, value in fields.items() if value is None]
+    if missing:
         raise ConfigError(
-            f"{file} has no {', '.join(lacking)}.",
-            "Is this the folder of a language model?",
+            f"{file} has no {', '.join(missing)}.",
+            "Check that it is the folder of a language model.",
         )
     return config
 
@@ -61,11 +85,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 def find_drafter(
     config: dict[str, Any], model: str, folder: Path, draft: str | None
 ) -> tuple[Path | None, str]:
-    """The drafter's folder, or why there is none.
+    """Find the folder of a target's drafter, downloaded if necessary.
 
-    A drafter that was found, not named, and cannot be had leaves plain decoding.
+    Args:
+        config: The target's config.json.
+        model, folder: The target's name and folder.
+        draft: As in choose_drafter.
+
+    Returns:
+        The folder, or None and the reason why there is none.
+
+    Raises:
+        MissingFilesError: The drafter was named and cannot be downloaded.
     """
-    name, reason = name_drafter(config, f"{model} {folder}", draft)
+    name, reason = choose_drafter(config, f"{model} {folder}", draft)
     if name is None:
         return None, reason
     try:
@@ -73,18 +106,21 @@ def find_drafter(
     except MissingFilesError as error:
         if draft:
             raise
-        return None, f"its drafter is not to be had: {error}"
+        return None, f"its drafter could not be downloaded: {error}"
 
 
-def name_drafter(
+def choose_drafter(
     config: dict[str, Any], target: str, draft: str | None
 ) -> tuple[str | None, str]:
-    """Which drafter is meant, or why none; nothing is fetched.
+    """Choose the drafter of a target, without a download.
 
     Args:
         config: The target's config.json.
-        target: Its names.
-        draft: The drafter that was asked for; None finds the published one.
+        target: The target's name and folder, in one text.
+        draft: The requested drafter; "none" for none, None for the published one.
+
+    Returns:
+        The drafter's alias, Hub id or folder, or None and the reason why there is none.
     """
     if draft == "none":
         return None, "drafting is off"
@@ -93,7 +129,7 @@ def name_drafter(
     found = registry.find_target(config, target)
     if len(found) > 1:
         names = ", ".join(f"{e.name} ({e.drafters[0].repo})" for e in found)
-        return None, f"the model may be any of {names}: choose with --draft"
+        return None, f"the model can be any of {names}: choose one with --draft"
     if not found:
         return None, "no drafter is known for this model"
     usable = [drafter for drafter in found[0].drafters if drafter.runs]

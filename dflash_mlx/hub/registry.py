@@ -1,6 +1,6 @@
-"""Names to repositories: which model an alias means, which drafters fit a target.
+"""Known models: the repositories of aliases, and the drafters of targets.
 
-Reads pairs.toml, and nothing else: no network, no files of models.
+Owns the records of pairs.toml. Does not access the network or the files of models.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 
 from ..errors import UnknownModelError
 
-# Drafter kinds that this version runs.
+# Kinds of drafters that this version can run.
 RUNS = ("dflash", "dflash2", "dspark", "speculators")
 TINY = "tiny"
-# The embedded pair's drafters, and their folders beside its target.
+# Drafters of the embedded pair, and their folders inside the target's.
 EMBEDDED = {"tiny": "drafter", "tiny-dflash2": "dflash2"}
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What somebody published of a drafter on answers with thinking and without.
+class PublishedResult:
+    """Published results of a drafter on answers with thinking and without.
 
     Args:
-        what: What the figures count.
-        thinking, without: The figures, as they were published.
-        source: Where.
+        what: The quantity that was measured.
+        thinking, without: The results, as they were published.
+        source: Where they were published.
     """
 
     what: str
@@ -41,30 +41,36 @@ class Measured:
 
 @dataclass(frozen=True)
 class DrafterEntry:
-    """A published drafter: repository, kind, the answers it was trained on, and what
-    those count for, where it was published."""
+    """A published drafter.
+
+    Args:
+        repo: The repository, or the name of an embedded drafter.
+        kind: dflash, dflash2, dspark, speculators or another.
+        mode: The kind of answers that it was trained on.
+        measured: Published results that show the effect of the mode.
+    """
 
     repo: str
     kind: str
     mode: str
-    measured: Measured | None = None
+    measured: PublishedResult | None = None
 
     @property
     def runs(self) -> bool:
-        """Whether this version can run it."""
+        """Whether this version can run the drafter."""
         return self.kind in RUNS
 
 
 @dataclass(frozen=True)
 class TargetEntry:
-    """A target with its drafters, best first.
+    """A target and its published drafters.
 
     Args:
         alias: The short name.
-        model: The repository that the alias loads.
-        name: What the names of all its copies contain.
+        model: The repository that the alias stands for.
+        name: Text that the names of all copies of the target contain.
         numbers: (model_type, hidden_size, layers, vocabulary), if known.
-        drafters: Published drafters.
+        drafters: The drafters, best first.
     """
 
     alias: str
@@ -84,18 +90,19 @@ def targets() -> tuple[TargetEntry, ...]:
             row["model"],
             row["name"],
             tuple(row["numbers"]) if "numbers" in row else None,
-            tuple(_drafter(**drafter) for drafter in row["drafters"]),
+            tuple(_drafter_entry(**drafter) for drafter in row["drafters"]),
         )
         for row in rows["target"]
     )
 
 
-def _drafter(repo, kind, mode, measured=None):
-    return DrafterEntry(repo, kind, mode, Measured(**measured) if measured else None)
+def _drafter_entry(repo, kind, mode, measured=None):
+    result = PublishedResult(**measured) if measured else None
+    return DrafterEntry(repo, kind, mode, result)
 
 
 def drafter_entry(repo: str) -> DrafterEntry | None:
-    """What is known of a drafter's repository."""
+    """The entry of a drafter's repository, or None for an unknown one."""
     for entry in targets():
         for drafter in entry.drafters:
             if drafter.repo == repo:
@@ -104,10 +111,10 @@ def drafter_entry(repo: str) -> DrafterEntry | None:
 
 
 def resolve(name: str) -> str:
-    """An alias's repository; folders and Hub ids stand for themselves.
+    """The repository of an alias. A folder or Hub id is returned unchanged.
 
     Raises:
-        UnknownModelError: `name` is none of the three; the nearest aliases are named.
+        UnknownModelError: `name` is none of these. The hint has the closest aliases.
     """
     known = {entry.alias: entry.model for entry in targets()}
     if name.lower() in known:
@@ -122,24 +129,25 @@ def resolve(name: str) -> str:
     close = difflib.get_close_matches(likely, known, n=3, cutoff=0.4)
     hint = f"Did you mean {', '.join(close)}? " if close else ""
     raise UnknownModelError(
-        f"{name!r} is no known alias, folder or Hub id.",
+        f"{name!r} is not a known alias, folder or Hub id.",
         f"{hint}`dflash-mlx models` lists the aliases.",
     )
 
 
 def resolve_drafter(name: str) -> str:
-    """A drafter's repository or folder; a target's alias means its best drafter.
+    """The repository or folder of a drafter. A target's alias gives its best drafter.
 
     Raises:
-        UnknownModelError: As `resolve`, or no drafter of that target runs here.
+        UnknownModelError: As in `resolve`, or this version cannot run any drafter of
+            the target.
     """
     for entry in targets():
         if entry.alias == name.lower():
             usable = [drafter.repo for drafter in entry.drafters if drafter.runs]
             if not usable:
                 raise UnknownModelError(
-                    f"This version runs no drafter of {name}.",
-                    "`dflash-mlx models` lists what runs.",
+                    f"This version cannot run any drafter of {name}.",
+                    "`dflash-mlx models` lists the drafters that it can run.",
                 )
             return usable[0]
     if name.lower() in EMBEDDED:
@@ -148,8 +156,13 @@ def resolve_drafter(name: str) -> str:
 
 
 def numbers_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """model_type, hidden_size, num_layers and vocab_size of a target's config.json,
-    also where a text model is nested in a vision-language one."""
+    """The fields of a target's config.json that identify it.
+
+    The text model of a vision-language model has them in `text_config`.
+
+    Returns:
+        model_type, hidden_size, num_layers and vocab_size; None for a missing one.
+    """
     text = config.get("text_config")
     text = text if isinstance(text, dict) else config
     return {
@@ -161,14 +174,14 @@ def numbers_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_target(config: Mapping[str, Any], name: str = "") -> list[TargetEntry]:
-    """Entries that a target may be, by its numbers; its name settles a tie.
+    """Find the entries of a target by its numbers, then by its name.
 
     Args:
         config: The target's config.json.
-        name: Its repository or folder.
+        name: The target's repository or folder.
 
     Returns:
-        No entry, one, or several that the name does not tell apart.
+        No entry, one, or several that the name does not distinguish.
     """
     numbers = tuple(numbers_of(config).values())
     by_numbers = [entry for entry in targets() if entry.numbers == numbers]

@@ -14,7 +14,7 @@ from .. import device
 from ..errors import MissingFilesError, NotEnoughDiskError
 from ..hub import download, registry
 from ..hub.download import Plan
-from ..hub.find import folder_of_target, name_drafter, read_config
+from ..hub.find import choose_drafter, folder_of_target, read_config
 from ..loading import check_sizes
 from .screen import progress
 
@@ -78,7 +78,7 @@ def plan_downloads(
         config = read_config(download.fetch_file(name, "config.json", revision).parent)
     else:
         config = read_config(folder_of_target(model, revision))
-    drafter, _ = name_drafter(config, f"{model} {name}", draft)
+    drafter, _ = choose_drafter(config, f"{model} {name}", draft)
     if drafter is not None:
         plans["the drafter"] = plan_repository(
             registry.resolve_drafter(drafter), required=draft is not None

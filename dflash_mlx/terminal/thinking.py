@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import OptionError, PromptError
-from ..hub.find import name_drafter
+from ..hub.find import choose_drafter
 from ..hub.registry import (
     DrafterEntry,
     drafter_entry,
@@ -123,7 +123,7 @@ def warnings(
     if pair.drafter is None:
         return []
     names = f"{options.model} {resolve(options.model)}"
-    repo, _ = name_drafter(pair.target.config, names, options.draft)
+    repo, _ = choose_drafter(pair.target.config, names, options.draft)
     entry = drafter_entry(resolve_drafter(repo)) if repo else None
     return thinking.warnings(entry, tokenizer)
 

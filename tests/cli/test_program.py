@@ -85,7 +85,7 @@ def test_prefill_response_and_system_prompt(text):
         (
             ["generate", "x", "--draft", "nanbeige4.2-3b"],
             2,
-            "runs no drafter of nanbeige4.2-3b",
+            "cannot run any drafter of nanbeige4.2-3b",
         ),
         (["generate", "x", "--logit-bias", '{"9999": 1}'], 2, "vocabulary has 512"),
         (["generate", "x", "--stop", ""], 2, "at least one character"),
