@@ -118,7 +118,7 @@ class Plan:
     Args:
         name, revision: The repository.
         total: All files that are used.
-        cached: Those of them that are in the cache.
+        cached: Of these, the files in the cache.
         weights: The weight files, cached or not.
     """
 

@@ -1,6 +1,7 @@
-"""A stand-in of the Hugging Face Hub on this machine: what a download needs of it.
+"""A local server with the part of the Hugging Face Hub's API that downloads use.
 
-Serves folders as repositories. `missing/...` does not exist, `gated/...` is gated.
+Serves folders as repositories. Repositories of the owner `gated` are gated; others that
+are not served do not exist.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; `server.repos` maps repository ids to folders."""
+    """Answers a request; `server.repos` maps repository ids to folders."""
 
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        self.server.seen.append(f"{self.command} {self.path}")
+        self.server.requests.append(f"{self.command} {self.path}")
         parts = self.path.split("?")[0].strip("/").split("/")
         if parts[:2] == ["api", "models"]:
-            self._api("/".join(parts[2:4]), parts[4:])
+            self._send_api("/".join(parts[2:4]), parts[4:])
         else:
-            self._file("/".join(parts[:2]), "/".join(parts[4:]))
+            self._send_file("/".join(parts[:2]), "/".join(parts[4:]))
 
     do_HEAD = do_GET
 
-    def _refused(self, repo):
+    def _send_refusal(self, repo):
+        """Send the error of a repository that is not served; False if it is served."""
         owner = repo.split("/")[0]
         if owner == "gated":
             self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
@@ -39,8 +41,8 @@ class Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _api(self, repo, rest):
-        if self._refused(repo):
+    def _send_api(self, repo, rest):
+        if self._send_refusal(repo):
             return
         folder = self.server.repos[repo]
         files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
@@ -58,8 +60,8 @@ class Handler(BaseHTTPRequestHandler):
             }
         self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
-    def _file(self, repo, name):
-        if self._refused(repo):
+    def _send_file(self, repo, name):
+        if self._send_refusal(repo):
             return
         file = self.server.repos[repo] / name
         if not file.is_file():
@@ -82,29 +84,29 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def etag(file: Path) -> str:
-    """A file's fingerprint."""
+    """The digest of a file that the Hub sends as its ETag."""
     return hashlib.sha1(file.read_bytes()).hexdigest()
 
 
 class Hub:
-    """A running stand-in; a context manager.
+    """A running server, as a context manager.
 
     Args:
-        repos: Repository id -> folder.
+        repos: Folders by repository id.
     """
 
     def __init__(self, repos: dict[str, Path]):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.repos, self.server.seen = repos, []
+        self.server.repos, self.server.requests = repos, []
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}"
 
     @property
-    def seen(self) -> list[str]:
-        """Requests so far."""
-        return self.server.seen
+    def requests(self) -> list[str]:
+        """Method and path of each request so far."""
+        return self.server.requests
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, daemon=True).start()

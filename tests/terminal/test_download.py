@@ -72,7 +72,7 @@ def fetch(endpoint, home, *arguments, free="", memory=""):
 def fetched(server) -> list[str]:
     """Requests that downloaded a large file."""
     return [
-        line for line in server.seen if line.startswith("GET") and "model.s" in line
+        line for line in server.requests if line.startswith("GET") and "model.s" in line
     ]
 
 
@@ -86,8 +86,8 @@ def test_a_pair_is_announced_then_fetched_then_cached(served, folder, tmp_path):
     assert size_shown >= weights.stat().st_size / 2**20 - 0.1
     assert "Disk: " in lines[1] and "8192 tokens of context" in lines[1]
     assert len(fetched(served)) == 2
-    served.seen.clear()
-    assert fetch(*arguments) == [[], ""] and not served.seen
+    served.requests.clear()
+    assert fetch(*arguments) == [[], ""] and not served.requests
 
 
 def test_cached_files_are_not_counted(served, tmp_path):
@@ -97,7 +97,7 @@ def test_cached_files_are_not_counted(served, tmp_path):
         # The link and its target.
         file.resolve().unlink()
         file.unlink()
-    served.seen.clear()
+    served.requests.clear()
     lines, failed = fetch(*arguments)
     assert not failed and "KiB of it downloaded already" in lines[0]
     assert len(fetched(served)) == 1
