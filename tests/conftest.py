@@ -5,6 +5,9 @@ import signal
 import mlx.core as mx
 import pytest
 
+from tests.equipment import environment
+
+environment.isolate()  # huggingface_hub reads the environment at import
 mx.set_default_device(mx.cpu)
 
 from dflash_mlx import device, load  # noqa: E402
