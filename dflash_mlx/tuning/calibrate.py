@@ -1,7 +1,7 @@
-"""What passes of a pair cost here: measured once, in a second or two, and kept.
+"""Measures the time of a pair's passes by width: once per machine, in a second or two.
 
-Owns the measurement and what it depends on. Its outcome is a Curve; what rounds show
-later is costs.py's.
+Owns the measurement, and the keys under which its result is stored. The result is a
+Curve; costs.py corrects it by the rounds that follow.
 """
 
 from __future__ import annotations
@@ -26,30 +26,36 @@ from ..speculation.costs import DRAFTER, Curve
 from ..store import Store, cache_folder
 from ..types import KVBits, Sampling
 
-# Seconds after which no other width is begun; the ends of the curve come first.
+# Seconds after which no further width is begun; the ends of the curve come first.
 BUDGET = 1.5
+MIN_WIDTHS = 3  # measured even if they take longer
 REPEATS = 3
 PROMPT = 32  # rows before the passes that are timed
-# Plain rounds this much faster than a curve: it was measured while others ran.
-DOUBT = 0.7
-FEWEST = 3  # widths that are measured however long it takes
-MEASURING = "Measuring what passes cost here, once."
+# If plain rounds take less than this share of the curve's time, other programs slowed
+# the machine down while the curve was measured.
+RECHECK_RATIO = 0.7
+MEASURING = "Measuring the speed of this model once."
 
 
 def default_file() -> Path:
-    """Where this user's curves are kept."""
+    """The file of this user's curves."""
     return cache_folder() / "costs.json"
 
 
+def default_store() -> Store:
+    """The curves of this machine, in this user's file."""
+    return Store(machine(), default_file())
+
+
 def machine() -> str:
-    """What seconds depend on besides the pair."""
-    about = device.describe()
+    """What a curve depends on besides the pair, as text."""
+    facts = device.describe()
     names = ("processor", "device", "cores", "mlx", "dflash_mlx")
-    return ", ".join(f"{name} {about[name]}" for name in names)
+    return ", ".join(f"{name} {facts[name]}" for name in names)
 
 
-def about(pair: Pair) -> str:
-    """What seconds depend on besides the machine."""
+def curve_key(pair: Pair) -> str:
+    """What a curve depends on besides the machine, as text."""
     numbers = ", ".join(
         str(number) for number in numbers_of(pair.target.config).values()
     )
@@ -66,18 +72,18 @@ def about(pair: Pair) -> str:
 def calibrate(
     pair: Pair, notice: Callable[[str], None], store: Store | None = None
 ) -> None:
-    """Give a pair the curve of this machine: the kept one, or a new measurement.
+    """Give a pair this machine's curve: the stored one, or a new measurement.
 
     Args:
-        pair: Its `history` gets the curve; a pair without a drafter needs none.
-        notice: Told in one line that something is measured.
-        store: Where curves are kept; this user's file by default.
+        pair: The curve is put into its `history`. Without a drafter, nothing is done.
+        notice: Called with one line of text if something is measured.
+        store: Where curves are stored; this user's file by default.
     """
     if pair.drafter is None:
         return
-    store = store or Store(machine(), default_file())
-    key = about(pair)
-    curve = read(store.all().get(key))
+    store = store or default_store()
+    key = curve_key(pair)
+    curve = parse_curve(store.all().get(key))
     if curve is None:
         notice(MEASURING)
         curve = measure(pair)
@@ -86,23 +92,24 @@ def calibrate(
 
 
 def recheck(pair: Pair, store: Store | None = None) -> None:
-    """Correct a pair's curve if plain rounds were much faster than it says, and forget
-    the kept one: the next load measures anew.
+    """Correct a pair's curve if plain rounds were much faster than it says.
+
+    The stored curve is deleted, so that the next load measures again.
 
     Args:
-        pair: Behind an answer.
+        pair: A pair that has produced an answer.
         store: As in `calibrate`.
     """
     costs = pair.history.costs
-    off = costs.plain_off()
-    if pair.drafter is None or costs.curve.guessed or off > DOUBT:
+    ratio = costs.plain_off()
+    if pair.drafter is None or costs.curve.guessed or ratio > RECHECK_RATIO:
         return
-    (store or Store(machine(), default_file())).forget(about(pair))
-    costs.use(costs.curve.times(off))
+    (store or default_store()).forget(curve_key(pair))
+    costs.use(costs.curve.times(ratio))
 
 
-def read(entry: object) -> Curve | None:
-    """The curve of a kept entry, unless it is none."""
+def parse_curve(entry: object) -> Curve | None:
+    """The curve in a stored entry; None if the entry is not valid."""
     try:
         verify, draft = (
             {int(width): float(seconds) for width, seconds in entry[name].items()}
@@ -110,19 +117,19 @@ def read(entry: object) -> Curve | None:
         )
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         return None
-    sound = all(0 < t < math.inf for t in (*verify.values(), *draft.values()))
-    return Curve(verify, draft) if sound and 1 in verify and draft else None
+    valid = all(0 < t < math.inf for t in (*verify.values(), *draft.values()))
+    return Curve(verify, draft) if valid and 1 in verify and draft else None
 
 
 def measure(
     pair: Pair, clock: Callable[[], float] = time.perf_counter, budget: float = BUDGET
 ) -> Curve:
-    """Time passes of several widths, behind a short random prompt.
+    """Time passes of several widths after a short random prompt.
 
     Args:
-        pair: With a drafter.
-        clock: Seconds.
-        budget: Seconds after which no other width is begun.
+        pair: A pair with a drafter.
+        clock: Returns seconds.
+        budget: Seconds after which no further width is begun.
     """
     started = clock()
     key, vocab = mx.random.key(0), pair.target.vocab_size
@@ -131,8 +138,8 @@ def measure(
     passes = Passes(pair, cache, prompt, chooser, KVBits(), drafting=True)
     commit_one(passes, passes.prefill(PROMPT))
     verify, draft = {1: plain_seconds(passes, clock)}, {}
-    for done, width in enumerate(order(pair.drafter.block_size), 2):
-        if done > FEWEST and clock() - started > budget:
+    for done, width in enumerate(widths_to_measure(pair.drafter.block_size), 2):
+        if done > MIN_WIDTHS and clock() - started > budget:
             break
         times = []
         for _ in range(1 + REPEATS):  # the first one warms up
@@ -143,8 +150,8 @@ def measure(
     return Curve(verify, draft)
 
 
-def order(widest: int) -> Iterator[int]:
-    """Widths above 1, those first that say most of the curve."""
+def widths_to_measure(widest: int) -> Iterator[int]:
+    """Yield widths above 1, those first that determine most of the curve."""
     seen = {1}
     for width in (widest, 2, widest // 2, 4, 6, 3, 12, 5, 8, 24, 32):
         if 1 < width <= widest and width not in seen:
@@ -153,23 +160,24 @@ def order(widest: int) -> Iterator[int]:
 
 
 def plain_seconds(passes: Passes, clock: Callable[[], float]) -> float:
-    """Seconds of a plain round, the next row being sent ahead as in plain decoding."""
+    """Seconds of a plain round. As in plain decoding, the next pass is sent before the
+    last one is read."""
     anchor = mx.array(passes.cache.text[-1:])
-    sent, times = passes.verify(anchor), []
+    pending, times = passes.verify(anchor), []
     for _ in range(2 + REPEATS):
         start = clock()
-        ahead = passes.verify(sent.choices)
-        commit_one(passes, sent)
+        following = passes.verify(pending.choices)
+        commit_one(passes, pending)
         times.append(clock() - start)
-        sent = ahead
-    commit_one(passes, sent)
+        pending = following
+    commit_one(passes, pending)
     return median(times[2:])
 
 
 def round_seconds(
     passes: Passes, width: int, clock: Callable[[], float]
 ) -> tuple[float, float]:
-    """Seconds of a round's draft, and of the rest of it."""
+    """Seconds of a round's draft, and seconds of the rest of the round."""
     start = clock()
     block, _ = passes.draft(Plan(width, DRAFTER))
     mx.eval(block)
@@ -178,6 +186,6 @@ def round_seconds(
     return drafted - start, clock() - drafted
 
 
-def commit_one(passes: Passes, sent: PendingPass) -> None:
-    """Commit the first token of a pass, and no draft."""
-    passes.commit(sent.choices[:1].tolist())
+def commit_one(passes: Passes, pending: PendingPass) -> None:
+    """Commit the first token of a pass, and no drafts."""
+    passes.commit(pending.choices[:1].tolist())

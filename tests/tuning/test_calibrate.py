@@ -1,4 +1,4 @@
-"""What passes cost: measured once, kept, and used."""
+"""Calibration: a curve is measured once, stored, and used."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from dflash_mlx.speculation.costs import (
 from dflash_mlx.store import Store
 from dflash_mlx.tuning import calibrate
 from dflash_mlx.tuning.calibrate import (
-    about,
+    curve_key,
+    default_store,
     measure,
-    order,
-    read,
+    parse_curve,
+    widths_to_measure,
 )
 from tests.equipment.tiny import (
     Script,
@@ -35,7 +36,7 @@ from tests.equipment.tiny import (
 
 
 class Clock:
-    """Seconds that pass by what is done, not by how long it takes."""
+    """A clock that advances by a given cost per pass, not by real time."""
 
     def __init__(self, pair, verify, draft):
         self.now, self.verify, self.draft = 0.0, verify, draft
@@ -56,7 +57,7 @@ class Clock:
         return self.now
 
 
-def test_measures_the_curve_there_is():
+def test_measures_the_given_curve():
     pair = Pair.of(make_model("llama"), make_drafter(block_size=16))
     clock = Clock(pair, lambda rows: 1 + rows / 8, lambda rows: 0.25 + rows / 64)
     curve = measure(pair, clock, budget=1e9)
@@ -65,52 +66,52 @@ def test_measures_the_curve_there_is():
     assert curve.draft == {w: pytest.approx(0.25 + w / 64) for w in curve.draft}
 
 
-def test_first_passes_of_a_kind_warm_up():
-    """Kernels are compiled in them; a median bears one more that was slow."""
+def test_the_first_passes_of_a_width_are_not_counted():
+    """Kernels are compiled in them. The median ignores one more slow pass."""
     pair, times = Pair.of(make_model("llama"), make_drafter(block_size=16)), {}
 
     def passed(rows):
         times[rows] = times.get(rows, 0) + 1
-        warm = times[rows] > (5 if rows == 1 else 2)  # and one more by chance
+        warm = times[rows] > (5 if rows == 1 else 2)  # one slow pass more
         return 1.0 if warm else 50.0
 
     curve = measure(pair, Clock(pair, passed, lambda rows: 0.5), budget=1e9)
     assert set(curve.verify.values()) == {1.0}
 
 
-def test_a_budget_ends_it_but_the_ends_are_measured():
+def test_the_ends_of_the_curve_are_measured_whatever_the_budget():
     pair = Pair.of(make_model("llama"), make_drafter(block_size=16))
     clock = Clock(pair, lambda rows: 1.0, lambda rows: 1.0)
     assert set(measure(pair, clock, budget=0.1).verify) == {1, 2, 16}
 
 
 @pytest.mark.parametrize("widest", (2, 3, 7, 8, 10, 16, 40))
-def test_widths_are_those_of_the_drafter(widest):
-    widths = list(order(widest))
+def test_widths_do_not_exceed_the_drafters(widest):
+    widths = list(widths_to_measure(widest))
     assert widths[0] == widest and len(set(widths)) == len(widths)
     assert all(1 < width <= widest for width in widths)
 
 
-def test_a_curve_is_measured_once_and_kept(tmp_path, monkeypatch):
+def test_a_curve_is_measured_once_and_stored(tmp_path, monkeypatch):
     store = Store("here", tmp_path / "costs.json")
-    pair, said, times = Pair.of(make_model("llama"), make_drafter()), [], []
+    pair, notices, times = Pair.of(make_model("llama"), make_drafter()), [], []
 
     def once(pair):
         times.append(1)
         return Curve({1: 1.0, 8: 2.0}, {2: 0.1, 8: 0.2})
 
     monkeypatch.setattr(calibrate, "measure", once)
-    calibrate.calibrate(pair, said.append, store)
+    calibrate.calibrate(pair, notices.append, store)
     again = Pair.of(make_model("llama"), make_drafter())
-    calibrate.calibrate(again, said.append, store)
-    assert len(times) == len(said) == 1
+    calibrate.calibrate(again, notices.append, store)
+    assert len(times) == len(notices) == 1
     for each in (pair, again):
         assert each.history.costs.seconds(PLAIN, 1, 0) == 1.0
         assert each.history.costs.seconds(DRAFTER, 8, 0) == pytest.approx(2.2)
-    # Another machine, another size or another drafter is measured for itself.
-    calibrate.calibrate(again, said.append, Store("there", tmp_path / "costs.json"))
+    # Another machine, another size or another drafter has a curve of its own.
+    calibrate.calibrate(again, notices.append, Store("there", tmp_path / "costs.json"))
     other = Pair.of(make_model("llama"), make_drafter(block_size=4))
-    calibrate.calibrate(other, said.append, store)
+    calibrate.calibrate(other, notices.append, store)
     assert len(times) == 3
 
 
@@ -130,41 +131,41 @@ def test_a_curve_is_measured_once_and_kept(tmp_path, monkeypatch):
         {"verify": {"1": 10**400}, "draft": {"2": 1.0}},
     ],
 )
-def test_broken_entries_are_measured_anew(entry):
-    assert read(entry) is None
+def test_invalid_entries_are_measured_again(entry):
+    assert parse_curve(entry) is None
 
 
 def measured(folder):
     """A store, and a pair with the curve in it, and its costs."""
     store = Store("here", folder / "costs.json")
     pair = Pair.of(make_model("llama"), make_drafter())
-    store.put(about(pair), {"verify": {1: 2.0, 8: 3.0}, "draft": {8: 0.2}})
+    store.put(curve_key(pair), {"verify": {1: 2.0, 8: 3.0}, "draft": {8: 0.2}})
     calibrate.calibrate(pair, print, store)
     return store, pair, pair.history.costs
 
 
-def test_a_curve_taken_under_load_is_measured_anew(tmp_path):
+def test_a_curve_measured_under_load_is_measured_again(tmp_path):
     store, pair, costs = measured(tmp_path)
     for seconds, kept in ((4.0, True), (1.8, True), (1.0, False)):
         costs.use(costs.curve)
         for _ in range(20):
             costs.see(PLAIN, 1, 0, seconds)
         calibrate.recheck(pair, store)
-        assert (about(pair) in store.all()) == kept
-    # Corrected meanwhile, and believed from now on.
+        assert (curve_key(pair) in store.all()) == kept
+    # The curve in use was corrected, and is not corrected again.
     assert costs.seconds(PLAIN, 1, 0) == pytest.approx(1.0)
     assert costs.seconds(DRAFTER, 8, 0) == pytest.approx(1.6)
     assert costs.plain_off() == 1.0
 
 
-def test_a_slow_reader_is_no_reason_to_measure_anew(tmp_path):
-    """Passes go on while the caller has the turn, so little of them is left to time."""
+def test_a_slow_caller_does_not_cause_a_new_measurement(tmp_path):
+    """Passes continue while the caller works, so only a short rest of them is timed."""
     store, pair, costs = measured(tmp_path)
     for _ in range(20):
         costs.see(PLAIN, 1, 0, 0.2, away=1.8)
     calibrate.recheck(pair, store)
-    assert about(pair) in store.all() and costs.curve.verify[1] == 2.0
-    assert costs.seconds(PLAIN, 1, 0) < 1.0  # but it is what counts in the choice
+    assert curve_key(pair) in store.all() and costs.curve.verify[1] == 2.0
+    assert costs.seconds(PLAIN, 1, 0) < 1.0  # but the choice of widths uses it
 
 
 def test_an_answer_that_shows_a_slow_curve_corrects_it():
@@ -175,12 +176,12 @@ def test_an_answer_that_shows_a_slow_curve_corrects_it():
         costs.see(PLAIN, 1, 0, slow.verify[1] / 50.0)
     generate(pair, tokenizer, "What is 12 + 34?", max_tokens=4)
     assert costs.curve.verify[1] == pytest.approx(slow.verify[1] / 50.0, rel=0.2)
-    assert about(pair) not in Store(calibrate.machine(), calibrate.default_file()).all()
-    calibrate.calibrate(pair, print)  # for those who load it next
+    assert curve_key(pair) not in default_store().all()
+    calibrate.calibrate(pair, print)  # for the tests that load it next
 
 
-def test_a_curve_that_nobody_measured_is_not_doubted(tmp_path):
-    """It is no measurement either once it is corrected."""
+def test_a_guessed_curve_is_not_rechecked(tmp_path):
+    """A corrected guess would count as a measurement."""
     store, pair = (
         Store("here", tmp_path / "x"),
         Pair.of(make_model("llama"), Script([1, 2, 3], [1])),
@@ -192,35 +193,35 @@ def test_a_curve_that_nobody_measured_is_not_doubted(tmp_path):
 
 
 def test_nothing_is_measured_without_a_drafter():
-    pair, said = Pair.of(make_model("llama")), []
-    calibrate.calibrate(pair, said.append)
-    assert not said and pair.history.costs.curve.guessed
+    pair, notices = Pair.of(make_model("llama")), []
+    calibrate.calibrate(pair, notices.append)
+    assert not notices and pair.history.costs.curve.guessed
 
 
 def test_load_calibrates():
     pair, _ = load("tiny")
     assert not pair.history.costs.curve.guessed and pair.history.costs.known
     kept = json.loads(calibrate.default_file().read_text())
-    assert about(pair) in kept[calibrate.machine()]
+    assert curve_key(pair) in kept[calibrate.machine()]
     plain, _ = load("tiny", "none")
     assert plain.history.costs.curve.guessed
 
 
-def test_measuring_leaves_nothing_behind():
-    """Neither in later answers, nor in MLX's generator of random numbers."""
+def test_measuring_has_no_side_effects():
+    """Neither on later answers, nor on MLX's random number generator."""
     import mlx.core as mx
 
     model, prompt = make_model("qwen3"), some_prompt(20)
     pair = Pair.of(model, make_drafter())
     mx.random.seed(3)
-    wanted = mx.random.uniform(shape=(3,)).tolist()
+    expected = mx.random.uniform(shape=(3,)).tolist()
     mx.random.seed(3)
     measure(pair, budget=0.0)
-    assert mx.random.uniform(shape=(3,)).tolist() == wanted
+    assert mx.random.uniform(shape=(3,)).tolist() == expected
     assert pair.history.drafter.tried == [] and not pair.history.costs.ranges
-    told = [r.tokens for r in decode(pair, prompt, max_tokens=20, block_size=8)]
+    answer = [r.tokens for r in decode(pair, prompt, max_tokens=20, block_size=8)]
     fresh = Pair.of(model, make_drafter())
-    assert told == [
+    assert answer == [
         r.tokens for r in decode(fresh, prompt, max_tokens=20, block_size=8)
     ]
 

@@ -1,4 +1,5 @@
-"""A drafter's dtype where bfloat16 is emulated: float16 unless it drafts worse."""
+"""A drafter's dtype where the GPU has no native bfloat16: float16 unless it drafts
+worse."""
 
 import mlx.core as mx
 import pytest
@@ -15,16 +16,16 @@ from tests.equipment.tiny import (
 
 
 @pytest.fixture
-def emulated(monkeypatch):
+def without_bfloat16(monkeypatch):
     monkeypatch.setattr(device, "native_bfloat16", lambda: False)
 
 
-def test_native_gpus_keep_what_the_checkpoint_has():
+def test_native_gpus_keep_the_checkpoints_dtype():
     pair, _ = load("tiny")
     assert pair.drafter.dtype == mx.bfloat16
 
 
-def test_float16_where_it_drafts_as_well(emulated):
+def test_float16_where_it_drafts_as_well(without_bfloat16):
     pair, _ = load("tiny")
     assert pair.drafter.dtype == mx.float16
     packed, _ = load("tiny", draft_quantize=4)
@@ -33,7 +34,7 @@ def test_float16_where_it_drafts_as_well(emulated):
 
 
 def test_float32_where_float16_overflows():
-    """The same function, through numbers beyond 65,504 inside the MLP."""
+    """The same function, with numbers beyond 65,504 inside the MLP."""
     pair, tokenizer = load("tiny")
     for layer in pair.drafter.layers:
         mlp = layer.mlp
@@ -41,7 +42,7 @@ def test_float32_where_float16_overflows():
         mlp.down_proj.weight = mlp.down_proj.weight * 2.0**-15
     before = {k: mx.array(v) for k, v in pair.drafter.norm.items()}
     assert choose_draft_dtype(pair, tokenizer) == mx.float32
-    # Cast from what was there, not from what float16 left of it.
+    # Cast from the original weights, not from those in float16.
     assert mx.array_equal(pair.drafter.norm.weight, before["weight"]).item()
 
 
