@@ -40,7 +40,7 @@ from .models.drafters.dflash import DFlash
 from .pair import Pair, check_fit, check_taps
 from .tuning.calibrate import calibrate
 from .tuning.draft_dtype import choose_draft_dtype
-from .tuning.kernels import install_kernels, quiet
+from .tuning.kernels import ignore, install_kernels
 from .types import require
 
 GROUP_SIZES = (64, 32)
@@ -57,7 +57,7 @@ def load(
     adapter_path: str | None = None,
     trust_remote_code: bool = False,
     kernels: str = "auto",
-    notice: Callable[[str], None] = quiet,
+    notice: Callable[[str], None] = ignore,
 ) -> tuple[Pair, TokenizerWrapper]:
     """Load a target, the drafter that fits it, and the tokenizer.
 

@@ -14,7 +14,7 @@ from ..loading import load, quantize_linear
 from ..models.drafters import make
 from ..pair import Pair
 from ..tuning.calibrate import calibrate
-from ..tuning.kernels import install_kernels, quiet
+from ..tuning.kernels import ignore, install_kernels
 from .settings import UNTRAINED
 
 
@@ -28,7 +28,7 @@ def open_pair(
     trust_remote_code: bool = False,
     kernels: str = "auto",
     seed: int = 0,
-    notice: Callable[[str], None] = quiet,
+    notice: Callable[[str], None] = ignore,
 ) -> tuple[Pair, TokenizerWrapper]:
     """Load or build the pair to measure, and its tokenizer.
 

@@ -31,7 +31,7 @@ from ..loading import load
 from ..metal.dispatch import check_mode
 from ..pair import Pair
 from ..tuning.calibrate import calibrate
-from ..tuning.kernels import Notice, install_kernels, quiet
+from ..tuning.kernels import Notice, ignore, install_kernels
 from ..types import require
 from .widen import (
     GROUP,
@@ -145,7 +145,7 @@ def load_shape(
     draft_quantize: int | None = None,
     dtype: str | None = None,
     kernels: str = "auto",
-    notice: Notice = quiet,
+    notice: Notice = ignore,
 ) -> tuple[Pair, TokenizerWrapper]:
     """Build the embedded pair with the shape, and so the cost, of a known target.
 

@@ -14,8 +14,7 @@ import mlx.core as mx
 
 from ..cache.prompt_cache import PromptCache
 from ..errors import OptionError, PromptError
-from ..metal.dispatch import MOST_ROWS
-from ..metal.gate import FAILURES
+from ..metal.kernel import KERNEL_ERRORS, MAX_ROWS
 from ..pair import Pair
 from ..speculation.controller import Controller, Fixed, Plan
 from ..speculation.lookup import Lookup
@@ -26,7 +25,7 @@ from .recovery import Recovery
 from .round import Scan, Stops, play_round
 from .sampling import Chooser, LogitsProcessor, Sampler
 
-EXACT_ROWS = f"{MOST_ROWS} or less with --exact"
+EXACT_ROWS = f"{MAX_ROWS} or less with --exact"
 
 
 def decode(
@@ -81,7 +80,7 @@ def decode(
     chooser = Chooser(sampling, logits_processors, sampler)
     drafting = speculate and pair.drafter is not None and block_size != 1
     if pair.target.exact:
-        require((block_size or 1) <= MOST_ROWS, "block_size", EXACT_ROWS, block_size)
+        require((block_size or 1) <= MAX_ROWS, "block_size", EXACT_ROWS, block_size)
     recovery = Recovery(pair)
     stops = Stops(stop_ids, recovery.callers(scan), left)
     passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting)
@@ -175,7 +174,7 @@ class Pipeline:
 
     def commit(self, tokens: list[int]) -> None:
         """Commit a round; a kernel's failure waits until the round was yielded."""
-        with self.recovery.deferring(*FAILURES):
+        with self.recovery.deferring(*KERNEL_ERRORS):
             self.passes.commit(tokens)
 
 
@@ -183,7 +182,7 @@ def make_planner(
     pair: Pair, text: list[int], stops: Stops, block_size: int | None
 ) -> Planner:
     """Plans for a fixed block size, or, for None, by measurement."""
-    most = MOST_ROWS if pair.target.exact else stops.left
+    most = MAX_ROWS if pair.target.exact else stops.left
     if block_size is not None:
         return Planner(Fixed(block_size), text, stops, most)
     controller = Controller(pair.drafter.block_size, pair.history)

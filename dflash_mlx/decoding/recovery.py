@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..metal.gate import FAILURES, first_line
+from ..metal.kernel import KERNEL_ERRORS, error_summary
 from ..pair import Pair
 from ..types import Round
 
@@ -56,10 +56,10 @@ class Recovery:
             try:
                 yield from attempt(again)
                 return
-            except FAILURES as error:
+            except KERNEL_ERRORS as error:
                 if self._in_caller:
                     raise
-                if not (self.pair.drop_kernels(first_line(error)) or kernels):
+                if not (self.pair.drop_kernels(error_summary(error)) or kernels):
                     raise
             again = True
 

@@ -1,6 +1,6 @@
-"""Metal kernels for the passes over blocks, each with a plain twin.
+"""Metal kernels for passes over a block of rows, each with a plain twin.
 
-`KERNELS` lists them by name. Nothing here touches Metal when it is imported.
+`KERNELS` lists them by name. Importing this package does not use Metal.
 """
 
 from . import block_attention, block_matmul, gated_delta_block

@@ -1,19 +1,18 @@
-// y = x W^T for a block of rows and weights that are not packed; each weight is read
+// y = x W^T for a block of rows and weights that are not quantized; each weight is read
 // once for all rows.
 //
-// Every row goes through the operations of MLX's one-row kernel (gemv), in its order
-// and in its expressions, so that a compiler contracts the same multiplications and
-// additions: a row's bits do not depend on the rows beside it. `lanes` lanes of each
-// of `split` SIMD groups share an output, and each takes 4 neighbouring weights at a
-// step.
+// Every row is computed by the operations of MLX's one-row kernel (gemv), in the same
+// order and the same expressions, so that a compiler contracts the same multiplications
+// and additions: a row's bits do not depend on the other rows. `lanes` lanes of each of
+// `split` SIMD groups share an output, and each takes 4 neighbouring weights per step.
 
 #include <metal_stdlib>
 using namespace metal;
 
-// Arrays of a lane live in registers only where every index is known.
+// A lane's arrays are kept in registers only if every index is known at compile time.
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// The next 4 elements; zeros past the `left` that there are, if tail.
+// Loads 4 elements. With `tail`, those from index `left` on are 0.
 template <typename T, bool tail>
 METAL_FUNC void load_four(const device T* from, int left, thread float* v) {
   UNROLL
@@ -22,7 +21,7 @@ METAL_FUNC void load_four(const device T* from, int left, thread float* v) {
   }
 }
 
-// Adds what elements k to k + 3 give to each row and output.
+// Adds the products of elements k to k + 3 to the sum of each row and output.
 template <typename T, int rows, int outputs, bool tail>
 METAL_FUNC void dense_step(
     const device T* x,
@@ -53,7 +52,7 @@ METAL_FUNC void dense_step(
   }
 }
 
-// Leaves the sum over `lanes` neighbouring lanes in the first of them.
+// The sum over `lanes` neighbouring lanes, valid in the first of them.
 template <int lanes>
 METAL_FUNC float sum_downwards(float v) {
   UNROLL
@@ -63,7 +62,7 @@ METAL_FUNC float sum_downwards(float v) {
   return v;
 }
 
-// Adds up one of `count` elements over the SIMD groups, in their order.
+// The sum of one of `count` elements over the SIMD groups, in ascending order.
 template <int split, int count>
 METAL_FUNC float sum_of_parts(const threadgroup float* shared, int element) {
   float total = shared[element];
@@ -74,10 +73,10 @@ METAL_FUNC float sum_of_parts(const threadgroup float* shared, int element) {
   return total;
 }
 
-// x: [M, K] with M at most `rows`; w: [N, K]; y: [M, N]; shared: split * rows *
-// outputs floats. `simdgroup` counts over the whole grid; each has `outputs` outputs
-// for every `lanes` of its lanes, the same ones as the others of its threadgroup if
-// `split` > 1.
+// x: [M, K] with M at most `rows`; w: [N, K]; y: [M, N]; shared: split * rows * outputs
+// floats. `simdgroup` counts over the whole grid. Each SIMD group computes `outputs`
+// outputs per `lanes` lanes; with `split` > 1 the SIMD groups of a threadgroup compute
+// the same outputs.
 template <typename T, int rows, int lanes, int split, int outputs>
 METAL_FUNC void dense_rows(
     const device T* x,
@@ -99,7 +98,7 @@ METAL_FUNC void dense_rows(
   size_t at[outputs];
   UNROLL
   for (int i = 0; i < outputs; i++) {
-    // Outputs past the end repeat the last one and are not stored.
+    // Outputs past the end repeat the last output and are not stored.
     at[i] = size_t(min(first + i * apart, N - 1)) * K;
   }
 

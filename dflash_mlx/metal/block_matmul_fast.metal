@@ -1,23 +1,23 @@
 // y = x W^T for a block of rows by 8x8 matrix units; each weight is read once for all
 // rows.
 //
-// A tile of weights is 8 outputs x 8 values, a tile of x 8 values x 8 rows, and their
-// product is added up in float. Which values those are is free as long as both tiles
-// agree: value i of the j-th of 16 products is number 16 i + j of 128. So a lane reads
-// 32 weights in a row and unpacks them in its own registers. The SIMD groups of a
-// threadgroup take different values of the same outputs.
+// A tile of weights is 8 outputs x 8 values, a tile of x is 8 values x 8 rows, and
+// their products are added in float. Any 8 values can form a tile, if both tiles have
+// the same: here value i of the j-th of 16 products is number 16 i + j of 128. So a
+// lane reads 32 consecutive weights and unpacks them in its own registers. The SIMD
+// groups of a threadgroup take different values of the same outputs.
 
 #include <metal_simdgroup_matrix>
 #include <metal_stdlib>
 using namespace metal;
 
-// Arrays of a lane live in registers only where every index is known.
+// A lane's arrays are kept in registers only if every index is known at compile time.
 #define UNROLL _Pragma("clang loop unroll(full)")
 
 static constant constexpr const int STEP = 128; // values in 16 products
 static constant constexpr const int TILE = 64; // elements of a tile
 
-// The first of the lane's two neighbouring elements of a tile.
+// Row and column of the first of the lane's two neighbouring elements of a tile.
 METAL_FUNC int tile_row(int lane) {
   return (lane / 16) * 4 + (lane / 2) % 4;
 }
@@ -25,7 +25,7 @@ METAL_FUNC int tile_column(int lane) {
   return (lane / 8) % 2 * 4 + (lane % 2) * 2;
 }
 
-// 32 weights of one output, packed in `bits` bits.
+// 32 weights of one output, quantized to `bits` bits.
 template <typename T, int group_size, int bits>
 struct PackedRow {
   const device uint* w;
@@ -35,7 +35,7 @@ struct PackedRow {
   float scale;
   float bias;
 
-  // Value k and the next 31, of K: all are there, or none if tail.
+  // Loads values k to k + 31 of K. With `tail`, they may lie past the end, all of them.
   template <bool tail>
   void load(int k, int K) thread {
     const bool there = !tail || k < K;
@@ -55,7 +55,7 @@ struct PackedRow {
   }
 };
 
-// 32 weights of one output as they are.
+// 32 weights of one output that are not quantized.
 template <typename T>
 struct PlainRow {
   const device T* w;
@@ -91,7 +91,7 @@ METAL_FUNC void four_products(
   for (int b = 0; b < blocks; b++) {
     UNROLL
     for (int e = 0; e < 2; e++) {
-      // Rows past the end repeat the last one and are not stored.
+      // Rows past the end repeat the last row and are not stored.
       const int m = min(8 * b + tile_column(lane) + e, M - 1);
       UNROLL
       for (int i = 0; i < 4; i++) {
@@ -137,8 +137,8 @@ METAL_FUNC void one_step(
   }
 }
 
-// Adds the SIMD groups' sums in their order and writes y. `shared`: [split][count],
-// `first`: the threadgroup's first output.
+// Adds the sums of the SIMD groups in ascending order and writes y. `shared`:
+// [split][count]; `first`: the threadgroup's first output.
 template <typename T, int blocks, int split, int tiles>
 METAL_FUNC void write_sums(
     device T* y,
@@ -163,7 +163,8 @@ METAL_FUNC void write_sums(
   }
 }
 
-// `w`: the lane's row of each of `tiles` tiles. `part` of `split`: the SIMD group.
+// Computes the outputs of a threadgroup. `w`: the lane's row of each of `tiles` tiles;
+// `part`, of `split`: the SIMD group.
 template <typename Row, typename T, int blocks, int split, int tiles>
 METAL_FUNC void fast_rows(
     thread Row* w,
@@ -201,7 +202,7 @@ METAL_FUNC void fast_rows(
 
 // x: [M, K] with M at most 8 * blocks; w: [N, K * bits / 32]; scales, biases:
 // [N, K / group_size]; y: [M, N]; shared: split * tiles * blocks * 64 floats.
-// Threadgroup `group` of `split` SIMD groups has 8 * tiles outputs.
+// Threadgroup `group`, of `split` SIMD groups, computes 8 * tiles outputs.
 template <typename T, int group_size, int bits, int blocks, int split, int tiles>
 METAL_FUNC void fast_quantized(
     const device T* x,
@@ -220,7 +221,7 @@ METAL_FUNC void fast_quantized(
   Row rows[tiles];
   UNROLL
   for (int t = 0; t < tiles; t++) {
-    // Outputs past the end repeat the last one and are not stored.
+    // Outputs past the end repeat the last output and are not stored.
     const size_t output = min((group * tiles + t) * 8 + tile_row(lane), N - 1);
     rows[t].w = w + output * (K * bits / 32);
     rows[t].scales = scales + output * (K / group_size);

@@ -1,21 +1,21 @@
-// y = x W^T for a block of rows and weights packed in 4 or 8 bits; each weight is
+// y = x W^T for a block of rows and weights quantized to 4 or 8 bits; each weight is
 // read once for all rows.
 //
-// Every row goes through the operations of MLX's one-row kernels, in their order and
-// in their expressions, so that a compiler contracts the same multiplications and
-// additions: a row's bits do not depend on the rows beside it. `lanes` lanes share an
-// output, and each takes `values` neighbouring weights at a step. MLX's three kernels
-// are choices of the two: qmv_fast 32 lanes and two words, qmv 32 lanes and one word,
-// qmv_quad 4 lanes and a quarter of the row.
+// Every row is computed by the operations of MLX's one-row kernels, in the same order
+// and the same expressions, so that a compiler contracts the same multiplications and
+// additions: a row's bits do not depend on the other rows. `lanes` lanes share an
+// output, and each takes `values` neighbouring weights per step. MLX's three kernels
+// differ in these two numbers: qmv_fast has 32 lanes and two words, qmv 32 lanes and
+// one word, qmv_quad 4 lanes and a quarter of the row.
 
 #include <metal_stdlib>
 using namespace metal;
 
-// Arrays of a lane live in registers only where every index is known.
+// A lane's arrays are kept in registers only if every index is known at compile time.
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-// One lane's elements of a row, scaled to fit weights that are masked but not
-// shifted. Returns their sum.
+// Loads one lane's elements of a row, scaled to match weights that are masked but not
+// shifted. Returns the sum of the elements before scaling.
 template <typename T, int bits, int values>
 METAL_FUNC float load_row(const device T* x, thread float* v) {
   float sum = 0;
@@ -46,7 +46,7 @@ struct PackedWeights {
   float scale;
   float bias;
 
-  // Values k, k + 1, ... of row `output`.
+  // Loads values k, k + 1, ... of row `output`.
   void load(
       const device uint* w,
       const device T* scales,
@@ -92,8 +92,8 @@ METAL_FUNC float sum_of_lanes(float v) {
 }
 
 // x: [M, K] with M at most `rows`; w: [N, K * bits / 32]; scales, biases:
-// [N, K / group_size]; y: [M, N]. `simdgroup` counts over the whole grid; each has
-// `outputs` outputs for every `lanes` of its lanes.
+// [N, K / group_size]; y: [M, N]. `simdgroup` counts over the whole grid. Each SIMD
+// group computes `outputs` outputs per `lanes` lanes.
 template <
     typename T,
     int group_size,
@@ -118,12 +118,12 @@ METAL_FUNC void quantized_rows(
   const int part = lane % lanes;
   float result[rows][outputs] = {{0}};
 
-  // K is a multiple of 32, so of `values`: a lane has all of a step or none of it.
+  // K is a multiple of 32, hence of `values`: a lane has all values of a step or none.
   for (int k = part * values; k < K; k += lanes * values) {
     PackedWeights<T, group_size, bits, values> weights[outputs];
     UNROLL
     for (int i = 0; i < outputs; i++) {
-      // Outputs past the end repeat the last one and are not stored.
+      // Outputs past the end repeat the last output and are not stored.
       const int output = min(first + i * apart, N - 1);
       weights[i].load(w, scales, biases, output, K, k);
     }

@@ -1,7 +1,7 @@
-"""Questions to every kernel, answered on this machine.
+"""The checks of `dflash-mlx kernels --check`: every kernel on this machine's GPU.
 
-Owns the report of `dflash-mlx kernels --check`: what the emulated proofs take for
-granted about a GPU is asked of the GPU here.
+Owns the checks, which test on the GPU what the proofs on the emulator assume about it.
+Does not print; see terminal/kernels.py.
 """
 
 from __future__ import annotations
@@ -14,26 +14,23 @@ import mlx.core as mx
 
 from . import KERNELS
 from .delta_rule import DELTA
-from .gate import (
-    FAILURES,
-    Operation,
-    fault,
-    first_line,
-    outputs,
-)
 from .gated_delta_block import BLOCK, REWIND
-from .kernel import Case, Kernel
+from .kernel import KERNEL_ERRORS, Case, Kernel, error_summary
 from .layers import OPERATIONS
+from .operation import Operation
+from .selection import as_list, find_fault
+
+SAME_BITS_ALONE = "gives a row its bits whatever the block"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One question's answer.
+    """The result of one check of one kernel.
 
     Args:
-        kernel: Who was asked.
-        question: What was asked.
-        cases: On how many inputs.
+        kernel: The kernel's name.
+        question: What was checked, as a predicate.
+        cases: The number of cases.
         answer: "yes", or what is wrong.
         right: Whether the kernel may run.
     """
@@ -46,78 +43,90 @@ class Finding:
 
 
 def check() -> Iterator[Finding]:
-    """Ask every kernel everything."""
+    """Run all checks of all kernels."""
     for kernel in KERNELS.values():
-        yield asked(kernel, "agrees with its twin", partial(fault, kernel))
-        yield asked(kernel, "gives the same bits twice", partial(twice, kernel))
+        yield run_check(kernel, "agrees with its twin", partial(find_fault, kernel))
+        yield run_check(
+            kernel, "gives the same bits twice", partial(difference_of_launches, kernel)
+        )
     for operation in OPERATIONS:
         kernel = operation.exact
-        ask = partial(invariance, operation)
-        yield asked(kernel, "gives a row its bits whatever the block", ask)
-        # No matter to --exact, which runs single rows by the kernel, too.
-        ask = partial(mlx_bits, operation)
-        yield replace(asked(kernel, "rounds as MLX does", ask), right=True)
-    yield asked(BLOCK, "gives a row its bits whatever the block", rewound)
+        yield run_check(kernel, SAME_BITS_ALONE, partial(row_dependence, operation))
+        finding = run_check(
+            kernel, "rounds as MLX does", partial(difference_from_mlx, operation)
+        )
+        # --exact does not depend on it, because it runs single rows by the kernel too.
+        yield replace(finding, right=True)
+    yield run_check(BLOCK, SAME_BITS_ALONE, tape_fault)
 
 
-def asked(kernel: Kernel, question: str, ask: Callable[[Case], str]) -> Finding:
-    """Put a question about each of a kernel's own cases."""
-    answers = [answer_of(ask, case) for case in kernel.cases()]
+def run_check(kernel: Kernel, question: str, fault: Callable[[Case], str]) -> Finding:
+    """Check all cases of a kernel.
+
+    Args:
+        kernel: The kernel.
+        question: What is checked.
+        fault: Returns what is wrong with one case; "" if nothing is.
+    """
+    answers = [fault_or_error(fault, case) for case in kernel.cases()]
     wrong = [answer for answer in answers if answer]
-    answer = f"{len(wrong)} are not: {wrong[0]}" if wrong else "yes"
+    answer = f"no for {len(wrong)}: {wrong[0]}" if wrong else "yes"
     return Finding(kernel.name, question, len(answers), answer, not wrong)
 
 
-def answer_of(ask: Callable[[Case], str], case: Case) -> str:
-    """An answer, a failure being one."""
+def fault_or_error(fault: Callable[[Case], str], case: Case) -> str:
+    """The fault of one case; a kernel that does not run has one too."""
     try:
-        return ask(case)
-    except FAILURES as error:
-        return f"does not run: {first_line(error)}"
+        return fault(case)
+    except KERNEL_ERRORS as error:
+        return f"does not run: {error_summary(error)}"
 
 
-def twice(kernel: Kernel, case: Case) -> str:
-    """Why two launches differ; "" if they do not."""
-    pairs = zip(*(outputs(kernel.launch(**case)) for _ in range(2)), strict=True)
-    return "" if all(same(a, b) for a, b in pairs) else "two launches differ"
+def difference_of_launches(kernel: Kernel, case: Case) -> str:
+    """Compare two launches of the same case."""
+    first, second = (as_list(kernel.launch(**case)) for _ in range(2))
+    same = all(map(equal_bits, first, second))
+    return "" if same else "two launches differ"
 
 
-def invariance(operation: Operation, case: Case) -> str:
-    """Why a row depends on its block; "" if it does not."""
+def row_dependence(operation: Operation, case: Case) -> str:
+    """Compare each row of a block with the same row alone."""
     launch = operation.exact.launch
     block = launch(**case)
-    for row in range(rows_of(case)):
-        if not same(block[..., row : row + 1, :], launch(**operation.alone(case, row))):
-            return f"row {row} of {rows_of(case)} is not itself alone"
+    rows = block_rows(case)
+    for row in range(rows):
+        alone = launch(**operation.row_alone(case, row))
+        if not equal_bits(block[..., row : row + 1, :], alone):
+            return f"row {row} of {rows} has other bits alone"
     return ""
 
 
-def mlx_bits(operation: Operation, case: Case) -> str:
-    """Why the first row has other bits than MLX gives it alone; "" if it has not."""
-    alone = operation.alone(case, 0)
-    ours, theirs = operation.exact.launch(**alone), operation.stock(**alone)
-    return "" if same(ours, theirs) else "MLX's own single row has other bits"
+def difference_from_mlx(operation: Operation, case: Case) -> str:
+    """Compare the first row alone with MLX's result for it."""
+    case = operation.row_alone(case, 0)
+    ours, mlx = operation.exact.launch(**case), operation.stock(**case)
+    return "" if equal_bits(ours, mlx) else "MLX gives a single row other bits"
 
 
-def rewound(case: Case) -> str:
-    """Why a block's rows, or states found again from its tape, are not those of a
-    shorter block; "" if they are."""
+def tape_fault(case: Case) -> str:
+    """Compare a block's rows, and the states computed from its tape, with the results
+    of shorter blocks."""
     y, _, delta = BLOCK.launch(**case)
     tape = {"state": case["state"], "k": case["k"], "g": case["g"], "delta": delta}
     for keep in range(1, case["k"].shape[1] + 1):
-        shorter, state, _ = BLOCK.launch(**DELTA.alone(case, keep - 1))
-        if not same(shorter, y[:, :keep]):
+        shorter, state, _ = BLOCK.launch(**DELTA.row_alone(case, keep - 1))
+        if not equal_bits(shorter, y[:, :keep]):
             return f"row {keep - 1} depends on the rows after it"
-        if not same(state, REWIND.launch(**tape, keep=keep)):
-            return f"the state after {keep} rows is another one"
+        if not equal_bits(state, REWIND.launch(**tape, keep=keep)):
+            return f"the state after {keep} rows has other bits"
     return ""
 
 
-def rows_of(case: Case) -> int:
-    """Rows of a call's block."""
+def block_rows(case: Case) -> int:
+    """The number of rows of a case's block."""
     return case["q" if "q" in case else "x"].shape[-2]
 
 
-def same(a: mx.array, b: mx.array) -> bool:
-    """Equal bit for bit, as numbers go."""
+def equal_bits(a: mx.array, b: mx.array) -> bool:
+    """Whether two arrays are equal; NaN equals NaN."""
     return mx.array_equal(a, b, equal_nan=True).item()

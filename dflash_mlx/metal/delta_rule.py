@@ -1,13 +1,14 @@
-"""The gated delta rule of a loaded model's layers, by a kernel where one is to run.
+"""The gated delta rule of a model's layers, run by a kernel where the dispatch has one.
 
-Owns what stands in for mlx-lm's `gated_delta_update` in a layer's own methods, and what
-is left of a call to find its states again. Knows no layer and no cache.
+Owns the function that replaces mlx-lm's `gated_delta_update` in a layer's methods, and
+the tape of a call, which gives back the state after any of its rows. Knows no layer and
+no cache.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx_lm.models.gated_delta import (
@@ -18,13 +19,30 @@ from mlx_lm.models.gated_delta import (
 
 from ..rebind import rebind
 from .dispatch import Dispatch
-from .gate import Operation
-from .gated_delta_block import BLOCK, REWIND, like
-from .kernel import Case, named
+from .gated_delta_block import BLOCK, REWIND, sample_like
+from .kernel import Case, dtype_names
+from .operation import Operation
 
 
-def _first(case: Case, row: int) -> Case:
-    """The call over the rows up to one."""
+class DeltaShape(NamedTuple):
+    """What a verdict on the gated delta rule depends on besides the rows."""
+
+    v_heads: int
+    value_dim: int
+    k_heads: int
+    key_dim: int
+    dtype: mx.Dtype
+    gate_per_element: bool
+
+    def __str__(self) -> str:
+        values = f"{self.v_heads} heads of {self.value_dim}"
+        keys = f"{self.k_heads} of {self.key_dim}"
+        gates = ", gates per element" if self.gate_per_element else ""
+        return f"{values} on {keys}, {dtype_names(self.dtype)}{gates}"
+
+
+def _rows_up_to(case: Case, row: int) -> Case:
+    """The case of a row and the rows before it, on which its result depends."""
     names = ("q", "k", "v", "g", "beta")
     return case | {name: case[name][:, : row + 1] for name in names}
 
@@ -33,48 +51,48 @@ DELTA = Operation(
     "gated delta rule",
     (BLOCK,),
     BLOCK,
-    lambda q, k, v, g, beta, state: gated_delta_kernel(q, k, v, g, beta, state),
-    like,
-    _first,
-    gain=-0.02,  # what it saves is the state's way back, which is not raced
-    needs=(REWIND,),
+    stock=lambda q, k, v, g, beta, state: gated_delta_kernel(q, k, v, g, beta, state),
+    sample=sample_like,
+    row_alone=_rows_up_to,
+    min_saving=-0.02,  # the rollback that it saves is not part of the race
+    companions=(REWIND,),
 )
 
 
 class Tape:
-    """What a call left: enough for the state after any of its rows.
+    """What is kept of a call to compute the state after any of its rows.
 
     Args:
-        dispatch: Whose kernel ran.
-        case: Its arguments.
-        delta: Each row's innovation.
+        dispatch: The dispatch that ran the call.
+        case: The call's arguments.
+        delta: Each row's innovation [B, T, Hv, Dv].
     """
 
     def __init__(self, dispatch: Dispatch, case: Case, delta: mx.array):
         self.dispatch, self.case, self.delta = dispatch, case, delta
 
     def state_after(self, keep: int) -> mx.array | None:
-        """The state after the first `keep` rows; None where the kernel fails."""
+        """The state after the first `keep` rows; None if the kernel fails."""
         if keep == 0:
             return self.case["state"]
-        held = {name: self.case[name] for name in ("state", "k", "g")}
-        return self.dispatch.launch(REWIND, held | {"delta": self.delta, "keep": keep})
+        case = {name: self.case[name] for name in ("state", "k", "g")}
+        return self.dispatch.launch(REWIND, case | {"delta": self.delta, "keep": keep})
 
 
 class DeltaRule:
-    """Called as mlx-lm's `gated_delta_update`, with its results.
+    """Has the arguments and results of mlx-lm's `gated_delta_update`.
 
     Args:
-        dispatch: Who decides.
+        dispatch: Chooses the kernel.
 
     Attributes:
-        tape: Of the last call; None where MLX's own operations ran.
+        tape: The tape of the last call; None if MLX's own operations ran it.
     """
 
     def __init__(self, dispatch: Dispatch):
         self.dispatch = dispatch
         self.tape: Tape | None = None
-        # Both, as mlx-lm takes the one or the other by the device.
+        # mlx-lm calls one of the two, depending on the device.
         self._update = rebind(
             gated_delta_update,
             gated_delta_kernel=partial(self._rule, gated_delta_kernel),
@@ -88,17 +106,12 @@ class DeltaRule:
 
     def _rule(self, stock, q, k, v, g, beta, state, mask=None):
         case = {"q": q, "k": k, "v": v, "g": g, "beta": beta, "state": state}
-        if mask is not None or BLOCK.refuses(**case):
+        if mask is not None or BLOCK.refusal(**case):
             return stock(q, k, v, g, beta, state, mask)
-        shape = "{} heads of {} on {} of {}, {}{}".format(
-            *v.shape[2:],
-            *k.shape[2:],
-            named(q.dtype),
-            ", gates per element" if g.ndim == 4 else "",
-        )
-        out = self.dispatch.call(DELTA, shape, k.shape[1], case)
-        if out is None:
+        shape = DeltaShape(*v.shape[2:], *k.shape[2:], q.dtype, g.ndim == 4)
+        result = self.dispatch.call(DELTA, shape, k.shape[1], case)
+        if result is None:
             return stock(q, k, v, g, beta, state)
-        y, last, delta = out
+        y, last, delta = result
         self.tape = Tape(self.dispatch, case, delta)
         return y, last

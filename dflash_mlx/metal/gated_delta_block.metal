@@ -1,21 +1,22 @@
-// The gated delta rule over the rows of a block, and the way back to any of them.
+// The gated delta rule over the rows of a block, and the state after any of them.
 //
 // Every row of q, k, v, g and beta changes each row S of a head's state [Dv, Dk]:
 //     S = g S    delta = (v - k.S) beta    S = S + k delta    y = q.S
-// (arXiv 2412.06464, equation 10; with a gate per element, arXiv 2510.26692.) A sum over
-// Dk is 32 chains of neighbours, each in order, then the sum of the chains. The gate's
-// product and the update are statements of their own and no sum is split otherwise, so
-// a compiler fuses the same products and sums here as in a kernel for one row.
+// (arXiv 2412.06464, equation 10; with a gate per element, arXiv 2510.26692). A sum
+// over Dk consists of 32 chains of neighbours, each added in order, then the sum of the
+// chains. The gate's product and the update are separate statements and no sum is split
+// in another way, so a compiler fuses the same products and sums here as in a kernel
+// for one row.
 //
-// Inputs are pointers of a deduced type: small ones come as `constant`.
+// Inputs are pointers of a deduced type, because MLX passes small ones as `constant`.
 
 #include <metal_stdlib>
 using namespace metal;
 
-// Arrays of a lane live in registers only where every index is known.
+// A lane's arrays are kept in registers only if every index is known at compile time.
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-/// Sum of `Count` numbers, a power of two, neighbours first.
+/// Sum of `Count` numbers, a power of two; neighbours are added first.
 template <int Count>
 METAL_FUNC float pairwise(const thread float* parts) {
   return pairwise<Count / 2>(parts) + pairwise<Count / 2>(parts + Count / 2);
@@ -26,8 +27,8 @@ METAL_FUNC float pairwise<1>(const thread float* parts) {
   return parts[0];
 }
 
-/// Sum of the 32 chains of a row, `Chains` of them in each lane, for all these lanes.
-/// With one chain per lane it is simd_sum's; with more, neighbours go first.
+/// Sum of the 32 chains of a row, of which each lane holds `Chains`. One chain per lane
+/// is added in simd_sum's order; of several, neighbours are added first.
 template <int Chains>
 METAL_FUNC float over_row(const thread float* parts) {
   if (Chains == 1) {
@@ -41,7 +42,7 @@ METAL_FUNC float over_row(const thread float* parts) {
   return sum;
 }
 
-/// One lane's part of one row of the state, brought through one row of the block.
+/// Applies one row of the block to one lane's part of one row of the state.
 /// Returns the row's delta and its y.
 template <int Chains, int Length, bool Vector, typename Q, typename K, typename G>
 METAL_FUNC float2 advance(thread float* s, Q q, K k, G g, float v, float beta) {
@@ -72,12 +73,12 @@ METAL_FUNC float2 advance(thread float* s, Q q, K k, G g, float v, float beta) {
   return float2(delta, over_row<Chains>(parts));
 }
 
-/// All rows of a block.
+/// Applies all rows of a block.
 ///
 /// Shapes: q, k [B, T, Hk, Dk]; v, y, tape [B, T, Hv, Dv]; beta [B, T, Hv]; g the same
 /// or, with Vector, [B, T, Hv, Dk]; state, last [B, Hv, Dv, Dk].
-/// A lane holds `Chains` chains of `Rows` rows of the state; a simdgroup, Chains * Rows
-/// rows.
+/// A lane holds `Chains` chains of `Rows` rows of the state; a simdgroup holds
+/// Chains * Rows rows.
 /// Grid: 32 lanes, simdgroups for Dv, B * Hv.
 template <int Dk, int Chains, int Rows, bool Vector, typename Q, typename K,
           typename V, typename G, typename B, typename S, typename Out>
@@ -97,7 +98,7 @@ METAL_FUNC void gated_delta_block(Q q, K k, V v, G g, B beta, S state, device Ou
   g += (start * v_heads + head) * (Vector ? Dk : 1) + (Vector ? from : 0);
   beta += start * v_heads + head;
 
-  int row[Rows];  // past the end: the last row once more, not written
+  int row[Rows];  // rows past the end repeat the last row and are not stored
   float s[Rows][width];
   UNROLL
   for (int r = 0; r < Rows; ++r) {
@@ -138,9 +139,9 @@ METAL_FUNC void gated_delta_block(Q q, K k, V v, G g, B beta, S state, device Ou
   }
 }
 
-/// The state after the first `keep` rows of a block, from its tape.
+/// Computes the state after the first `keep` rows of a block from its tape.
 ///
-/// Shapes as above; `last` is written. A thread holds one column of `Rows` rows.
+/// Shapes as above; `last` is the result. A thread holds one column of `Rows` rows.
 /// Grid: Dk, groups of Rows rows for Dv, B * Hv.
 template <int Rows, bool Vector, typename S, typename K, typename G, typename D>
 METAL_FUNC void gated_delta_rewind(S state, K k, G g, D tape, int keep,

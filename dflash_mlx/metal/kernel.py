@@ -1,7 +1,7 @@
-"""What a kernel is: a launch, a plain twin, cases to compare them on.
+"""What a kernel consists of, and how MLX is given its source.
 
-Owns the way from a `.metal` file to something that MLX can call. Knows no kernel, no
-model and no verdict; whether a kernel is used is dispatch.py's to say.
+Owns the class `Kernel` and the way from `.metal` files to mx.fast.metal_kernel. Knows
+no particular kernel, model or verdict; dispatch.py decides whether a kernel runs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from typing import Any
 import mlx.core as mx
 
 FOLDER = Path(__file__).parent
-# MLX hands smaller inputs to a kernel as `constant`, which no `device` pointer takes.
-LEAST_ELEMENTS = 8
+# Rows of the largest block.
+MAX_ROWS = 16
+# MLX passes smaller inputs as `constant`, which no `device` pointer accepts.
+MIN_ELEMENTS = 8
+# What MLX raises when the compiler or the GPU fails.
+KERNEL_ERRORS = (RuntimeError, ValueError)
 
 # The keyword arguments of a launch and of its twin.
 Case = dict[str, Any]
@@ -25,63 +29,64 @@ Case = dict[str, Any]
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel, and what it takes to trust it.
+    """One kernel, and what is needed to trust it.
 
     Args:
         name: Its name in verdicts and reports.
-        source: The `.metal` file that holds it.
-        launch: Runs it; keyword arguments, one array or several out.
-        twin: The same from MLX's stock operations, with the same arguments.
-        cases: Small inputs that tests and the check on the device run.
-        tolerance: Largest difference to the twin that rounding explains, for one
-            case; 0 where bits must agree.
-        refuses: Why it cannot run a call, in a few words; "" if it can.
+        sources: Its `.metal` files, joined in this order.
+        launch: Runs it: a case as keyword arguments in, one array or several out.
+        twin: The same computation by MLX's stock operations, with the same arguments.
+        cases: Small inputs for the tests and for the check on the device.
+        tolerance: The largest difference from the twin that rounding explains, for
+            one case; 0 where the bits must be equal.
+        refusal: Why the kernel cannot run a case, as a predicate ("needs 1 to 16
+            rows"); "" if it can.
     """
 
     name: str
-    source: str
+    sources: tuple[str, ...]
     launch: Callable[..., Any]
     twin: Callable[..., Any]
     cases: Callable[[], Iterator[Case]]
     tolerance: Callable[..., float]
-    refuses: Callable[..., str]
+    refusal: Callable[..., str]
 
 
-def named(dtype: mx.Dtype) -> str:
-    """A dtype in one word."""
-    return str(dtype).removeprefix("mlx.core.")
+def dtype_names(*dtypes: mx.Dtype) -> str:
+    """Names without the module, each once: "float32", or "float16 and float32"."""
+    return " and ".join(str(d).removeprefix("mlx.core.") for d in dict.fromkeys(dtypes))
 
 
 @cache
-def source(name: str) -> str:
-    """The text of `name`.metal."""
-    return (FOLDER / f"{name}.metal").read_text()
+def source(*names: str) -> str:
+    """The text of the `.metal` files with these names, joined."""
+    return "\n".join((FOLDER / f"{name}.metal").read_text() for name in names)
 
 
 @cache
 def fingerprint() -> str:
-    """Twelve digits that change with the text of any kernel or launcher."""
+    """12 hexadecimal digits that change with the text of any kernel or launcher."""
     files = sorted([*FOLDER.glob("*.metal"), *FOLDER.glob("*.py")])
     return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 @cache
 def compiled(
-    name: str,
+    sources: Sequence[str],
     variant: str,
     inputs: Sequence[str],
     outputs: Sequence[str],
     body: str,
     contiguous: bool = True,
 ) -> Callable[..., list[mx.array]]:
-    """A kernel that MLX compiles when it is first called.
+    """Make a kernel, which MLX compiles when it is first called.
 
     Args:
-        name: The `.metal` file with its functions.
-        variant: What tells this use of them from others.
+        sources: The `.metal` files that hold its functions.
+        variant: Part of the kernel's name; distinguishes the uses of these files.
         inputs, outputs: Names of the buffers in `body`.
-        body: The call of one of the functions. MLX finds `x_shape`, `x_strides` and
-            thread positions here only.
+        body: A call of one of the functions. MLX provides `x_shape`, `x_strides` and
+            thread positions only if their names appear here.
         contiguous: Copy inputs that are not row-contiguous.
     """
     return mx.fast.metal_kernel(
@@ -89,6 +94,14 @@ def compiled(
         input_names=list(inputs),
         output_names=list(outputs),
         source=body,
-        header=source(name),
+        header=source(*sources),
         ensure_row_contiguous=contiguous,
     )
+
+
+def error_summary(error: Exception) -> str:
+    """The most useful line of an error: the compiler's first "error:", or the first
+    line that is not empty."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    compiler_errors = [line for line in lines if "error:" in line]
+    return next(iter(compiler_errors + lines), "no message")

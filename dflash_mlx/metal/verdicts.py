@@ -1,27 +1,32 @@
-"""Which operation runs a shape on this machine: measured once, kept in a file.
+"""Verdicts: which kernel runs a shape on this machine, measured once and stored.
 
-Owns what a verdict is. Knows no kernel; the file is store.py's.
+Owns what a verdict is, and what it depends on besides the shape. Knows no kernel; the
+file belongs to store.py.
 """
 
 from __future__ import annotations
 
 import contextlib
+import platform
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import mlx.core as mx
+
 from ..store import Store, cache_folder
+from .kernel import fingerprint
 
 STOCK = "stock"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found for calls of one shape.
+    """The choice for calls of one shape.
 
     Args:
         choice: Name of the kernel that runs them, or "stock".
-        why: In a few words.
-        microseconds: Of one call, by candidate; empty where nothing was raced.
+        why: The reason, in a few words.
+        microseconds: Time of one call by candidate; empty if there was no race.
     """
 
     choice: str
@@ -30,12 +35,20 @@ class Verdict:
 
 
 def default_file() -> Path:
-    """Where this user's verdicts are kept."""
+    """The file of this user's verdicts."""
     return cache_folder() / "kernels.json"
 
 
+def machine() -> str:
+    """What verdicts depend on besides a shape: chip, MLX, the text of the kernels, and
+    macOS, which brings the compiler."""
+    info, system = mx.device_info(), platform.mac_ver()[0] or "none"
+    chip = f"{info['device_name']}, {info['architecture']}"
+    return f"{chip}, macOS {system}, mlx {mx.__version__}, kernels {fingerprint()}"
+
+
 class Verdicts:
-    """The verdicts of one machine.
+    """The stored verdicts of one machine.
 
     Args:
         machine, file: As in Store.
@@ -44,24 +57,29 @@ class Verdicts:
     def __init__(self, machine: str, file: Path):
         self.store = Store(machine, file)
 
+    @classmethod
+    def of_this_machine(cls) -> Verdicts:
+        """This machine's verdicts, in this user's file."""
+        return cls(machine(), default_file())
+
     def all(self) -> dict[str, Verdict]:
-        """This machine's verdicts by what they are about."""
+        """This machine's verdicts by key: operation, shape and rows as text."""
         found = {}
-        for about, entry in self.store.all().items():
+        for key, entry in self.store.all().items():
             with contextlib.suppress(TypeError):
                 verdict = Verdict(**entry)
                 if isinstance(verdict.choice, str):
-                    found[about] = verdict
+                    found[key] = verdict
         return found
 
-    def put(self, about: str, verdict: Verdict) -> None:
-        """Keep one verdict."""
-        self.store.put(about, asdict(verdict))
+    def put(self, key: str, verdict: Verdict) -> None:
+        """Store one verdict."""
+        self.store.put(key, asdict(verdict))
 
-    def forget(self, about: str) -> None:
-        """Forget one verdict."""
-        self.store.forget(about)
+    def forget(self, key: str) -> None:
+        """Delete one verdict."""
+        self.store.forget(key)
 
     def clear(self) -> int:
-        """Forget this machine's verdicts; how many there were."""
+        """Delete this machine's verdicts, and return their number."""
         return self.store.clear()

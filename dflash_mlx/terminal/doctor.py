@@ -8,8 +8,7 @@ from collections import Counter
 import mlx.core as mx
 
 from .. import device
-from ..metal.dispatch import machine
-from ..metal.verdicts import Verdicts, default_file
+from ..metal.verdicts import Verdicts
 
 NO_BFLOAT16 = "emulated by this GPU: drafters run in float16 or float32"
 
@@ -63,7 +62,7 @@ def kernels() -> str:
     """The number of operations that each kernel was chosen for."""
     if not mx.metal.is_available():
         return "off"
-    verdicts = Verdicts(machine(), default_file()).all()
+    verdicts = Verdicts.of_this_machine().all()
     if not verdicts:
         return "nothing measured yet; loading a model does"
     counts = Counter(verdict.choice for verdict in verdicts.values())

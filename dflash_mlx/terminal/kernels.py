@@ -9,8 +9,7 @@ from ..device import describe
 from ..errors import OptionError, UnsupportedError
 from ..loading import check_options, load
 from ..metal.check import Finding, check
-from ..metal.dispatch import machine
-from ..metal.verdicts import Verdicts, default_file
+from ..metal.verdicts import Verdicts, machine
 from ..tuning.kernels import install_kernels
 from . import download
 from .models import print_table
@@ -20,7 +19,8 @@ from .streams import print_notice
 def show() -> None:
     """Print this machine's verdicts."""
     require_metal()
-    verdicts = Verdicts(machine(), default_file()).all()
+    stored = Verdicts.of_this_machine()
+    verdicts = stored.all()
     if not verdicts:
         print(
             "No kernel was measured on this machine yet. To measure: "
@@ -32,7 +32,7 @@ def show() -> None:
         times = ", ".join(f"{n} {us:g}" for n, us in verdict.microseconds.items())
         name = operation.partition(" [")[0]
         table.add_row(name, verdict.choice, verdict.why, times)
-    table.caption = f"{machine()}, {default_file()}"
+    table.caption = f"{stored.store.machine}, {stored.store.file}"
     print_table(table)
 
 
@@ -63,7 +63,7 @@ def measure(
 def clear() -> None:
     """Delete this machine's verdicts."""
     require_metal()
-    count = Verdicts(machine(), default_file()).clear()
+    count = Verdicts.of_this_machine().clear()
     print(f"Deleted {count} verdicts.")
 
 

@@ -1,7 +1,7 @@
-"""Kernels for a pair: put into its layers, measured on its shapes, or proved exact.
+"""Installs Metal kernels in a pair: measured on its shapes, or checked to be exact.
 
-Owns the order of things at load. What a kernel is, and which one runs a call, is
-metal's to say.
+Owns the order of these steps. Does not know how a kernel works or how a kernel is
+chosen for a call; see metal/.
 """
 
 from __future__ import annotations
@@ -16,45 +16,47 @@ import mlx.nn as nn
 from .. import device
 from ..errors import UnsupportedError
 from ..metal.dispatch import Dispatch
-from ..metal.gate import Request, fault, whole
 from ..metal.layers import install
+from ..metal.operation import Request, whole_result
+from ..metal.selection import find_fault
 from ..metal.verdicts import Verdicts
 from ..models.targets.base import Target
 from ..pair import Pair
 
 Notice = Callable[[str], None]
 
-# The passes that are compared bit for bit, and the rows before them.
+# Widths of the blocks that are compared with single rows, and the rows before them.
 WIDTHS = (2, 3, 5, 8, 16)
 PREFIX = 24
 
+WITHOUT_EXACT = "Leave --exact out: every token is still the target's own choice."
 
-INEXACT = "Leave --exact out: every token is the target's own choice even so."
 
-
-def quiet(line: str) -> None:
-    """A notice that nobody wants."""
+def ignore(line: str) -> None:
+    """A notice that does nothing."""
 
 
 def install_kernels(
     pair: Pair,
     mode: str = "auto",
-    notice: Notice = quiet,
+    notice: Notice = ignore,
     verdicts: Verdicts | None = None,
     again: bool = False,
 ) -> Pair:
-    """Give a pair's layers kernels, where there is a Metal GPU.
+    """Make a pair's layers use kernels, if there is a Metal GPU.
 
     Args:
-        pair: Its modules' classes change in place, unless nothing can run.
-        mode: "auto": what is faster here. "off": MLX's operations only. "exact": rows
-            do not depend on their block, by kernels on Metal and by MLX elsewhere.
-        notice: Told, in one line, what a user should know.
-        verdicts: Where measured ones are kept; this user's file by default.
-        again: Measure although there are verdicts.
+        pair: The classes of its modules change in place, unless no kernel can run.
+        mode: "auto": what is faster on this machine. "off": MLX's operations only.
+            "exact": rows do not depend on their block, by kernels on Metal and by MLX
+            elsewhere.
+        notice: Called with one line of text that a user should read.
+        verdicts: Where verdicts are stored; this user's file by default.
+        again: Measure even where there is a stored verdict.
 
     Raises:
-        UnsupportedError: Rows of this model depend on their block even so.
+        UnsupportedError: In mode "exact", a kernel is wrong on this machine, or rows of
+            this model depend on their block.
     """
     if mode == "off":
         return pair
@@ -72,93 +74,99 @@ def _with_kernels(pair, exact, notice, verdicts, again):
     pair.target.forget_views()
     dispatches = (target,)
     if isinstance(pair.drafter, nn.Module):
-        drafter = target.sibling()
+        drafter = target.for_drafter()
         install(pair.drafter, drafter)
         dispatches += (drafter,)
     pair = replace(pair, kernels=dispatches)
-    for dispatch, requests in zip(dispatches, asked(pair), strict=True):
+    for dispatch, requests in zip(dispatches, record_requests(pair), strict=True):
         if dispatch.exact:
-            check_right(requests)
+            check_kernels(requests)
         else:
-            dispatch.settle(requests, again)
-    if exact and target.unexact:
+            dispatch.choose_kernels(requests, again)
+    if exact and target.inexact_reason:
         raise UnsupportedError(
-            f"Rows of this model may depend on their block: {target.unexact}.", INEXACT
+            f"Rows of this model may depend on their block: {target.inexact_reason}.",
+            WITHOUT_EXACT,
         )
     return pair
 
 
-def check_right(requests: list[Request]) -> None:
-    """Raise UnsupportedError where an exact kernel is wrong on this machine.
+def check_kernels(requests: list[Request]) -> None:
+    """Raise UnsupportedError if an exact kernel is wrong on this machine.
 
-    A shape that it refuses stays with MLX; `check_exact` judges the outcome.
+    A shape that the kernel does not support is run by MLX; `check_exact` tests the
+    outcome.
     """
     for request in requests:
         operation = request.operation
         cases = [case for n in (1, 16) for case in request.samples(n)]
         trials = [(operation.exact, case, operation.tail) for case in cases]
-        trials += [(k, case, whole) for k in operation.needs for case in k.cases()]
+        trials += [
+            (kernel, case, whole_result)
+            for kernel in operation.companions
+            for case in kernel.cases()
+        ]
         for kernel, case, tail in trials:
-            why = "" if kernel.refuses(**case) else fault(kernel, case, tail)
-            if why:
+            supported = not kernel.refusal(**case)
+            if supported and (fault := find_fault(kernel, case, tail)):
                 raise UnsupportedError(
-                    f"The {kernel.name} kernel is wrong here: it {why}.",
-                    "Send the output of `dflash-mlx kernels --check`.",
+                    f"The {kernel.name} kernel is wrong here: it {fault}.",
+                    "Report it with the output of `dflash-mlx kernels --check`.",
                 )
 
 
-def asked(pair: Pair) -> list[list[Request]]:
-    """What a round of the pair asks of its kernels, by dispatch.
+def record_requests(pair: Pair) -> list[list[Request]]:
+    """The shapes that a round of the pair calls, one list per dispatch.
 
-    Nothing is computed: the graph of a round is built and dropped.
+    The graph of a round is built and dropped; nothing is computed.
     """
-    with ExitStack() as ears:
-        found = [ears.enter_context(d.listening()) for d in pair.kernels]
-        _dry_round(pair)
-    return found
+    with ExitStack() as stack:
+        requests = [stack.enter_context(d.recording()) for d in pair.kernels]
+        _build_round(pair)
+    return requests
 
 
-def _dry_round(pair):
+def _build_round(pair):
     taps = pair.drafter.taps if pair.drafter else ()
     cache = pair.target.make_cache()
     block = mx.zeros((1, 2), mx.uint32)
-    # A target that nobody drafts for may be of a kind that cannot be verified.
+    # A target without a drafter may be of a kind that `verify` does not support.
     run = pair.target.verify if pair.drafter else pair.target.forward
     features = run(block, cache, taps)[1]
-    if isinstance(pair.drafter, nn.Module):  # a scripted one has no layers
+    if isinstance(pair.drafter, nn.Module):  # a scripted drafter has no layers
         context = pair.drafter.make_cache()
         pair.drafter.extend(features, context)
-        pair.drafter.propose(block[0, :1], context, pair.drafter.block_size, _first)
+        width = pair.drafter.block_size
+        pair.drafter.propose(block[0, :1], context, width, _choose_first)
 
 
-def _first(logits, slots, ids=None):
+def _choose_first(logits, slots, ids=None):
     return mx.zeros((1, len(slots)), mx.uint32) if ids is None else ids[..., 0]
 
 
 def check_exact(target: Target) -> None:
-    """Raise UnsupportedError unless a block's rows have the bits of single rows.
+    """Raise UnsupportedError unless a block's rows have the same bits as single rows.
 
-    Random tokens are passed one by one, and in blocks of several widths.
+    Passes random tokens one by one, then in blocks of several widths.
     """
     rows = max(WIDTHS)
     key = mx.random.key(0)
     ids = mx.random.randint(0, target.vocab_size, (1, PREFIX + rows), key=key)
     prefix, ids = ids[:, :PREFIX], ids[:, PREFIX:]
-    single = _cache_of(target, prefix)
-    alone = [target.forward(ids[:, i : i + 1], single)[0] for i in range(rows)]
+    cache = _cache_after(target, prefix)
+    alone = [target.forward(ids[:, i : i + 1], cache)[0] for i in range(rows)]
     for width in WIDTHS:
-        cache = _cache_of(target, prefix)
-        block = target.verify(ids[:, :width], cache)[0]
-        wanted = mx.concatenate(alone[:width], axis=1)
-        if not mx.array_equal(block, wanted):  # nor may they be no numbers
+        block = target.verify(ids[:, :width], _cache_after(target, prefix))[0]
+        expected = mx.concatenate(alone[:width], axis=1)
+        if not mx.array_equal(block, expected):  # NaN is an error too
             raise UnsupportedError(
-                f"Rows of this model depend on their block here: logits of {width} "
-                "rows together are not those of the rows alone.",
-                INEXACT,
+                f"Rows of this model depend on their block here: the logits of {width} "
+                "rows together differ from those of single rows.",
+                WITHOUT_EXACT,
             )
 
 
-def _cache_of(target, prefix):
+def _cache_after(target, prefix):
     cache = target.make_cache()
     mx.eval(target.forward(prefix, cache)[0])
     return cache

@@ -1,6 +1,7 @@
-"""block_attention: right to rounding, and rows whose bits depend on what they see only.
+"""block_attention: correct to rounding, and the bits of a row depend only on the keys
+that it sees.
 
-Every launch here runs on the emulator with scheduling seeds, bounds and race checks.
+Launches run on the emulator in several orders of threads, with bounds and race checks.
 """
 
 import mlx.core as mx
@@ -12,13 +13,14 @@ from dflash_mlx.metal.block_attention import (
     KERNEL,
     chunk_at,
     sample,
-    shape,
+    threadgroup_shape,
 )
 from tests import emulator
 
 CASES = list(KERNEL.cases())
-# One at a time, then all at once, then two ways to contract.
-KNOBS = [
+# Ways in which hardware may differ: one at a time, then all at once, then two ways to
+# contract.
+HARDWARE = [
     *({"simd_order": n} for n in (1, 2, 3)),
     *({"mma_order": n} for n in (1, 2, 3)),
     *({"exp_mode": n} for n in (1, 2)),
@@ -35,19 +37,19 @@ def bits(x):
 
 
 def error(case):
-    """Largest difference to the twin; NaN where one has a NaN."""
+    """The largest difference from the twin; NaN if one of the two has a NaN."""
     found = KERNEL.launch(**case).astype(mx.float32)
     return mx.abs(found - KERNEL.twin(**case)).max().item()
 
 
 def check(case):
-    """The kernel takes a case and agrees with its twin."""
-    assert KERNEL.refuses(**case) == ""
+    """Assert that the kernel supports a case and agrees with its twin."""
+    assert KERNEL.refusal(**case) == ""
     assert error(case) <= KERNEL.tolerance(**case)
 
 
-def sees(case, row):
-    """Which keys a row sees: a bool array [N]."""
+def visible(case, row):
+    """The keys that a row sees: a bool array [N]."""
     mask, length, rows = case["mask"], case["k"].shape[2], case["q"].shape[2]
     if mask is None:
         return np.ones(length, bool)
@@ -57,15 +59,15 @@ def sees(case, row):
 
 
 def alone(case, row):
-    """A row as a call of its own, with the keys from its first to its last."""
-    seen = np.flatnonzero(sees(case, row))
+    """The case of a single row, with the keys from the first to the last it sees."""
+    seen = np.flatnonzero(visible(case, row))
     low, high = seen[0], seen[-1] + 1
     whole = len(seen) == high - low
     return case | {
         "q": case["q"][:, :, row : row + 1],
         "k": mx.contiguous(case["k"][:, :, low:high]),
         "v": mx.contiguous(case["v"][:, :, low:high]),
-        "mask": None if whole else mx.array(sees(case, row)[None, low:high]),
+        "mask": None if whole else mx.array(visible(case, row)[None, low:high]),
         "first": case["first"] + int(low),
     }
 
@@ -77,8 +79,8 @@ def first_rows(case, rows):
     return case | parts | {"q": case["q"][:, :, :rows]}
 
 
-def same_alone(case, rows=None):
-    """Each row of a block has the bits that it has alone."""
+def check_alone(case, rows=None):
+    """Assert that each row of a block has the bits that it has alone."""
     block = bits(KERNEL.launch(**case))
     for row in range(case["q"].shape[2]) if rows is None else rows:
         one = bits(KERNEL.launch(**alone(case, row)))
@@ -126,7 +128,7 @@ def test_scratch_fits():
     for dim in block_attention.HEAD_DIMS:
         for size in (2, 4):
             for pairs in range(1, 257):
-                tiles, simds = shape(pairs, dim, size)
+                tiles, simds = threadgroup_shape(pairs, dim, size)
                 scratch = 8 * tiles * (dim * size + 4 * block_attention.PITCH + 4)
                 assert scratch + 4 * simds <= 32 * 1024
                 assert tiles <= simds <= 8
@@ -137,7 +139,7 @@ def test_a_mask_may_hide_any_keys(metal):
     mask = mx.random.uniform(shape=(6, 150), key=mx.random.key(3)) < 0.3
     case["mask"] = mask | (mx.arange(150) == 149)
     check(case)
-    same_alone(case)
+    check_alone(case)
     case["mask"] = case["mask"][None, None]
     check(case)
 
@@ -165,7 +167,7 @@ def test_takes_keys_and_values_with_any_strides(metal):
 
 @pytest.mark.parametrize("sinks", [False, True])
 def test_rows_have_the_bits_that_they_have_alone(metal, sinks):
-    same_alone(sample(4, 2, 5, 130, 64, mx.bfloat16, "causal", sinks))
+    check_alone(sample(4, 2, 5, 130, 64, mx.bfloat16, "causal", sinks))
 
 
 @pytest.mark.full("metal")
@@ -180,7 +182,7 @@ def test_every_width_gives_a_row_the_same_bits(metal, dim, dtype):
         for rows in range(1, 16):
             found = bits(KERNEL.launch(**first_rows(case, rows)))
             np.testing.assert_array_equal(found, block[:, :, :rows])
-        same_alone(case)
+        check_alone(case)
 
 
 @pytest.mark.full("metal")
@@ -189,19 +191,19 @@ def test_heads_that_share_keys_keep_their_bits(metal, heads, kv_heads):
     case = sample(heads, kv_heads, 7, 81, 64, mx.bfloat16, "causal", first=50)
     with emulator.using(seeds=(0,)):
         check(case)
-        same_alone(case)
+        check_alone(case)
 
 
 @pytest.mark.full("metal")
-@pytest.mark.parametrize("knobs", KNOBS, ids=str)
+@pytest.mark.parametrize("hardware", HARDWARE, ids=str)
 @pytest.mark.parametrize("mask", ["causal", 37])
 @pytest.mark.parametrize("length", [132, 164])
-def test_rows_keep_their_bits_whatever_the_hardware_does(metal, knobs, mask, length):
+def test_rows_keep_their_bits_on_all_hardware(metal, hardware, mask, length):
     # The first rows do not see the last tile, nor at 132 keys the last chunk.
     case = sample(8, 2, 9, length, 64, mx.float32, mask, True)
-    with emulator.using(checks=False, seeds=(0, 1), **knobs):
+    with emulator.using(checks=False, seeds=(0, 1), **hardware):
         check(case)
-        same_alone(case, rows=(0, 3, 8))
+        check_alone(case, rows=(0, 3, 8))
         if mask == "causal":
             found = bits(KERNEL.launch(**first_rows(case, 4)))
             np.testing.assert_array_equal(found, bits(KERNEL.launch(**case))[:, :, :4])
@@ -215,11 +217,13 @@ def test_windows_that_begin_elsewhere_give_equal_bits(metal, window):
         parts = {x: case[x][:, :, cut:] for x in "kv"}
         later = parts | {"mask": case["mask"][:, cut:], "first": 1000 + cut}
         np.testing.assert_array_equal(bits(KERNEL.launch(**case | later)), expected)
-    same_alone(case)
+    check_alone(case)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_what_a_row_does_not_see_may_be_no_number(metal, value):
+def test_a_row_ignores_numbers_that_are_not_finite_in_keys_it_does_not_see(
+    metal, value
+):
     case = sample(4, 2, 5, 140, 64, mx.float16, "causal")
     expected = bits(KERNEL.launch(**case))
     for part in "kv":
@@ -227,17 +231,17 @@ def test_what_a_row_does_not_see_may_be_no_number(metal, value):
         spoiled[:, :, -2, 3] = value
         found = KERNEL.launch(**case | {part: spoiled})
         np.testing.assert_array_equal(bits(found)[:, :, :3], expected[:, :, :3])
-        same_alone(case | {part: spoiled}, rows=(0, 2))
+        check_alone(case | {part: spoiled}, rows=(0, 2))
     assert mx.isnan(found[:, :, 3:]).all().item()
 
 
 @pytest.mark.full("metal")
-def test_what_vanishes_has_no_sign(metal):
-    # A sink leaves 1e-44 of the sums, and the first rows do not see the last chunk.
+def test_a_result_that_underflows_is_positive_zero(metal):
+    # A sink reduces the sums to 1e-44, and the first rows do not see the last chunk.
     case = sample(2, 1, 9, 132, 64, mx.float32, "causal")
     case |= {"k": 0 * case["k"], "v": -1e-5 * mx.abs(case["v"])}
     case["sinks"] = mx.array([100.0, 100.0])
-    same_alone(case, rows=(0, 8))
+    check_alone(case, rows=(0, 8))
     assert not bits(KERNEL.launch(**case)).any()
 
 
@@ -246,13 +250,13 @@ def test_a_hundred_thousand_keys(metal):
     case = sample(2, 1, 2, 100_000, 64, mx.float16, "causal")
     with emulator.using(checks=False, seeds=(0,)):
         check(case)
-        same_alone(case)
+        check_alone(case)
 
 
-def test_refuses_what_it_cannot_run():
+def test_cases_that_are_not_supported():
     case = sample(4, 2, 3, 20, 64, mx.float16, "causal")
     q, k = case["q"], case["k"]
-    assert KERNEL.refuses(**case) == ""
+    assert KERNEL.refusal(**case) == ""
     bad = [
         {"q": q.astype(mx.float32)},
         {x: case[x].astype(mx.int32) for x in "qkv"},
@@ -277,4 +281,4 @@ def test_refuses_what_it_cannot_run():
         {"sinks": mx.zeros((4,), mx.int32)},
     ]
     for change in bad:
-        assert KERNEL.refuses(**case | change), change
+        assert KERNEL.refusal(**case | change), change

@@ -1,4 +1,4 @@
-"""The recurrent block on the emulator: against its twin, against mlx-lm's kernels."""
+"""gated_delta_block on the emulator: against its twin and against mlx-lm's kernels."""
 
 import mlx.core as mx
 import pytest
@@ -10,8 +10,8 @@ from tests import emulator
 ROWS = 16
 ORDERS = (0, 1, 2, 3)
 BITS = {mx.float32: mx.uint32, mx.float16: mx.uint16, mx.bfloat16: mx.uint16}
-# By name: keys' and values' heads, Dk and Dv, type, gates per element. Dv fills no tile
-# where mlx-lm allows it, and in each some lanes' rows lie past the end.
+# By name: heads of keys and values, Dk and Dv, dtype, gates per element. Where mlx-lm
+# supports it, Dv does not fill a tile; in each some lanes' rows lie past the end.
 LAYERS = {
     "packed": ((1, 2), (128, 24), mx.bfloat16, False),
     "packed, one head": ((1, 1), (128, 8), mx.float16, False),
@@ -25,7 +25,7 @@ QUICK = ("packed", "unpacked", "vector")
 
 
 def layers():
-    """All of LAYERS, those that are not quick in `make full` only."""
+    """The keys of LAYERS; those not in QUICK run in `make full` only."""
     return [
         pytest.param(name, marks=() if name in QUICK else pytest.mark.full("metal"))
         for name in LAYERS
@@ -34,9 +34,9 @@ def layers():
 
 @pytest.fixture
 def stock(metal, monkeypatch):
-    """mlx-lm's module with its kernels made, as an import on a Mac makes them."""
+    """mlx-lm's module with its kernels, which an import on a Mac would make."""
     make = gated_delta._make_gated_delta_kernel
-    made = {
+    kernels = {
         "": make(),
         "_vec": make(vectorized=True),
         "_masked": make(has_mask=True),
@@ -44,7 +44,7 @@ def stock(metal, monkeypatch):
         "_packed": gated_delta._make_gated_delta_packed_kernel(),
         "_xtree": gated_delta._make_gated_delta_kernel_xtree(),
     }
-    for suffix, kernel in made.items():
+    for suffix, kernel in kernels.items():
         monkeypatch.setattr(gated_delta, f"_gated_delta_kernel{suffix}", kernel)
     return gated_delta
 
@@ -56,12 +56,12 @@ def first(case, rows):
 
 def one_row_passes(kernel, case):
     """y and state after each row, from launches of one row each."""
-    state, made = case["state"], []
+    state, results = case["state"], []
     for t in range(case["k"].shape[1]):
         row = {n: x[:, t : t + 1] for n, x in case.items()} | {"state": state}
         y, state = kernel(**row)
-        made.append((y, state))
-    return made
+        results.append((y, state))
+    return results
 
 
 def same_bits(a, b):
@@ -69,8 +69,8 @@ def same_bits(a, b):
     return a.dtype == b.dtype and mx.array_equal(a.view(kind), b.view(kind)).item()
 
 
-def outputs(made):
-    return made if isinstance(made, tuple) else (made,)
+def as_tuple(result):
+    return result if isinstance(result, tuple) else (result,)
 
 
 @pytest.mark.parametrize(
@@ -87,29 +87,29 @@ def outputs(made):
     ],
 )
 def test_agrees_with_its_twin(metal, kernel, number):
-    """Every output within what rounding explains, under any order of threads, with
-    accesses watched and address spaces kept apart."""
+    """Every output, within the bound on rounding, in several orders of threads, with
+    checks of accesses and address spaces."""
     case = list(kernel.cases())[number]
-    assert kernel.refuses(**case) == ""
+    assert kernel.refusal(**case) == ""
     with emulator.using(seeds=(0, 1, 2, 3), checks=True, spaces=True):
-        found = outputs(kernel.launch(**case))
+        results = as_tuple(kernel.launch(**case))
     bounds = (kernel.tolerance(**case),)
     if kernel is block.BLOCK:
         bounds = block.block_bounds(**case)
         assert kernel.tolerance(**case) == max(bounds)
-    for mine, plain, bound in zip(
-        found, outputs(kernel.twin(**case)), bounds, strict=True
+    for found, expected, bound in zip(
+        results, as_tuple(kernel.twin(**case)), bounds, strict=True
     ):
-        assert mine.shape == plain.shape
-        error = mx.abs(mine.astype(mx.float32) - plain.astype(mx.float32)).max()
+        assert found.shape == expected.shape
+        error = mx.abs(found.astype(mx.float32) - expected.astype(mx.float32)).max()
         assert error.item() <= bound
 
 
 @pytest.mark.parametrize("contract", ("on", "off"))
 @pytest.mark.parametrize("layer", layers())
 def test_bits_of_mlx_lm_s_one_row_launches(stock, layer, contract):
-    """Blocks of 1 to 16 rows, for every order of simd_sum: each row's y and delta and
-    the last state; and the state after every row, found again from the longest."""
+    """Blocks of 1 to 16 rows, for every order of simd_sum: each row's y and delta, the
+    last state, and the state after every row, computed from the longest tape."""
     heads, dims, dtype, vector = LAYERS[layer]
     case = block.sample(ROWS, heads, dims, dtype, vector)
     for order in ORDERS:
@@ -136,17 +136,17 @@ def check_blocks(case, rows, lengths):
 
 @pytest.mark.parametrize("height", (16, 13))
 def test_both_orders_of_sums(stock, height):
-    """One head of 128 as either of mlx-lm's kernels sums it, the packed one written
-    out. That gives the unpacked one's bits only if simd_sum adds neighbours first."""
+    """A head of 128 in the order of each of mlx-lm's two kernels. The orders are equal
+    only if simd_sum adds neighbours first."""
     case = block.sample(5, (1, 1), (128, height), mx.bfloat16)
     equal = []
     for order in ORDERS:
         with emulator.using(seeds=(0, 2), simd_order=order):
             tree = stock.gated_delta_kernel_xtree(**case)
             unpacked = stock.gated_delta_kernel_unpacked(**case)
-            mine = [block.gated_delta_block(**case, chains=c)[:2] for c in (8, 4, 1)]
-        for ours, theirs in zip(mine, (tree, tree, unpacked), strict=True):
-            assert all(map(same_bits, ours, theirs))
+            ours = [block.gated_delta_block(**case, chains=c)[:2] for c in (8, 4, 1)]
+        for found, expected in zip(ours, (tree, tree, unpacked), strict=True):
+            assert all(map(same_bits, found, expected))
         equal.append(all(map(same_bits, tree, unpacked)))
     assert equal == [True, False, False, False]
 
@@ -155,9 +155,9 @@ def test_both_orders_of_sums(stock, height):
 def test_more_rows_than_a_block(stock):
     case = block.sample(33, (1, 2), (128, 8), mx.bfloat16)
     with emulator.using(seeds=(0,), checks=False):
-        theirs = stock.gated_delta_kernel(**case)
-        mine = block.gated_delta_block(**case)
-    assert all(map(same_bits, mine[:2], theirs))
+        expected = stock.gated_delta_kernel(**case)
+        found = block.gated_delta_block(**case)
+    assert all(map(same_bits, found[:2], expected))
 
 
 def test_rows_may_be_given_as_an_array_and_batches_stay_apart(metal):
@@ -174,8 +174,8 @@ def test_rows_may_be_given_as_an_array_and_batches_stay_apart(metal):
     assert same_bits(beyond, found)
 
 
-def test_the_twin_is_the_rule():
-    """Its y and state, from MLX's operation; its delta, from the states it takes."""
+def test_the_twin_computes_the_rule():
+    """y and state against MLX's operation; delta by the states computed from it."""
     case = block.sample(6, (2, 4), (64, 12))
     names = ("q", "k", "v", "g", "beta", "state")
     y, last = mx.fast.gated_delta_update(*(case[name] for name in names))
@@ -200,26 +200,26 @@ def test_the_twin_is_the_rule():
         (lambda c: {"g": c["g"][:, :1]}, "gates"),
         (lambda c: {"beta": c["beta"][..., :1]}, "beta"),
         (lambda c: {"v": c["v"][0]}, "beta"),
-        (lambda c: {n: c[n][:, :0] for n in ("q", "k", "v", "g", "beta")}, "a row"),
-        (lambda c: {n: c[n][:, :, :2] for n in ("q", "k")}, "share 2 heads"),
+        (lambda c: {n: c[n][:, :0] for n in ("q", "k", "v", "g", "beta")}, "one row"),
+        (lambda c: {n: c[n][:, :, :2] for n in ("q", "k")}, "share 2 key heads"),
     ],
 )
-def test_what_it_cannot_run_is_said(changes, why):
+def test_cases_that_are_not_supported(changes, why):
     case = block.sample(2, (3, 3), (64, 8))
-    assert block.refuses(**case) == ""
-    assert why in block.refuses(**case | changes(case))
+    assert block.block_refusal(**case) == ""
+    assert why in block.block_refusal(**case | changes(case))
 
 
-def test_a_rewind_by_several_counts_is_refused():
+def test_a_rewind_needs_a_single_number_of_rows():
     case = next(block.rewind_cases())
-    assert block.refuses_rewind(**case) == ""
+    assert block.rewind_refusal(**case) == ""
     several = case | {"keep": mx.array([1, 2])}
-    assert "one number" in block.refuses_rewind(**several)
+    assert "single number" in block.rewind_refusal(**several)
 
 
-def test_a_call_like_another():
+def test_a_sample_like_another():
     case = block.sample(2, (1, 3), (64, 10), mx.float16, vector=True, batch=2)
-    longer = block.like(case, 5)
+    longer = block.sample_like(case, 5)
     assert all(longer[n].dtype == x.dtype for n, x in case.items())
     assert first(longer, 2).keys() == case.keys()
     assert all(first(longer, 2)[n].shape == x.shape for n, x in case.items())

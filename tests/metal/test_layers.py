@@ -1,4 +1,4 @@
-"""Kernels in a model's layers: what is asked of them, and what stays as it was."""
+"""Kernels in a model's layers: which calls they get, and what is left unchanged."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +11,6 @@ from mlx_lm.models.switch_layers import SwitchGLU
 from dflash_mlx.cache.kinds import OrderedKVCache
 from dflash_mlx.decoding.loop import decode
 from dflash_mlx.errors import OptionError
-from dflash_mlx.metal.gate import Request, fault
 from dflash_mlx.metal.layers import (
     ATTENTION,
     OPERATIONS,
@@ -19,18 +18,20 @@ from dflash_mlx.metal.layers import (
     attention,
     install,
 )
+from dflash_mlx.metal.operation import Request
+from dflash_mlx.metal.selection import find_fault
 from dflash_mlx.pair import Pair
 from tests.equipment import architectures
 from tests.equipment.tiny import make_model
 
 
-class Asked:
-    """Stands in for a dispatch: notes calls, and runs them by `run`, if given."""
+class CallRecorder:
+    """Stands in for a dispatch: records calls, and runs them by `run`, if given."""
 
     def __init__(self, exact=False, run=None):
         self.exact, self.run, self.calls = exact, run, []
 
-    def takes(self, rows):
+    def accepts(self, rows):
         return True
 
     def call(self, operation, shape, rows, case):
@@ -53,10 +54,10 @@ def random(*shape, dtype=mx.float32):
 
 @pytest.mark.parametrize("family", ("qwen3", "llama"))
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16-4bit"))
-def test_a_model_says_the_same_with_kernels_that_round_alike(family, dtype):
+def test_kernels_that_round_alike_give_the_same_logits(family, dtype):
     stock, model = make_model(family, dtype), make_model(family, dtype)
-    asked = Asked(run=by_stock)
-    install(model, asked)
+    recorder = CallRecorder(run=by_stock)
+    install(model, recorder)
     assert [(k, v.shape) for k, v in tree_flatten(model.parameters())] == [
         (k, v.shape) for k, v in tree_flatten(stock.parameters())
     ]
@@ -64,25 +65,25 @@ def test_a_model_says_the_same_with_kernels_that_round_alike(family, dtype):
     cache, other = ([KVCache() for _ in model.layers] for _ in range(2))
     assert mx.array_equal(model(ids, cache=cache), stock(ids, cache=other))
     matmul = "quantized matmul" if "4bit" in dtype else "matmul"
-    assert {name for name, *_ in asked.calls} == {matmul, "attention"}
-    assert len(asked.calls) == 4 * (7 + 1) + 1  # four layers and a head
-    assert {rows for _, _, rows, _ in asked.calls} == {6}
+    assert {name for name, *_ in recorder.calls} == {matmul, "attention"}
+    assert len(recorder.calls) == 4 * (7 + 1) + 1  # four layers and a head
+    assert {rows for _, _, rows, _ in recorder.calls} == {6}
 
 
 def test_sinks_reach_the_kernel():
     stock, model = (architectures.build("gpt_oss") for _ in range(2))
-    install(model, Asked(run=by_stock))
+    install(model, CallRecorder(run=by_stock))
     ids = mx.arange(6)[None]
     assert mx.array_equal(model(ids), stock(ids))
 
 
-def test_packings_are_other_shapes():
-    asked = Asked()
+def test_each_packing_is_a_shape_of_its_own():
+    recorder = CallRecorder()
     for group_size, bits in ((32, 4), (32, 8), (64, 4)):
         layer = nn.QuantizedLinear(64, 32, False, group_size, bits)
-        install(nn.Sequential(layer), asked)
+        install(nn.Sequential(layer), recorder)
         layer(random(1, 2, 64))
-    assert len(set(asked.shapes)) == 3
+    assert len(set(recorder.shapes)) == 3
 
 
 @pytest.mark.parametrize("bits", (None, 4))
@@ -91,10 +92,10 @@ def test_a_bias_is_added_once(bits):
     layer = layer if bits is None else nn.QuantizedLinear.from_linear(layer, 32, bits)
     x = random(1, 3, 64)
     layer.bias = random(32)
-    wanted = layer(x)
-    asked = Asked(run=by_stock)
-    install(nn.Sequential(layer), asked)
-    assert mx.allclose(layer(x), wanted, atol=1e-5) and len(asked.calls) == 1
+    expected = layer(x)
+    recorder = CallRecorder(run=by_stock)
+    install(nn.Sequential(layer), recorder)
+    assert mx.allclose(layer(x), expected, atol=1e-5) and len(recorder.calls) == 1
 
 
 @pytest.mark.parametrize("bits", (None, 4))
@@ -104,88 +105,90 @@ def test_an_embedding_serves_as_head(bits):
         layer if bits is None else nn.QuantizedEmbedding.from_embedding(layer, 32, 4)
     )
     x, ids = random(1, 3, 64), mx.array([[1, 2]])
-    wanted, rows = layer.as_linear(x), layer(ids)
-    asked = Asked(run=by_stock)
-    install(nn.Sequential(layer), asked)
-    assert mx.array_equal(layer.as_linear(x), wanted) and len(asked.calls) == 1
-    assert mx.array_equal(layer(ids), rows) and len(asked.calls) == 1
+    expected, rows = layer.as_linear(x), layer(ids)
+    recorder = CallRecorder(run=by_stock)
+    install(nn.Sequential(layer), recorder)
+    assert mx.array_equal(layer.as_linear(x), expected) and len(recorder.calls) == 1
+    assert mx.array_equal(layer(ids), rows) and len(recorder.calls) == 1
 
 
-def test_other_types_are_other_shapes():
+def test_each_combination_of_dtypes_is_a_shape_of_its_own():
     dtypes = (mx.float32, mx.float16, mx.bfloat16)
-    asked = Asked()
+    recorder = CallRecorder()
     for of_weight in dtypes:
         for of_x in dtypes:
             layer = nn.Linear(64, 32, bias=False)
             layer.weight = layer.weight.astype(of_weight)
             packed = nn.QuantizedLinear.from_linear(layer, 32, 4)
-            install(nn.Sequential(layer, packed), asked)
+            install(nn.Sequential(layer, packed), recorder)
             for part in (layer, packed):
                 part(random(1, 2, 64, dtype=of_x))
-    assert len(set(asked.shapes)) == len(asked.shapes) == 18
+    assert len(set(recorder.shapes)) == len(recorder.shapes) == 18
 
 
-def attended(keys=12, queries=3, batch=1, mask="causal", cache=None, **dtypes):
+def attend(keys=12, queries=3, batch=1, mask="causal", cache=None, **dtypes):
     q = random(batch, 4, queries, 32, dtype=dtypes.get("q", mx.float32))
     k = random(batch, 2, keys, 32, dtype=dtypes.get("k", mx.float32))
-    asked = Asked()
-    out = attention(asked, q, k, k, cache, 0.2, mask)
-    wanted = mx.fast.scaled_dot_product_attention(q, k, k, scale=0.2, mask=mask)
-    assert mx.array_equal(out, wanted)
-    return asked
+    recorder = CallRecorder()
+    out = attention(recorder, q, k, k, cache, 0.2, mask)
+    expected = mx.fast.scaled_dot_product_attention(q, k, k, scale=0.2, mask=mask)
+    assert mx.array_equal(out, expected)
+    return recorder
 
 
-def test_attention_asks_for_what_kernels_can_mask():
+def test_attention_calls_kernels_for_masks_that_they_support():
     seen = mx.arange(12) < mx.array([[10], [11], [12]])
     for mask in (None, "causal", seen, seen[None, None]):
-        (call,) = attended(mask=mask).calls
+        (call,) = attend(mask=mask).calls
         assert call[2] == 3 and call[3]["mask"] is mask
-    assert not attended(mask=mx.where(seen, 0.0, -1e9)).calls
-    assert not attended(mask=mx.broadcast_to(seen, (1, 4, 3, 12))).calls
-    assert not attended(batch=2).calls
-    assert attended().shapes != attended(q=mx.float16, k=mx.float16).shapes
+    assert not attend(mask=mx.where(seen, 0.0, -1e9)).calls
+    assert not attend(mask=mx.broadcast_to(seen, (1, 4, 3, 12))).calls
+    assert not attend(batch=2).calls
+    assert attend().shapes != attend(q=mx.float16, k=mx.float16).shapes
 
 
 @pytest.mark.parametrize("rows, first", ((5, 0), (12, 0), (20, 8)))
-def test_attention_tells_where_keys_begin(rows, first):
+def test_attention_passes_the_position_of_the_first_key(rows, first):
     for kind, start in ((KVCache(), 0), (OrderedKVCache(12), first)):
         for row in range(rows):
             keys, values = kind.update_and_fetch(
                 *(random(1, 2, 1, 32) + row for _ in range(2))
             )
-        asked = Asked()
-        attention(asked, random(1, 4, 1, 32), keys, values, kind, 0.2, None)
-        assert asked.calls[0][3]["first"] == start
+        recorder = CallRecorder()
+        attention(recorder, random(1, 4, 1, 32), keys, values, kind, 0.2, None)
+        assert recorder.calls[0][3]["first"] == start
 
 
-def test_a_quantized_cache_stays_with_mlx():
-    cache, asked = QuantizedKVCache(32, 4), Asked()
+def test_a_quantized_cache_is_left_to_mlx():
+    cache, recorder = QuantizedKVCache(32, 4), CallRecorder()
     keys, values = cache.update_and_fetch(random(1, 2, 6, 32), random(1, 2, 6, 32))
-    out = attention(asked, random(1, 4, 6, 32), keys, values, cache, 0.2, "causal")
-    assert out.shape == (1, 4, 6, 32) and not asked.calls
+    out = attention(recorder, random(1, 4, 6, 32), keys, values, cache, 0.2, "causal")
+    assert out.shape == (1, 4, 6, 32) and not recorder.calls
 
 
-def test_weights_that_no_kernel_takes_are_told():
+def test_weights_that_no_kernel_supports_are_a_shape_too():
     layer = nn.QuantizedLinear(64, 32, bias=False, group_size=32, bits=4, mode="mxfp4")
-    asked = Asked()
-    install(nn.Sequential(layer), asked)
+    recorder = CallRecorder()
+    install(nn.Sequential(layer), recorder)
     layer(random(1, 2, 64))
-    ((_, shape, _, case),) = asked.calls
-    assert "mxfp4" in shape
+    ((_, shape, _, case),) = recorder.calls
+    assert "mxfp4" in shape and "mxfp4" in str(shape)
     for kernel in QUANTIZED.kernels:
-        assert "affine" in fault(kernel, QUANTIZED.sample(case, 4), QUANTIZED.tail)
+        fault = find_fault(kernel, QUANTIZED.sample(case, 4), QUANTIZED.tail)
+        assert "affine" in fault
 
 
 def test_experts_are_left_alone_unless_exact():
     for exact in (False, True):
         experts = SwitchGLU(32, 64, 4)
-        install(nn.Sequential(experts), Asked(exact))
+        install(nn.Sequential(experts), CallRecorder(exact))
         assert (type(experts) is SwitchGLU) != exact
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
 def test_an_operation_can_make_its_calls(operation):
-    """Samples have their rows, a tail gives the end, a row alone is that row."""
+    """A sample has the given rows, a tail gives the end of the result, and a row alone
+    gives that row."""
     case = next(c for c in operation.exact.cases() if c.get("mask") != 40)
     sample = operation.sample(case, 5)
     out = operation.stock(**sample)
@@ -193,7 +196,7 @@ def test_an_operation_can_make_its_calls(operation):
     tail = operation.stock(**operation.tail(sample))
     assert mx.allclose(tail, out[..., -tail.shape[-1] :], atol=0.05)
     for row in (0, 4):
-        alone = operation.stock(**operation.alone(sample, row))
+        alone = operation.stock(**operation.row_alone(sample, row))
         assert mx.allclose(alone, out[..., row : row + 1, :], atol=0.05)
 
 
@@ -203,17 +206,17 @@ def test_what_a_class_overrides_stays_overridden():
             return 2 * super().__call__(*arguments)
 
     layer = qwen3.Attention(make_model("qwen3").args)
-    wanted = 2 * layer(x := random(1, 3, 64))
+    expected = 2 * layer(x := random(1, 3, 64))
     layer.__class__ = Twice
-    install(nn.Sequential(layer), Asked(run=by_stock))
-    assert mx.allclose(layer(x), wanted, atol=1e-6)
+    install(nn.Sequential(layer), CallRecorder(run=by_stock))
+    assert mx.allclose(layer(x), expected, atol=1e-6)
 
 
-def test_attention_is_tried_with_a_mask_too():
+def test_attention_is_compared_with_a_mask_too():
     case = next(ATTENTION.exact.cases()) | {"mask": None}
-    plain, masked = Request(ATTENTION, "", case).samples(4)
+    plain, masked = Request(ATTENTION, (), case).samples(4)
     assert plain["mask"] == "causal" and masked["mask"].dtype == mx.bool_
-    assert not ATTENTION.exact.refuses(**masked)
+    assert not ATTENTION.exact.refusal(**masked)
     seen = masked["mask"].sum(axis=-1).tolist()
     assert len(set(seen)) == 1 and 1 < seen[0] < plain["k"].shape[2] - 4
     assert masked["mask"][-1, -1] and not masked["mask"][-2, -1]

@@ -17,22 +17,21 @@ from dflash_mlx.terminal import doctor, kernels
 from dflash_mlx.terminal.options import kernel_mode
 from tests import emulator
 from tests.equipment.program import program
-from tests.metal.test_dispatch import doubling, operation, raising
+from tests.metal.doubling import doubling, operation, raising
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """The file of verdicts."""
     path = tmp_path / "kernels.json"
-    for module in ("metal.dispatch", "terminal.kernels", "terminal.doctor"):
-        monkeypatch.setattr(f"dflash_mlx.{module}.default_file", lambda: path)
+    monkeypatch.setattr("dflash_mlx.metal.verdicts.default_file", lambda: path)
     return path
 
 
-def stub_judge(monkeypatch, choice):
+def stub_choice(monkeypatch, choice):
     """Replace measuring: `choice` wins for every operation."""
     monkeypatch.setattr(
-        "dflash_mlx.metal.dispatch.judge",
+        "dflash_mlx.metal.dispatch.choose_kernel",
         lambda *_: Verdict(choice, "as planned", {STOCK: 2.5}),
     )
 
@@ -62,7 +61,7 @@ def test_verdicts_are_measured_shown_counted_and_deleted(
 ):
     kernels.show()
     assert "--model NAME" in capsys.readouterr().out
-    stub_judge(monkeypatch, "matmul_fast")
+    stub_choice(monkeypatch, "matmul_fast")
     kernels.measure("tiny", None)
     out, err = capsys.readouterr()
     assert "Measuring kernels" in err and "matmul_fast" in out
@@ -73,7 +72,7 @@ def test_verdicts_are_measured_shown_counted_and_deleted(
     assert "attention" in out and str(file) in out
     (kept,) = json.loads(file.read_text()).values()
     assert doctor.kernels() == f"matmul_fast {len(kept)}"
-    stub_judge(monkeypatch, STOCK)
+    stub_choice(monkeypatch, STOCK)
     kernels.measure("tiny", None)
     assert "matmul_fast" not in capsys.readouterr().out
     kernels.clear()
@@ -81,7 +80,7 @@ def test_verdicts_are_measured_shown_counted_and_deleted(
 
 
 def test_a_load_measures_once(metal, file, monkeypatch):
-    stub_judge(monkeypatch, STOCK)
+    stub_choice(monkeypatch, STOCK)
     notices = []
     load("tiny", notice=notices.append)
     load("tiny", notice=notices.append)
@@ -164,11 +163,10 @@ def test_the_report_distinguishes_right_and_wrong_kernels(metal, monkeypatch, ca
 def test_a_row_that_depends_on_its_block_is_reported():
     dependent = doubling(launch=lambda x: 2 * x + x[:, -1:].sum())
     case = {"x": mx.arange(32.0).reshape(1, 4, 8)}
-    assert "row 0 of 4" in check.invariance(operation(dependent), case)
-    assert check.invariance(operation(doubling()), case) == ""
-    assert check.mlx_bits(operation(dependent), case) and not check.mlx_bits(
-        operation(doubling()), case
-    )
+    assert "row 0 of 4" in check.row_dependence(operation(dependent), case)
+    assert check.row_dependence(operation(doubling()), case) == ""
+    assert check.difference_from_mlx(operation(dependent), case)
+    assert not check.difference_from_mlx(operation(doubling()), case)
 
 
 @pytest.mark.slow

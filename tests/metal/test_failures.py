@@ -1,4 +1,4 @@
-"""The loop with kernels: on the emulator, exact, and after a kernel failed."""
+"""Answers during which a kernel fails: all kernels are dropped, and nothing is lost."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -29,21 +29,21 @@ from tests.equipment.tiny import (
     run,
     some_prompt,
 )
-from tests.metal.test_dispatch import doubling, verdicts
+from tests.metal.doubling import SHAPE, doubling, verdicts
 
 PLAN = (2, 0, 5, 1, 99, 3)
 TOKENS = 40
 
 
-def in_service(tmp_path, said):
-    """A dispatch with a kernel that nothing calls."""
-    dispatch = Dispatch(True, verdicts(tmp_path), said.append)
-    dispatch._chosen["doubling", "8", 2] = doubling()
+def in_service(tmp_path, notices):
+    """A dispatch with a kernel in service that no layer calls."""
+    dispatch = Dispatch(True, verdicts(tmp_path), notices.append)
+    dispatch._chosen["doubling", SHAPE, 2] = doubling()
     return dispatch
 
 
-def failing(monkeypatch, at, error=RuntimeError):
-    """Let some reads fail, counted from 0."""
+def fail_reads(monkeypatch, at, error=RuntimeError):
+    """Make the reads with these numbers fail, counted from 0."""
     stock, reads = round_module.read, iter(range(10**6))
 
     def read(*arrays):
@@ -60,27 +60,27 @@ def failing(monkeypatch, at, error=RuntimeError):
 def test_a_kernel_that_fails_in_flight_is_dropped_and_the_answer_goes_on(
     monkeypatch, tmp_path, at, drafting, family
 ):
-    model, prompt, said = make_model(family), some_prompt(20), []
+    model, prompt, notices = make_model(family), some_prompt(20), []
     answer = reference(model, prompt, TOKENS)
     pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
-    pair = replace(pair, kernels=(in_service(tmp_path, said),))
-    failing(monkeypatch, {at})
+    pair = replace(pair, kernels=(in_service(tmp_path, notices),))
+    fail_reads(monkeypatch, {at})
     cache = PromptCache(pair)
     assert run(pair, prompt, TOKENS, prompt_cache=cache) == answer
-    assert len(said) == 1 and "doubling kernel is off" in said[0]
+    assert len(notices) == 1 and "doubling kernel is off" in notices[0]
     assert cache.tokens + cache.tail == prompt + answer and not cache.broken
 
 
-def test_a_second_failure_is_nobodys_kernel(monkeypatch, tmp_path):
+def test_a_second_failure_is_raised(monkeypatch, tmp_path):
     model, prompt = make_model("qwen3"), some_prompt(20)
     pair = replace(Pair.of(model), kernels=(in_service(tmp_path, []),))
-    failing(monkeypatch, {2, 4})
+    fail_reads(monkeypatch, {2, 4})
     with pytest.raises(RuntimeError, match="Command buffer"):
         run(pair, prompt, TOKENS)
 
 
 def test_a_failure_without_kernels_is_raised(monkeypatch):
-    failing(monkeypatch, {2})
+    fail_reads(monkeypatch, {2})
     with pytest.raises(RuntimeError, match="Command buffer"):
         run(Pair.of(make_model("qwen3")), some_prompt(20), TOKENS)
 
@@ -90,7 +90,7 @@ def test_a_restart_keeps_sampling_and_penalties(monkeypatch, tmp_path):
     sampling = Sampling(temp=0.8, seed=3, repetition_penalty=1.3, frequency_penalty=0.7)
     pair = Pair.of(model, make_drafter())
     answer = run(pair, prompt, TOKENS, sampling=sampling)
-    failing(monkeypatch, {4})
+    fail_reads(monkeypatch, {4})
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
     assert run(pair, prompt, TOKENS, sampling=sampling) == answer
 
@@ -98,14 +98,14 @@ def test_a_restart_keeps_sampling_and_penalties(monkeypatch, tmp_path):
 def test_a_restart_keeps_the_conversation_before(monkeypatch, tmp_path):
     model, prompt, more = make_model("qwen3"), some_prompt(20), some_prompt(9, 8)
     pair = Pair.of(model, make_drafter())
-    said, cache = [], PromptCache(pair)
+    answers, cache = [], PromptCache(pair)
     for text in (prompt, more):
-        said.append(run(pair, text, 12, prompt_cache=cache))
+        answers.append(run(pair, text, 12, prompt_cache=cache))
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
     cache = PromptCache(pair)
-    assert run(pair, prompt, 12, prompt_cache=cache) == said[0]
-    failing(monkeypatch, {0})
-    assert run(pair, more, 12, prompt_cache=cache) == said[1]
+    assert run(pair, prompt, 12, prompt_cache=cache) == answers[0]
+    fail_reads(monkeypatch, {0})
+    assert run(pair, more, 12, prompt_cache=cache) == answers[1]
     assert mx.array_equal(mx.array(cache.tokens[:20]), mx.array(prompt))
 
 
@@ -119,20 +119,20 @@ def test_windows_chunks_and_states_are_computed_anew(
     prompt, answer = text_without_near_ties(model, 30)
     pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
-    failing(monkeypatch, {at})
+    fail_reads(monkeypatch, {at})
     cache = PromptCache(pair)
     assert run(pair, prompt, 30, prompt_cache=cache) == answer
     assert cache.tokens + cache.tail == prompt + answer and not cache.broken
 
 
 @pytest.mark.parametrize("drafting", (True, False))
-def test_a_restart_keeps_what_a_bounded_cache_saw(monkeypatch, tmp_path, drafting):
-    """Its front rows are seen by the answer, and hidden from a prompt."""
+def test_a_restart_keeps_the_rows_of_a_bounded_cache(monkeypatch, tmp_path, drafting):
+    """The answer attends to its front rows, and a prompt does not."""
     model, prompt = make_model("qwen3"), some_prompt(20)
     answer = run(Pair.of(model), prompt, TOKENS, max_kv_size=24)
     pair = Pair.of(model, Script(prompt + answer, PLAN) if drafting else None)
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
-    failing(monkeypatch, {6})
+    fail_reads(monkeypatch, {6})
     assert run(pair, prompt, TOKENS, max_kv_size=24) == answer
 
 
@@ -142,17 +142,17 @@ def test_a_kernel_may_be_dropped_before_it_fails(monkeypatch, tmp_path):
     answer = reference(model, prompt, TOKENS)
     pair = Pair.of(model, Script(prompt + answer, PLAN))
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
-    failing(monkeypatch, {3})
-    told = []
+    fail_reads(monkeypatch, {3})
+    text = []
     for round in decode(pair, prompt, max_tokens=TOKENS):
-        told += round.tokens
+        text += round.tokens
         pair.drop_kernels("a round took 30 s")
-    assert told == answer
+    assert text == answer
 
 
 @pytest.mark.parametrize("error", (RuntimeError, ValueError))
 @pytest.mark.parametrize("name", ("scan", "progress"))
-def test_what_a_caller_raises_is_the_callers(tmp_path, name, error):
+def test_an_exception_of_the_caller_is_raised(tmp_path, name, error):
     calls = []
 
     def cancel(*arguments):
@@ -171,9 +171,9 @@ def test_what_a_caller_raises_is_the_callers(tmp_path, name, error):
 def test_a_restart_that_ends_early_loses_nothing(monkeypatch, tmp_path, at, error):
     pair = Pair.of(make_model("qwen3"))
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
-    cache, told = PromptCache(pair), some_prompt(20)
-    told += run(pair, told, 12, prompt_cache=cache)
-    failing(monkeypatch, {at})
+    cache, text = PromptCache(pair), some_prompt(20)
+    text += run(pair, text, 12, prompt_cache=cache)
+    fail_reads(monkeypatch, {at})
     stock, forward, passes = Passes.restart, Passes._forward, []
 
     def breaking(state, *arguments):
@@ -193,12 +193,12 @@ def test_a_restart_that_ends_early_loses_nothing(monkeypatch, tmp_path, at, erro
     with pytest.raises(error, match="again"):
         for round in rounds:
             answer += round.tokens
-    told += more + answer if answer else []
-    assert bool(answer) == bool(at) and 0 < len(cache.tokens) < len(told)
-    assert cache.tokens + cache.tail == told and not cache.broken
+    text += more + answer if answer else []
+    assert bool(answer) == bool(at) and 0 < len(cache.tokens) < len(text)
+    assert cache.tokens + cache.tail == text and not cache.broken
 
 
-def test_caches_that_were_taken_over_are_left_alone(monkeypatch, tmp_path):
+def test_a_cache_that_another_answer_uses_is_left_alone(monkeypatch, tmp_path):
     pair = Pair.of(make_model("qwen3"))
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
     cache = PromptCache(pair)
@@ -207,7 +207,7 @@ def test_caches_that_were_taken_over_are_left_alone(monkeypatch, tmp_path):
     second = decode(pair, [5], prompt_cache=cache)
     next(second), next(second)
     held = list(cache.tokens)
-    failing(monkeypatch, {0})
+    fail_reads(monkeypatch, {0})
     with pytest.raises(OptionError, match="taken over"):
         next(first)
     assert cache.tokens == held and next(second).tokens
@@ -219,12 +219,12 @@ PLACES = ("prefill", "_feed", "verify", "draft", "_commit_rows", "_flush")
 @pytest.mark.parametrize("error", (RuntimeError, ValueError))
 @pytest.mark.parametrize("at", (0, 1, 3))
 @pytest.mark.parametrize("place", PLACES)
-def test_wherever_a_kernel_fails(monkeypatch, tmp_path, place, at, error):
-    model, prompt, said = make_model("qwen3"), some_prompt(20), []
+def test_a_kernel_may_fail_in_any_pass(monkeypatch, tmp_path, place, at, error):
+    model, prompt, notices = make_model("qwen3"), some_prompt(20), []
     answer = reference(model, prompt, TOKENS)
     pair = Pair.of(model, Script(prompt + answer, PLAN))
-    pair = replace(pair, kernels=(in_service(tmp_path, said),))
-    stock, calls, spelt = getattr(Passes, place), iter(range(10**6)), []
+    pair = replace(pair, kernels=(in_service(tmp_path, notices),))
+    stock, calls, scanned = getattr(Passes, place), iter(range(10**6)), []
 
     def breaking(state, *arguments, **options):
         if next(calls) == at:
@@ -232,30 +232,30 @@ def test_wherever_a_kernel_fails(monkeypatch, tmp_path, place, at, error):
         return stock(state, *arguments, **options)
 
     def scan(tokens):
-        spelt.extend(tokens)
+        scanned.extend(tokens)
 
     monkeypatch.setattr(Passes, place, breaking)
     cache = PromptCache(pair)
     options = {"prompt_cache": cache, "prefill_step_size": 8, "scan": scan}
-    assert run(pair, prompt, TOKENS, **options) == answer == spelt
+    assert run(pair, prompt, TOKENS, **options) == answer == scanned
     assert cache.tokens + cache.tail == prompt + answer and not cache.broken
-    assert len(said) == (next(calls) > at)
+    assert len(notices) == (next(calls) > at)
 
 
 def test_a_restart_shows_the_drafter_its_window(monkeypatch, tmp_path):
     seen = []
 
-    class Looking(Script):
+    class RecordingScript(Script):
         def extend(self, features, cache):
             seen.append(features.shape[1])
             return super().extend(features, cache)
 
     model, prompt = make_model("qwen3"), some_prompt(20)
-    drafter = Looking(prompt + reference(model, prompt, 20), (2, 0, 5))
+    drafter = RecordingScript(prompt + reference(model, prompt, 20), (2, 0, 5))
     drafter.window = 8
     pair = Pair.of(model, drafter)
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
-    failing(monkeypatch, {2})
+    fail_reads(monkeypatch, {2})
     run(pair, prompt, 20, block_size=drafter.block_size)
     # All of it in the prefill; the prompt's part and the answer's in the restart.
     assert seen[0] == 7 and (3, 4) in zip(seen, seen[1:], strict=False)
@@ -265,21 +265,21 @@ def test_an_answer_may_be_left_after_a_restart(monkeypatch, tmp_path):
     model, prompt = make_model("qwen3"), some_prompt(20)
     pair = Pair.of(model, Script(prompt + reference(model, prompt, TOKENS), PLAN))
     pair = replace(pair, kernels=(in_service(tmp_path, []),))
-    failing(monkeypatch, {2})
-    cache, told = PromptCache(pair), list(prompt)
+    fail_reads(monkeypatch, {2})
+    cache, text = PromptCache(pair), list(prompt)
     rounds = decode(pair, prompt, max_tokens=TOKENS, prompt_cache=cache)
     for _ in range(3):
-        told += next(rounds).tokens
+        text += next(rounds).tokens
     rounds.close()
-    assert cache.tokens + cache.tail == told and not cache.broken
+    assert cache.tokens + cache.tail == text and not cache.broken
     assert {entry.offset for entry in cache.target} == {len(cache.tokens)}
 
 
 def test_the_drafters_kernels_are_dropped_too(tmp_path):
     target = Dispatch(True, verdicts(tmp_path))
-    drafter = target.sibling()
-    target._chosen["doubling", "8", 2] = doubling()
-    drafter._chosen["doubling", "8", 2] = doubling("another")
+    drafter = target.for_drafter()
+    target._chosen["doubling", SHAPE, 2] = doubling()
+    drafter._chosen["doubling", SHAPE, 2] = doubling("another")
     pair = replace(Pair.of(make_model("qwen3")), kernels=(target, drafter))
     assert pair.kernels_in_service == ["another", "doubling"]
     assert pair.drop_kernels("hung") and not pair.kernels_in_service
@@ -299,7 +299,7 @@ def test_a_stall_is_long_and_unusual(usual, most):
 
 def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
     pair, tokenizer = load("tiny", kernels="off")
-    said, stock, rounds, clock = [], pair.drafter.propose, iter(range(100)), [0.0]
+    notices, stock, rounds, clock = [], pair.drafter.propose, iter(range(100)), [0.0]
 
     def propose(*arguments):
         clock[0] += 30.0 if next(rounds) == 4 else 0.5
@@ -311,7 +311,7 @@ def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
 
     monkeypatch.setattr(pair.drafter, "propose", propose)
     monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=now))
-    pair = replace(pair, kernels=(in_service(tmp_path, said),))
+    pair = replace(pair, kernels=(in_service(tmp_path, notices),))
     messages = [{"role": "user", "content": "Count from 1 to 30."}]
     prompt = chat_template.apply_template(tokenizer, messages)
     responses = engine.stream_generate(
@@ -319,4 +319,4 @@ def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
     )
     kernels = [response.stats.kernels for response in responses]
     assert len(kernels) == 60 and (kernels[0], kernels[-1]) == (["doubling"], [])
-    assert len(said) == 1 and "a round took 30 s" in said[0]
+    assert len(notices) == 1 and "a round took 30 s" in notices[0]

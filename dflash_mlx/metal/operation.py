@@ -1,0 +1,87 @@
+"""Operations of a model that kernels can run, and requests for them.
+
+Owns `Operation`, which joins candidate kernels with MLX's stock operation, and
+`Request`, the calls of one shape. Does not know which kernel is chosen; see
+selection.py and dispatch.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .kernel import MAX_ROWS, Case, Kernel
+
+# Numbers of rows that are measured. A verdict holds for fewer rows too, down to the
+# next smaller number.
+MEASURED_ROWS = (2, 4, 8, MAX_ROWS)
+# The share of the stock operation's time that a kernel must save to be worth its risk.
+MIN_SAVING = 0.05
+
+
+def whole_result(case: Case) -> Case:
+    """The default `tail`: the case itself."""
+    return case
+
+
+def single_variant(case: Case) -> list[Case]:
+    """The default `variants`: the case alone."""
+    return [case]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One kind of call, and the kernels that can run it.
+
+    Args:
+        name: For example "quantized matmul".
+        kernels: The candidates.
+        exact: The candidate that computes each row independently of the others.
+        stock: Runs a case as MLX does.
+        sample: sample(case, rows) makes a random case like `case` with `rows` rows.
+        row_alone: row_alone(case, row) is the case that computes one row of a block
+            without the rows that do not belong to it.
+        tail: Makes a smaller case whose result is the last part of the case's result.
+            The twin runs it where the whole would need too much memory.
+        min_saving: The share of the stock operation's time that a kernel must save.
+        companions: Kernels that read the results of `kernels`. If one of them is
+            wrong, none of `kernels` runs.
+        variants: Cases of the same shape that a kernel runs by different code, the
+            given case first. A kernel must be correct on each.
+    """
+
+    name: str
+    kernels: tuple[Kernel, ...]
+    exact: Kernel
+    stock: Callable[..., Any]
+    sample: Callable[[Case, int], Case]
+    row_alone: Callable[[Case, int], Case]
+    tail: Callable[[Case], Case] = whole_result
+    min_saving: float = MIN_SAVING
+    companions: tuple[Kernel, ...] = ()
+    variants: Callable[[Case], list[Case]] = single_variant
+
+
+@dataclass(frozen=True)
+class Request:
+    """Calls of one operation and shape, for which a kernel is to be chosen.
+
+    Args:
+        operation: The kind of call.
+        shape: Everything besides the rows that a verdict depends on: a tuple, whose
+            `str` is its text in a file of verdicts.
+        case: One of the calls.
+    """
+
+    operation: Operation
+    shape: tuple
+    case: Case
+
+    def verdict_key(self, rows: int) -> str:
+        """The text under which the verdict for these calls is stored."""
+        return f"{self.operation.name} {self.shape} rows {rows}"
+
+    def samples(self, rows: int) -> list[Case]:
+        """Random cases with `rows` rows, one of every variant."""
+        return self.operation.variants(self.operation.sample(self.case, rows))
