@@ -49,7 +49,7 @@ def metal(monkeypatch):
 
     The default device stays the CPU, and so does every other operation.
     """
-    if reason := emulator.available():
+    if reason := emulator.missing_requirement():
         pytest.skip(reason)
     kernel.compiled.cache_clear()
     monkeypatch.setattr(mx.fast, "metal_kernel", emulator.metal_kernel)
@@ -57,7 +57,7 @@ def metal(monkeypatch):
     monkeypatch.setattr(device, "runs_on_metal", lambda: True)
     monkeypatch.setattr(mx, "device_info", lambda *device: dict(APPLE))
     monkeypatch.setattr(mx, "set_wired_limit", lambda limit: 0)
-    # How long the emulator takes tells nothing.
+    # The emulator's speed is not a GPU's.
     monkeypatch.setattr(calibrate, "measure", lambda pair: GUESS)
     yield
     kernel.compiled.cache_clear()

@@ -10,7 +10,7 @@ threads, mixed address spaces. It knows nothing of speed, registers or occupancy
             y = launch(x, w)                     # mx.fast.metal_kernel runs here
 """
 
-from .compiler import available
+from .compiler import missing_requirement
 from .errors import EmulatorError
 from .kernel import metal_kernel
 from .launch import last, run_source
@@ -19,7 +19,7 @@ from .options import Options, using
 __all__ = [
     "EmulatorError",
     "Options",
-    "available",
+    "missing_requirement",
     "last",
     "metal_kernel",
     "run_source",

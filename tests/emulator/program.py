@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from .compiler import LANGUAGE, PREFIX, complaints, library, mlx_headers
+from .compiler import LANGUAGE, PREFIX, headers, library, syntax_errors
 from .errors import EmulatorError
 from .options import Options
 from .rewrite import metal_to_cpp
@@ -118,7 +118,7 @@ def _included(text: str, seen: set[str]) -> str:
     """The text of all MLX headers that a text includes, each once."""
     parts = []
     for name in re.findall(r'^\s*#include\s+"([^"]+)"', text, re.M):
-        header = mlx_headers() / name
+        header = headers() / name
         if name not in seen and header.exists():
             seen.add(name)
             inner = header.read_text()
@@ -139,10 +139,10 @@ def check_spaces(
         return re.sub(r"\bbfloat(16_t)?\b", "half", text)
 
     text = PREFIX + prologue + plain(body) + plain(epilogue)
-    told = complaints(text, [*LANGUAGE, "-DEMU_SPACES", "-ferror-limit=0"])
+    messages = syntax_errors(text, [*LANGUAGE, "-DEMU_SPACES", "-ferror-limit=0"])
     faults = unspaced(source) + [
         line
-        for line in told.splitlines()
+        for line in messages.splitlines()
         if line.startswith("kernel.metal:") and "error:" in line
     ]
     if faults:
