@@ -159,7 +159,7 @@ def stream_generate(
                 stats.cached_tokens = len(prompt_cache.text) - len(ids) - 1
             at = stats.cached_tokens + len(ids) + stats.tokens
             # What never drafts is plain decoding: there is nothing to compare.
-            plain = None if reason else pair.history.costs.plain(at)
+            plain = None if reason else pair.history.costs.plain_seconds(at)
             yield from answer.responses(round, spent, plain)
             answer.wait()
     recheck(pair)

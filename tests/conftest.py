@@ -12,7 +12,7 @@ mx.set_default_device(mx.cpu)
 
 from dflash_mlx import device, load  # noqa: E402
 from dflash_mlx.metal import kernel  # noqa: E402
-from dflash_mlx.speculation.costs import GUESS  # noqa: E402
+from dflash_mlx.speculation.costs import ASSUMED  # noqa: E402
 from dflash_mlx.tuning import calibrate  # noqa: E402
 from tests import emulator  # noqa: E402
 
@@ -58,6 +58,6 @@ def metal(monkeypatch):
     monkeypatch.setattr(mx, "device_info", lambda *device: dict(APPLE))
     monkeypatch.setattr(mx, "set_wired_limit", lambda limit: 0)
     # The emulator's speed is not a GPU's.
-    monkeypatch.setattr(calibrate, "measure", lambda pair: GUESS)
+    monkeypatch.setattr(calibrate, "measure", lambda pair: ASSUMED)
     yield
     kernel.compiled.cache_clear()

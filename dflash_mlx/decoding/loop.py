@@ -16,7 +16,7 @@ from ..cache.prompt_cache import PromptCache
 from ..errors import OptionError, PromptError
 from ..metal.kernel import KERNEL_ERRORS, MAX_ROWS
 from ..pair import Pair
-from ..speculation.controller import Controller, Fixed, Plan
+from ..speculation.controller import Controller, FixedWidth, Plan
 from ..speculation.lookup import Lookup
 from ..types import KVBits, Round, Sampling, check_block_size, require
 from .passes import Passes, PendingPass, Progress
@@ -95,7 +95,7 @@ def _answer(
     """The rounds of an answer, which begin again if a kernel fails."""
 
     def attempt(again):
-        pipeline.planner.begin()
+        pipeline.planner.reset()
         if again:
             first = pipeline.passes.restart(step)
         else:
@@ -134,7 +134,7 @@ class Pipeline:
     Args:
         passes: Run the models.
         planner: Plans the rounds.
-        stops: Say how many tokens may follow.
+        stops: Has the number of tokens that may follow.
         recovery: Defers what fails after a round's tokens were cut.
     """
 
@@ -168,7 +168,7 @@ class Pipeline:
         """Send the pass over a block, and the next single row behind it if one
         follows; the choices [n] and logits [n, V] of the first."""
         sent, self.ahead = self.ahead or self.passes.verify(block), None
-        if sent.width <= 1 and self.stops.left > 1 and self.planner.streams():
+        if sent.width <= 1 and self.stops.left > 1 and self.planner.can_send_ahead():
             self.ahead = self.passes.verify(sent.choices)
         return sent.choices, sent.logits
 
@@ -184,7 +184,7 @@ def make_planner(
     """Plans for a fixed block size, or, for None, by measurement."""
     most = MAX_ROWS if pair.target.exact else stops.left
     if block_size is not None:
-        return Planner(Fixed(block_size), text, stops, most)
+        return Planner(FixedWidth(block_size), text, stops, most)
     controller = Controller(pair.drafter.block_size, pair.history)
     return Planner(controller, text, stops, most, Lookup(text))
 

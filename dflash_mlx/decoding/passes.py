@@ -208,7 +208,7 @@ class Passes:
             The block [n], the anchor and n - 1 drafts, which may be fewer than planned;
             and the confidence [n - 1] in each draft, or None.
         """
-        width = max(plan.width, plan.guess)
+        width = max(plan.width, plan.probe_rows)
         if self.kv.bits and self.rows < self.kv.start:
             # All rows of a pass must see the cache in one form, as single rows do.
             width = min(width, self.kv.start - self.rows)

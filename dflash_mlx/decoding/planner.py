@@ -1,8 +1,8 @@
 """What the next round of an answer does, and what the controller learns from it.
 
 Owns the plans, the prompt lookup, drafts that are compared with the text instead of
-verified (guesses), and the stopwatch. Knows no sampling and no caches. A width is
-chosen by speculation/controller.py, which knows no tokens.
+verified (probes), and the stopwatch. Does not know sampling or caches. A width is
+chosen by speculation/controller.py, which does not know tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from ..speculation.controller import LOOKUP_ROWS, Controller, Fixed, Plan
+from ..speculation.controller import LOOKUP_ROWS, Controller, FixedWidth, Plan
 from ..speculation.costs import DRAFTER, LOOKUP, Stopwatch
 from ..speculation.lookup import Lookup, Proposal
 from ..types import Round
@@ -20,15 +20,15 @@ from .round import Stops
 
 
 @dataclass
-class Guess:
-    """Drafts that are compared with what follows, and not verified.
+class Probe:
+    """Drafts that are compared with the text that follows instead of being verified.
 
     Args:
-        source: Who proposed them.
+        source: Where they come from.
         kind: The kind of a lookup's match.
-        at: Where in the text the first one belongs.
+        at: The place in the text that the first one is for.
         tokens: The drafts.
-        confidence: The drafter's, in each of them.
+        confidence: The drafter's, in each draft.
     """
 
     source: str
@@ -37,9 +37,9 @@ class Guess:
     tokens: list[int]
     confidence: Sequence[float] = ()
 
-    def verdict(self, text: list[int]) -> tuple[int, int] | None:
-        """The number of drafts that could be right and that were; None while the text
-        is too short to tell."""
+    def compare(self, text: list[int]) -> tuple[int, int] | None:
+        """The number of drafts and the number of leading ones that equal the text; None
+        while the text is too short to decide."""
         followed = text[self.at : self.at + len(self.tokens)]
         for i, (draft, token) in enumerate(zip(self.tokens, followed, strict=False)):
             if draft != token:
@@ -55,14 +55,14 @@ class Planner:
     Args:
         controller: Chooses widths.
         text: All tokens, the prompt's included. It grows as rounds are committed.
-        stops: Say how many tokens may follow.
+        stops: Has the number of tokens that may follow.
         most: Most rows of a block.
         lookup: Proposes drafts from the text itself; None proposes none.
     """
 
     def __init__(
         self,
-        controller: Controller | Fixed,
+        controller: Controller | FixedWidth,
         text: list[int],
         stops: Stops,
         most: int,
@@ -71,38 +71,38 @@ class Planner:
         self.controller, self.text, self.stops = controller, text, stops
         self.most, self.lookup = most, lookup
         self.watch = Stopwatch()
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
-        """Forget the round under way: the caches are computed next."""
-        self.plan: Plan | None = None  # of the round under way; None for no round
-        self.found: Proposal | None = None  # its lookup's match
-        self.unread: mx.array | None = None  # the guess drafted beside it
-        self.confidence: list[float] = []  # the drafter's, in its drafts
-        # Whether the round under way was sent ahead, and whether the next one is.
-        self.ahead = self.streamed = False
-        self.guesses: dict[str, Guess] = {}
+    def reset(self) -> None:
+        """Forget the current round, since a prefill follows."""
+        self.plan: Plan | None = None  # of the current round; None for no round
+        self.match: Proposal | None = None  # the lookup's, if the round verifies it
+        self.probe: mx.array | None = None  # drafted beside the round, not read yet
+        self.confidence: list[float] = []  # the drafter's, in the round's drafts
+        # Whether the pass of the current round was sent ahead, and that of the next is.
+        self.sent_ahead = self.next_sent_ahead = False
+        self.probes: dict[str, Probe] = {}  # by source
 
     @property
     def uses_confidence(self) -> bool:
-        """Whether the drafter's confidence is of use."""
+        """Whether plans depend on the drafter's confidence."""
         return self.controller.uses_confidence
 
-    def streams(self) -> bool:
-        """Whether a plain round follows the one under way, whatever its token is, so
-        that it can be sent ahead."""
-        self.streamed = self._next()[0] == Plan()
-        return self.streamed
+    def can_send_ahead(self) -> bool:
+        """Whether a plain round follows the current one, whatever its token is, so that
+        its pass can be sent before the token is read."""
+        self.next_sent_ahead = self._next()[0] == Plan()
+        return self.next_sent_ahead
 
     def next(self) -> Plan:
         """The plan of the next round."""
-        plan, found = self._next()
+        plan, match = self._next()
         if plan.source == LOOKUP:
-            plan = replace(plan, drafts=found.tokens[: plan.width - 1])
-            self.guesses.pop(LOOKUP, None)  # it is verified instead
+            plan = replace(plan, drafts=match.tokens[: plan.width - 1])
+            self.probes.pop(LOOKUP, None)  # a pass verifies the lookup now
         else:
-            found = None  # a match that is not used says nothing of the drafter
-        self.plan, self.found, self.confidence = plan, found, []
+            match = None
+        self.plan, self.match, self.confidence = plan, match, []
         return plan
 
     def to_verify(self, block: mx.array, confidence: mx.array | None) -> mx.array:
@@ -115,62 +115,65 @@ class Planner:
         if confidence is not None:
             # A head that overflows gives no information.
             self.confidence = mx.nan_to_num(confidence).tolist()
-        if self.plan.guess:
-            self.unread = block[1:]
+        if self.plan.probe_rows:
+            self.probe = block[1:]
             return block[:1]
         if self.confidence and len(block) > 1:
             context = len(self.text)
             rows = self.controller.trim(len(block), self.confidence, context)
-            if rows == 1:  # the block has become a guess
-                self.plan, self.unread = Plan(guess=len(block)), block[1:]
+            if rows == 1:  # the block becomes a probe
+                self.plan, self.probe = Plan(probe_rows=len(block)), block[1:]
             block = block[:rows]
         return block
 
     def _next(self):
         most = min(self.stops.left, self.most)
-        found = self._find()
-        return self.controller.plan(len(self.text), most, found), found
+        match = self._look_up()
+        return self.controller.plan(len(self.text), most, match), match
 
-    def _find(self):
+    def _look_up(self):
         return self.lookup.find(LOOKUP_ROWS - 1) if self.lookup else None
 
     def report(self, round: Round) -> None:
-        """Tell the controller of a round, whose tokens are part of the text by now."""
+        """Report a committed round to the controller."""
         seconds = self.watch.lap()
         at = len(self.text) - len(round.tokens)
         if self.plan is not None and round.width:
-            if round.width > 1:  # which may be less than planned
+            if round.width > 1:  # it may be narrower than planned
                 played = replace(self.plan, width=round.width)
             else:
-                played = Plan(guess=self.plan.guess)
-            kind = self.found.kind if self.found else ""
-            # Only between two other single rows does one take its usual time.
-            steady = self.ahead and self.streamed
-            away = self.watch.away
-            self.controller.report(played, round, at, seconds, kind, steady, away)
+                played = Plan(probe_rows=self.plan.probe_rows)
+            kind = self.match.kind if self.match else ""
+            # A single row takes its usual time only between two other single rows.
+            steady = self.sent_ahead and self.next_sent_ahead
+            paused = self.watch.paused_seconds
+            self.controller.record_round(
+                played, round, at, seconds, kind, steady, paused
+            )
             if round.drafted and self.confidence:
                 judged = self.confidence[: round.judged]
-                self.controller.count_confidence(judged, round.accepted)
-        self._make_guesses(at)
-        self._judge_guesses()
-        self.plan, self.found = Plan(), None
-        self.ahead, self.streamed = self.streamed, False
+                self.controller.record_confidence(judged, round.accepted)
+        self._start_probes(at)
+        self._compare_probes()
+        self.plan, self.match = Plan(), None
+        self.sent_ahead, self.next_sent_ahead = self.next_sent_ahead, False
 
-    def _make_guesses(self, at):
-        """Keep proposals that no pass verifies, to compare them with the text."""
-        if self.unread is not None:
-            tokens, self.unread = self.unread.tolist(), None
-            # A guess that is right so far stays: else only wrong ones would count.
-            guess = Guess(DRAFTER, "", at, tokens, self.confidence)
-            self.guesses.setdefault(DRAFTER, guess)
-        if LOOKUP not in self.guesses and (found := self._find()):
+    def _start_probes(self, at):
+        """Keep drafts that no pass verifies, to compare them with the text."""
+        if self.probe is not None:
+            tokens, self.probe = self.probe.tolist(), None
+            # An unfinished probe, right so far, is not replaced: else only those that
+            # fail soon would be recorded.
+            probe = Probe(DRAFTER, "", at, tokens, self.confidence)
+            self.probes.setdefault(DRAFTER, probe)
+        if LOOKUP not in self.probes and (match := self._look_up()):
             at = len(self.text)
-            self.guesses[LOOKUP] = Guess(LOOKUP, found.kind, at, found.tokens)
+            self.probes[LOOKUP] = Probe(LOOKUP, match.kind, at, match.tokens)
 
-    def _judge_guesses(self):
-        for source, guess in list(self.guesses.items()):
-            if (verdict := guess.verdict(self.text)) is not None:
-                self.controller.judge(source, guess.kind, *verdict)
-                if guess.confidence:
-                    self.controller.count_confidence(guess.confidence, verdict[1])
-                del self.guesses[source]
+    def _compare_probes(self):
+        for source, probe in list(self.probes.items()):
+            if (result := probe.compare(self.text)) is not None:
+                self.controller.record_drafts(source, probe.kind, *result)
+                if probe.confidence:
+                    self.controller.record_confidence(probe.confidence, result[1])
+                del self.probes[source]

@@ -1,36 +1,34 @@
-"""How many rows the next verify pass gets, and who proposes its drafts.
+"""How many rows the next verify pass gets, and where its drafts come from.
 
-Owns the choice, fed by what rounds report and nothing else: which drafts were kept, and
-how long it took. The most tokens per second win; one row is plain decoding. Knows no
-model, no token and no text.
+The plan with the most expected tokens per second wins; one row is plain decoding. Owns
+that choice. Its only input is what rounds report: which drafts were kept, and how long
+a round took. Does not know models, tokens or text.
 
-Drafting may lose against plain decoding no more than a small share of its time: every
-drafted round pays its loss from a credit, or its gain into it. With no credit left it
-parks. A parked drafter is watched by guesses: it drafts a block that is not verified
-but compared with what plain decoding then says, which costs a draft pass and no more.
+Drafting may lose only a small share of plain decoding's time. A credit, in plain
+rounds, bounds the loss: a drafted round adds what it gained, or takes what it lost.
+Where the credit covers no block, decoding is plain ("parked"). Probes decide when
+drafting starts again: the drafter drafts a block beside a plain round, and the block
+is compared with the tokens that plain decoding then gives. That costs a draft pass and
+no verify pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ..types import Round
-from .acceptance import Acceptance, ConfidenceCalibration, expected
-from .costs import (
-    DRAFTER,
-    LOOKUP,
-    PLAIN,
-    Costs,
-)
+from .acceptance import Acceptance, ConfidenceCalibration, expected_tokens
+from .costs import DRAFTER, LOOKUP, PLAIN, Costs
+from .lookup import Proposal
 
-# Of a lookup's first draft, before any was judged.
+# Chance of a lookup's first draft before any was verified.
 LOOKUP_PRIOR = 0.6
-# Rows of the widest block from a prompt lookup.
+# Most rows of a block whose drafts come from prompt lookup.
 LOOKUP_ROWS = 16
-# Plain rounds that drafting may lose in a text before it has gained any.
-CREDIT = 0.8
+# Credit of a new text, in plain rounds. With 1.5 a text of 100 tokens that cannot be
+# drafted ran at 0.95 of plain decoding, with 0.8 at 0.96 (docs/LOG.md).
+START_CREDIT = 0.8
 
 
 @dataclass(frozen=True)
@@ -39,70 +37,58 @@ class Plan:
 
     Args:
         width: Rows that the target verifies; 1 is plain decoding.
-        source: Who proposes the width - 1 drafts.
-        guess: Rows of a block to draft beside it, to be compared and not verified.
-        drafts: The drafts, where a lookup proposes them; None asks the drafter.
+        source: PLAIN, or where the width - 1 drafts come from.
+        probe_rows: Rows of a block to draft beside a plain round, without verifying it.
+        drafts: The drafts, if they come from prompt lookup.
     """
 
     width: int = 1
     source: str = PLAIN
-    guess: int = 0
+    probe_rows: int = 0
     drafts: Sequence[int] | None = field(default=None, compare=False, repr=False)
-
-
-class Found(Protocol):
-    """What a prompt lookup has to say.
-
-    Attributes:
-        drafts: How many tokens.
-        kind: How good the match is; matches of a kind share an acceptance.
-    """
-
-    drafts: int
-    kind: str
 
 
 @dataclass
 class History:
-    """What the rounds of a pair have shown, kept from text to text.
+    """What a pair's rounds have shown. It is kept from text to text.
 
     Args:
-        costs: What rounds cost here.
-        drafter: Which of the drafter's drafts are kept.
-        lookup: Which of a prompt lookup's, by the kind of match.
-        confidence: What the drafter's own confidence is worth, if it has any.
-        credit: Plain rounds that drafting may lose from now on.
+        costs: Seconds of rounds.
+        acceptance: Of the drafter's drafts.
+        lookup_acceptance: Of prompt lookup's drafts, by the kind of match.
+        confidence: How far the drafter's confidence is right, if it gives one.
+        credit: Plain rounds that drafting may lose from now on; below 0 is a debt.
         since_plain: Drafted rounds since the last plain one.
     """
 
     costs: Costs = field(default_factory=Costs)
-    drafter: Acceptance = field(default_factory=Acceptance)
-    lookup: dict[str, Acceptance] = field(default_factory=dict)
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    lookup_acceptance: dict[str, Acceptance] = field(default_factory=dict)
     confidence: ConfidenceCalibration = field(default_factory=ConfidenceCalibration)
-    credit: float = CREDIT
+    credit: float = START_CREDIT
     since_plain: int = 0
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """Always as many rows: what a block size asks for."""
+class FixedWidth:
+    """Stands in for a Controller where the caller sets the block size."""
 
     width: int
     uses_confidence = False
 
-    def plan(self, context: int, left: int, found: Found | None = None) -> Plan:
+    def plan(self, context: int, left: int, match: Proposal | None = None) -> Plan:
         """As Controller.plan."""
         width = min(self.width, left)
         return Plan(width, DRAFTER) if width > 1 else Plan()
 
     def trim(self, rows: int, confidence: Sequence[float], context: int) -> int:
-        """As Controller.trim: all of it."""
+        """As Controller.trim; keeps every row."""
         return rows
 
-    def count_confidence(self, confidence: Sequence[float], accepted: int) -> None:
-        """As Controller.count_confidence."""
+    def record_confidence(self, confidence: Sequence[float], accepted: int) -> None:
+        """As Controller.record_confidence; does nothing."""
 
-    def report(
+    def record_round(
         self,
         plan: Plan,
         round: Round,
@@ -110,143 +96,166 @@ class Fixed:
         seconds: float,
         kind: str = "",
         steady: bool = True,
-        away: float = 0.0,
+        caller_seconds: float = 0.0,
     ) -> None:
-        """As Controller.report."""
+        """As Controller.record_round; does nothing."""
 
-    def judge(self, source: str, kind: str, judged: int, accepted: int) -> None:
-        """As Controller.judge."""
+    def record_drafts(self, source: str, kind: str, judged: int, accepted: int) -> None:
+        """As Controller.record_drafts; does nothing."""
 
 
 class Controller:
-    """Chooses widths.
+    """Chooses the width of every round of one text.
 
     Args:
         widest: Rows of the drafter's widest block.
-        history: What earlier texts have shown; it counts less than this one's.
+        history: What earlier texts have shown. This text's rounds are added to it.
     """
 
-    uses_confidence = True  # it asks a drafter how far its drafts can be trusted
+    uses_confidence = True  # a drafter that can is asked for its confidence
 
-    KEEP = 1.02  # another width must be better by this factor
-    RETURN = 1.03  # and drafting better than plain decoding, where that goes on
-    MEMORY = 1.0  # rounds that all earlier texts are worth
-    SHARE = 0.016  # of plain decoding's time that drafting may lose
-    MOST = 4.0  # rounds as wide as the last that it may lose at most
-    DEBT = -2.0  # plain rounds that it may owe where the last block was mostly kept
-    GUESS = 8  # rows of a guess: more would take plain decoding longer to judge
-    GAP = 8  # tokens between two guesses
-    PARKED_AGE = 0.5  # rounds of forgetting per plain token
-    MEASURED = 3  # plain rounds that measure what one costs: those between the ends
-    UNSEEN = 2  # drafted rounds after which it is, where it is not known
-    REFRESH = 192  # and after which it is again: plain rounds may have been slow then
-    CLEAR = 1.6  # later where drafting seems faster by this factor
-    OUTLIER = 3.0  # rounds that took longer than that many expected are somebody else's
+    # Speed ratios. They stop the width from changing with every round's noise.
+    SWITCH_RATIO = 1.02  # another width over the last one, before it replaces it
+    UNPARK_RATIO = 1.03  # drafting over plain decoding, before it starts again
+    # Rounds that all earlier texts together count as: texts differ.
+    EARLIER_TEXTS = 1.0
+    # Plain rounds of credit per plain round: 1.6 % of plain decoding's time.
+    CREDIT_PER_ROUND = 0.016
+    # Most credit, in rounds as wide as the last drafted one.
+    MOST_CREDIT = 4.0
+    # Least credit, in plain rounds. Only a source whose last block was mostly kept may
+    # go below 0; with -1 probes use the debt up and drafting starts again too late.
+    LEAST_CREDIT = -2.0
+    # Rows of a probe. With all 16 rows the comparison ends too late.
+    PROBE_ROWS = 8
+    # Tokens between two probes.
+    PROBE_GAP = 8
+    # Rounds by which a plain round ages what is known of the drafter.
+    AGE_PER_PLAIN_ROUND = 0.5
+    # Plain rounds in a row that time plain decoding. The outer two do not count: next
+    # to a block, a single row waits for another time.
+    TIMING_ROUNDS = 3
+    # Drafted rounds before that, where the cost of plain decoding is not known ...
+    FIRST_TIMING = 2
+    # ... and where it is; it may have been measured while other programs ran.
+    NEXT_TIMING = 192
+    # Speed of drafting over plain decoding from which on the first can wait as long.
+    CLEAR_RATIO = 1.6
+    # Expected seconds from which on a longer round is charged no more: another program
+    # was the cause.
+    OUTLIER_RATIO = 3.0
 
     def __init__(self, widest: int, history: History):
         self.widest = widest
         self.history, self.costs = history, history.costs
-        self.drafter = history.drafter
-        for known in (self.drafter, *history.lookup.values()):
-            known.limit(self.MEMORY)
-        history.credit = min(history.credit, CREDIT)
+        self.acceptance = history.acceptance
+        for known in (self.acceptance, *history.lookup_acceptance.values()):
+            known.limit(self.EARLIER_TEXTS)
+        history.credit = min(history.credit, START_CREDIT)
         self.last = Plan(widest, DRAFTER)
-        self.to_measure = 0
-        self.since_guess = 0
-        self.hopeful: dict[str, bool] = {}  # who kept most of the last block
+        self.timing_rounds_left = 0
+        self.since_probe = 0  # tokens
+        # Source and kind -> whether most of its last block was kept.
+        self.mostly_kept: dict[str, bool] = {}
 
-    def plan(self, context: int, left: int, found: Found | None = None) -> Plan:
-        """The next round; nothing changes by asking.
+    def plan(self, context: int, left: int, match: Proposal | None = None) -> Plan:
+        """The plan of the next round. Does not change the controller.
 
         Args:
-            context: Rows before it.
-            left: Most tokens that it may give.
-            found: What the lookup proposes, if anything.
+            context: Rows before the round.
+            left: Tokens that may still follow.
+            match: What prompt lookup proposes, if anything.
         """
-        if self.to_measure:
+        if self.timing_rounds_left:
             return Plan()
-        best = self._best(context, left, found)
-        if best.source == PLAIN and self._should_guess(context, left):
-            return Plan(guess=min(self.widest, self.GUESS))
+        best = self._best_plan(context, left, match)
+        if best.source == PLAIN and self._should_probe(context, left):
+            return Plan(probe_rows=min(self.widest, self.PROBE_ROWS))
         return best
 
-    def price(self, plan: Plan, context: int) -> float:
-        """What a plan's round costs, in plain rounds."""
+    def relative_cost(self, plan: Plan, context: int) -> float:
+        """Seconds of a plan's round over those of a plain round."""
         plain = self.costs.seconds(PLAIN, 1, context)
         return self.costs.seconds(plan.source, plan.width, context) / plain
 
-    def _best(self, context, left, found):
-        """The plan with the most tokens per second."""
-        # Per plain round, plain decoding gives one token.
-        best, most, kept = Plan(), 1.0, 0.0
-        for source, kind, widest in self._offers(left, found):
-            tokens = self._acceptance(source, kind).expected(widest - 1)
-            hopeful = self._hopeful(source, kind)
-            margin = self.history.credit - (self.DEBT if hopeful else 0.0)
+    def _best_plan(self, context, left, match):
+        """The plan with the most expected tokens per second."""
+        # Speeds are relative to plain decoding: 1 token per plain round.
+        best, best_speed, last_speed = Plan(), 1.0, 0.0
+        for source, kind, widest in self._sources(left, match):
+            tokens = self._acceptance_of(source, kind).expected_tokens(widest - 1)
+            margin = self.history.credit
+            if self.mostly_kept.get(source + kind):
+                margin -= self.LEAST_CREDIT
             for width in range(2, widest + 1):
                 plan = Plan(width, source)
-                price = self.price(plan, context)
-                if price - 1.0 > margin:
-                    continue  # more than may be lost, should nothing be kept
-                gain = tokens[width - 1] / price
-                kept = gain if plan == self.last else kept
-                if gain > most:
-                    best, most = plan, gain
+                cost = self.relative_cost(plan, context)
+                if cost - 1.0 > margin:
+                    continue  # would lose too much if no draft is kept
+                speed = tokens[width - 1] / cost
+                last_speed = speed if plan == self.last else last_speed
+                if speed > best_speed:
+                    best, best_speed = plan, speed
         if self.last.source == PLAIN:
-            return best if most > self.RETURN else Plan()
-        return self.last if best != Plan() and kept * self.KEEP > most else best
+            return best if best_speed > self.UNPARK_RATIO else Plan()
+        keep_last = best != Plan() and last_speed * self.SWITCH_RATIO > best_speed
+        return self.last if keep_last else best
+
+    def _sources(self, left, match):
+        """(source, kind, most rows) of everything that can propose drafts now."""
+        yield DRAFTER, "", min(self.widest, left)
+        if match is not None:
+            yield LOOKUP, match.kind, min(LOOKUP_ROWS, len(match.tokens) + 1, left)
+
+    def _acceptance_of(self, source, kind):
+        if source == DRAFTER:
+            return self.acceptance
+        by_kind = self.history.lookup_acceptance
+        return by_kind.setdefault(kind, Acceptance(LOOKUP_PRIOR))
+
+    def _should_probe(self, context, left):
+        if left <= self.PROBE_GAP or self.since_probe < self.PROBE_GAP:
+            return False
+        rows = min(self.widest, self.PROBE_ROWS)
+        plain = self.costs.seconds(PLAIN, 1, context)
+        cost = self.costs.draft_seconds(rows, context) / plain
+        # A probe that costs more than a text's first credit waits for all of that.
+        needed = min(cost, START_CREDIT)
+        if self.history.credit < needed and not self.mostly_kept.get(DRAFTER):
+            return False
+        # If a block that is kept whole would be slower, there is nothing to find out.
+        widths = range(2, self.widest + 1)
+        costs = (self.relative_cost(Plan(w, DRAFTER), context) for w in widths)
+        pairs = zip(widths, costs, strict=True)
+        return any(width > self.UNPARK_RATIO * cost for width, cost in pairs)
 
     def trim(self, rows: int, confidence: Sequence[float], context: int) -> int:
-        """Rows of a drafted block that are worth verifying, once its drafter has said
-        how far each draft can be trusted; 1 is none of them.
+        """The number of rows of a drafted block that are worth verifying; 1 is none.
 
         Args:
-            rows: Of the block.
-            confidence: The drafter's word for each of its drafts.
-            context: Rows before it.
+            rows: Rows of the block.
+            confidence: The drafter's, in each draft.
+            context: Rows before the block.
         """
-        tokens = expected(self.history.confidence.chances(confidence))
+        tokens = expected_tokens(self.history.confidence.chances(confidence))
         plain = self.costs.seconds(PLAIN, 1, context)
-        # It is drafted already: what counts is the pass.
-        prices = [plain] + [
+        # Only the verify pass counts: the block is drafted already.
+        costs = [plain] + [
             self.costs.seconds(LOOKUP, width, context) for width in range(2, rows + 1)
         ]
-        values = [gain / price for gain, price in zip(tokens, prices, strict=True)]
-        return 1 + max(range(len(values)), key=values.__getitem__)
+        speeds = [n / seconds for n, seconds in zip(tokens, costs, strict=True)]
+        return 1 + max(range(len(speeds)), key=speeds.__getitem__)
 
-    def count_confidence(self, confidence: Sequence[float], accepted: int) -> None:
-        """Take in what became of drafts with such confidence in them."""
-        self.history.confidence.count(confidence, accepted)
+    def record_confidence(self, confidence: Sequence[float], accepted: int) -> None:
+        """Record how many drafts of a block were kept.
 
-    def _offers(self, left, found):
-        """(source, kind, most rows) of everyone who can draft now."""
-        yield DRAFTER, "", min(self.widest, left)
-        if found is not None:
-            yield LOOKUP, found.kind, min(LOOKUP_ROWS, found.drafts + 1, left)
+        Args:
+            confidence: The drafter's, in each draft.
+            accepted: Leading drafts that were kept.
+        """
+        self.history.confidence.record(confidence, accepted)
 
-    def _acceptance(self, source, kind):
-        if source == DRAFTER:
-            return self.drafter
-        return self.history.lookup.setdefault(kind, Acceptance(LOOKUP_PRIOR))
-
-    def _hopeful(self, source, kind=""):
-        return self.hopeful.get(source + kind, False)
-
-    def _should_guess(self, context, left):
-        if left <= self.GAP or self.since_guess < self.GAP:
-            return False
-        plain = self.costs.seconds(PLAIN, 1, context)
-        price = self.costs.drafting(min(self.widest, self.GUESS), context) / plain
-        # A drafter dearer than all credit there can be is watched on a full one.
-        needed = min(price, CREDIT)
-        if self.history.credit < needed and not self._hopeful(DRAFTER):
-            return False
-        # Where not even perfect drafts would pay there is nothing to find out.
-        widths = range(2, self.widest + 1)
-        prices = (self.price(Plan(width, DRAFTER), context) for width in widths)
-        return any(w > self.RETURN * p for w, p in zip(widths, prices, strict=True))
-
-    def report(
+    def record_round(
         self,
         plan: Plan,
         round: Round,
@@ -254,75 +263,84 @@ class Controller:
         seconds: float,
         kind: str = "",
         steady: bool = True,
-        away: float = 0.0,
+        caller_seconds: float = 0.0,
     ) -> None:
-        """Take in a round.
+        """Record a round.
 
         Args:
-            plan: What it did.
-            round: What came of it.
+            plan: Its plan, as it was carried out.
+            round: What it committed.
             context: Rows before it.
-            seconds: What it took, the caller's time left out.
-            kind: Of the lookup's match, if that drafted.
-            steady: A plain round in the midst of others, each sent ahead.
-            away: Seconds that the caller had beside them.
+            seconds: Its time, without the caller's.
+            kind: The kind of the lookup's match, if that gave the drafts.
+            steady: For a plain round: it lay between two others, each sent ahead.
+            caller_seconds: What the caller spent during the round.
         """
         if plan.source == PLAIN:
-            self._plain(plan, context, seconds, steady, away)
+            self._record_plain(plan, context, seconds, steady, caller_seconds)
         else:
-            self._drafted(plan, round, context, seconds)
-            self.judge(plan.source, kind, round.judged, round.accepted)
-            self._see_to_measuring(context)
+            self._record_drafted(plan, round, context, seconds)
+            self.record_drafts(plan.source, kind, round.judged, round.accepted)
+            self._schedule_timing(context)
         self.last = plan
 
-    def _drafted(self, plan, round, context, seconds):
-        """What a drafted round cost, and gained."""
+    def _record_drafted(self, plan, round, context, seconds):
         plain = self.costs.seconds(PLAIN, 1, context)
         usual = self.costs.seconds(plan.source, plan.width, context)
-        self.costs.see(plan.source, plan.width, context, seconds)
-        price = min(seconds, self.OUTLIER * usual) / plain
-        self._pay(len(round.tokens) - price, self.MOST * usual / plain)
+        self.costs.record(plan.source, plan.width, context, seconds)
+        cost = min(seconds, self.OUTLIER_RATIO * usual) / plain
+        self._add_credit(len(round.tokens) - cost, self.MOST_CREDIT * usual / plain)
         self.history.since_plain += 1
 
-    def _plain(self, plan, context, seconds, steady, away):
-        """What a plain round cost, and the guess beside it."""
-        if plan.guess:
-            self.since_guess = 0
+    def _record_plain(self, plan, context, seconds, steady, caller_seconds):
+        if plan.probe_rows:
+            self.since_probe = 0
             plain = self.costs.seconds(PLAIN, 1, context)
-            self._pay(-self.costs.drafting(plan.guess, context) / plain)
+            drafting = self.costs.draft_seconds(plan.probe_rows, context)
+            self._add_credit(-drafting / plain)
         elif steady and self.last == plan:
-            self.costs.see(PLAIN, 1, context, seconds, away)
-        self._pay(self.SHARE, self.history.credit)
-        self.drafter.age(self.PARKED_AGE)
-        self.to_measure = max(0, self.to_measure - 1)
-        self.since_guess += 1
+            self.costs.record(PLAIN, 1, context, seconds, caller_seconds)
+        self._add_credit(self.CREDIT_PER_ROUND, self.history.credit)
+        self.acceptance.age(self.AGE_PER_PLAIN_ROUND)
+        self.timing_rounds_left = max(0, self.timing_rounds_left - 1)
+        self.since_probe += 1
         self.history.since_plain = 0
 
-    def _pay(self, gain, most=0.0):
-        """Put a gain, in plain rounds, into the credit, up to `most`."""
-        credit = min(self.history.credit + gain, max(most, CREDIT))
-        self.history.credit = max(self.DEBT, credit)
+    def _add_credit(self, gain, most=0.0):
+        """Add plain rounds to the credit, which stays below `most` or a text's first
+        credit, whichever is more."""
+        credit = min(self.history.credit + gain, max(most, START_CREDIT))
+        self.history.credit = max(self.LEAST_CREDIT, credit)
 
-    def _see_to_measuring(self, context):
-        """Plan plain rounds if what they cost may have changed, and matters."""
-        soon = not self.costs.knows_plain(context) and not (
-            self.costs.known and self._best_gain(context) >= self.CLEAR
+    def _schedule_timing(self, context):
+        """Plan plain rounds where their cost is not known, or is known from long ago.
+
+        Where drafting seems much faster the exact cost does not matter so soon.
+        """
+        soon = not self.costs.plain_was_timed(context) and not (
+            self.costs.plain_is_known and self._best_speed(context) >= self.CLEAR_RATIO
         )
-        if self.history.since_plain < (self.UNSEEN if soon else self.REFRESH):
+        if self.history.since_plain < (self.FIRST_TIMING if soon else self.NEXT_TIMING):
             return
-        self.history.since_plain, self.to_measure = 0, self.MEASURED
+        self.history.since_plain, self.timing_rounds_left = 0, self.TIMING_ROUNDS
 
-    def _best_gain(self, context):
-        """The drafter's best width against plain decoding."""
-        tokens = self.drafter.expected(self.widest - 1)
-        gains = (
-            tokens[width - 1] / self.price(Plan(width, DRAFTER), context)
+    def _best_speed(self, context):
+        """The drafter's best speed over plain decoding's."""
+        tokens = self.acceptance.expected_tokens(self.widest - 1)
+        speeds = (
+            tokens[width - 1] / self.relative_cost(Plan(width, DRAFTER), context)
             for width in range(2, self.widest + 1)
         )
-        return max(gains, default=1.0)
+        return max(speeds, default=1.0)
 
-    def judge(self, source: str, kind: str, judged: int, accepted: int) -> None:
-        """Take in how drafts compared with the text, whether they were used or not."""
+    def record_drafts(self, source: str, kind: str, judged: int, accepted: int) -> None:
+        """Record how many drafts equal the text, whether they were verified or not.
+
+        Args:
+            source, kind: Where the drafts come from.
+            judged: Drafts up to the end of the text.
+            accepted: Leading drafts that equal it.
+        """
         if judged:
-            self._acceptance(source, kind).count(judged, accepted)
-            self.hopeful[source + kind] = accepted > judged // 2
+            self._acceptance_of(source, kind).record(judged, accepted)
+            self.mostly_kept[source + kind] = accepted > judged // 2

@@ -88,7 +88,7 @@ def calibrate(
         notice(MEASURING)
         curve = measure(pair)
         store.put(key, {"verify": curve.verify, "draft": curve.draft})
-    pair.history.costs.use(curve)
+    pair.history.costs.reset(curve)
 
 
 def recheck(pair: Pair, store: Store | None = None) -> None:
@@ -101,11 +101,11 @@ def recheck(pair: Pair, store: Store | None = None) -> None:
         store: As in `calibrate`.
     """
     costs = pair.history.costs
-    ratio = costs.plain_off()
-    if pair.drafter is None or costs.curve.guessed or ratio > RECHECK_RATIO:
+    ratio = costs.plain_ratio()
+    if pair.drafter is None or costs.curve.assumed or ratio > RECHECK_RATIO:
         return
     (store or default_store()).forget(curve_key(pair))
-    costs.use(costs.curve.times(ratio))
+    costs.reset(costs.curve.scaled(ratio))
 
 
 def parse_curve(entry: object) -> Curve | None:

@@ -1,98 +1,123 @@
-"""What drafting may lose, who may owe, and what is watched all the same."""
+"""The credit: what drafting may lose, and when a source may be in debt."""
 
 from __future__ import annotations
 
 import pytest
 
 from dflash_mlx.speculation.controller import (
-    CREDIT,
+    START_CREDIT,
     Controller,
     History,
     Plan,
 )
-from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, Costs
+from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN, Costs
+from dflash_mlx.speculation.lookup import Proposal
 from dflash_mlx.types import Round
 from tests.equipment import simulator
-from tests.equipment.simulator import WIDEST, Case, curve
+from tests.equipment.simulator import PASS_SECONDS, WIDEST, Case, curve
 
-
-class Said:
-    """A lookup with ten tokens to propose."""
-
-    drafts, kind = 10, "long"
+MATCH = Proposal([0] * 10, "long")
 
 
 def fresh(history: History | None = None, widest: int = WIDEST) -> Controller:
-    """One at the beginning of a text, where wide blocks cost little."""
+    """A controller at the beginning of a text, where wide blocks cost little."""
     return Controller(widest, history or History(Costs(curve("flat"))))
 
 
-def report(control, width, kept, number=1, source=DRAFTER, kind=""):
-    """Blocks of which so many drafts were kept, in the seconds that were expected."""
+def record(control, width, kept, number=1, source=DRAFTER, kind=""):
+    """Record `number` blocks of which `kept` drafts were kept, at the usual cost."""
     plan = Plan(width, source)
     round = Round([0] * (kept + 1), width - 1, kept, width, source)
     for _ in range(number):
         seconds = control.costs.curve.seconds(source, width)
-        control.report(plan, round, 0, seconds, kind)
+        control.record_round(plan, round, 0, seconds, kind)
 
 
 @pytest.mark.parametrize("chance,least", [(0.97, 0.85), (0.0, 0.2)])
-def test_a_drafter_dearer_than_the_credit_is_watched(monkeypatch, chance, least):
-    """A guess costs more than may be lost at once, and is made for all that."""
+def test_a_draft_pass_that_costs_more_than_the_credit(monkeypatch, chance, least):
+    """Probes are made although one costs more than the credit can ever be."""
     monkeypatch.setitem(simulator.DRAFT, "flat", 0.9)
     case = Case("flat", lambda done: chance, 1)
     speed = case.run(fresh(), 1500)
-    assert speed / case.oracle(1500) >= least and speed * case.unit >= 0.97
+    assert speed / case.oracle(1500) >= least and speed * PASS_SECONDS >= 0.97
 
 
-def test_what_a_block_gains_may_be_lost_again():
-    """Up to a few of its like; and a new text begins with no more than any."""
+def test_gains_may_be_lost_again_up_to_a_few_blocks():
     control = fresh()
-    price = control.price(Plan(8, DRAFTER), 0)
-    report(control, 8, 2)
-    assert control.history.credit == pytest.approx(CREDIT + 3 - price)
-    report(control, 8, 7, number=9)
-    assert control.history.credit == pytest.approx(control.MOST * price)
-    report(control, 8, 0, number=9)
+    cost = control.relative_cost(Plan(8, DRAFTER), 0)
+    record(control, 8, 2)
+    assert control.history.credit == pytest.approx(START_CREDIT + 3 - cost)
+    record(control, 8, 7, number=9)
+    assert control.history.credit == pytest.approx(control.MOST_CREDIT * cost)
+    record(control, 8, 0, number=9)
     assert control.history.credit == pytest.approx(
-        control.MOST * price - 9 * (price - 1)
+        control.MOST_CREDIT * cost - 9 * (cost - 1)
     )
 
 
-def test_only_who_kept_most_of_the_last_block_may_owe():
-    """The match that was found beside it says nothing of the drafter."""
+def test_a_new_text_starts_with_little_from_the_one_before():
+    history = History(Costs(curve("flat")))
+    for _ in range(30):
+        history.acceptance.record(15, 15)
+    history.credit = 5.0
+    Controller(WIDEST, history)
+    assert history.acceptance.tried[0] == pytest.approx(1.0)
+    assert history.credit == START_CREDIT
+    history.credit = -1.0
+    Controller(WIDEST, history)
+    assert history.credit == -1.0  # a debt stays
+
+
+def test_a_probe_is_paid_for():
+    control = Controller(WIDEST, History(Costs(curve("flat"))))
+    before = control.history.credit
+    control.record_round(Plan(probe_rows=8), Round([0], 0, 0, 1), 0, 1.12)
+    paid = before - control.history.credit
+    assert paid == pytest.approx(0.12 - control.CREDIT_PER_ROUND)
+
+
+def test_a_very_slow_round_is_not_charged_in_full():
+    control = Controller(WIDEST, History(Costs(curve("flat"))))
+    cost = control.relative_cost(Plan(8, DRAFTER), 0)
+    control.history.credit = 3.0
+    control.record_round(Plan(8, DRAFTER), Round([0, 0], 7, 1, 8, DRAFTER), 0, 90.0)
+    assert control.history.credit == pytest.approx(3.0 + 2.0 - 3.0 * cost)
+
+
+def test_the_drafter_may_be_in_debt_only_if_its_last_block_was_mostly_kept():
     control = fresh()
-    for kept, owes in ((7, True), (3, False), (4, True), (0, False)):
-        report(control, 8, kept)
+    for kept, drafts in ((7, True), (3, False), (4, True), (0, False)):
+        record(control, 8, kept)
         control.history.credit = -0.1
-        assert (control.plan(0, 99).width > 1) == owes
+        assert (control.plan(0, 99).width > 1) == drafts
 
 
-def test_a_match_may_owe_where_its_kind_was_kept():
+def test_lookup_may_be_in_debt_only_if_that_kind_was_mostly_kept():
     control = fresh()
     for _ in range(40):
-        control.judge(DRAFTER, "", 15, 0)
+        control.record_drafts(DRAFTER, "", 15, 0)
     control.history.credit = -0.1
-    control.judge(LOOKUP, "short", 10, 10)
-    assert control.plan(0, 99, Said()) == Plan()
-    control.judge(LOOKUP, "long", 10, 10)
-    assert control.plan(0, 99, Said()).source == LOOKUP
+    control.record_drafts(LOOKUP, "short", 10, 10)
+    assert control.plan(0, 99, MATCH) == Plan()
+    control.record_drafts(LOOKUP, "long", 10, 10)
+    assert control.plan(0, 99, MATCH).source == LOOKUP
 
 
 def test_lookup_beside_a_drafter_of_one_row():
     control = fresh(widest=1)
-    report(control, 8, 7, number=300, source=LOOKUP, kind="long")
-    control.to_measure = 0
-    assert control.plan(0, 99, Said()).source == LOOKUP
+    record(control, 8, 7, number=300, source=LOOKUP, kind="long")
+    control.timing_rounds_left = 0
+    assert control.plan(0, 99, MATCH).source == LOOKUP
 
 
-def test_earlier_texts_say_little_of_a_lookup():
+def test_earlier_texts_count_little_for_lookup():
     control = fresh()
     for _ in range(100):
-        control.judge(DRAFTER, "", 15, 0)
-        control.judge(LOOKUP, "long", 10, 0)
-    assert control.plan(0, 99, Said()).source == "plain"
+        control.record_drafts(DRAFTER, "", 15, 0)
+        control.record_drafts(LOOKUP, "long", 10, 0)
+    assert control.plan(0, 99, MATCH).source == PLAIN
     again = fresh(control.history)
-    assert control.history.lookup["long"].tried[0] == pytest.approx(control.MEMORY)
-    again.judge(LOOKUP, "long", 10, 10)
-    assert again.plan(0, 99, Said()).source == LOOKUP
+    tried = control.history.lookup_acceptance["long"].tried[0]
+    assert tried == pytest.approx(control.EARLIER_TEXTS)
+    again.record_drafts(LOOKUP, "long", 10, 10)
+    assert again.plan(0, 99, MATCH).source == LOOKUP

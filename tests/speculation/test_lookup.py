@@ -1,16 +1,16 @@
-"""Prompt lookup against a search of the whole text."""
+"""Prompt lookup, compared with a search of the whole text."""
 
 import random
 
 import pytest
 
-from dflash_mlx.speculation.lookup import LONGEST, RUN, Lookup
+from dflash_mlx.speculation.lookup import LONGEST, NGRAM, Lookup
 
 
 def search(text, most):
-    """The longest match of the text's end, the latest of several, by brute force."""
-    best, length = None, RUN - 1
-    for place in range(len(text) - 1, RUN - 1, -1):
+    """What follows the longest match of the text's end, or the latest of several."""
+    best, length = None, NGRAM - 1
+    for place in range(len(text) - 1, NGRAM - 1, -1):
         same = 0
         while same < min(LONGEST, place) and text[place - same - 1] == text[-1 - same]:
             same += 1
@@ -23,7 +23,7 @@ def search(text, most):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_finds_what_a_search_of_everything_finds(seed):
+def test_finds_what_a_full_search_finds(seed):
     draw = random.Random(seed)
     text, lookup = [], None
     for _ in range(40):
@@ -37,7 +37,7 @@ def test_finds_what_a_search_of_everything_finds(seed):
         assert (found.tokens if found else None) == search(text, 7)
 
 
-def test_nothing_to_say():
+def test_no_proposal_without_a_match():
     assert Lookup([]).find(4) is None
     assert Lookup([1, 2]).find(4) is None
     assert Lookup([1, 2, 3]).find(4) is None
@@ -45,14 +45,14 @@ def test_nothing_to_say():
     assert Lookup([7, 7, 7, 7]).find(0) is None
 
 
-def test_a_loop_proposes_itself():
+def test_a_repeating_text_is_continued():
     text = [1, 2, 3, 4] * 3
     found = Lookup(text).find(6)
-    assert found.tokens == [1, 2, 3, 4, 1, 2] and found.drafts == 6
+    assert found.tokens == [1, 2, 3, 4, 1, 2] and len(found.tokens) == 6
     assert Lookup([7] * 5).find(5).tokens == [7] * 5
 
 
-def test_longer_matches_are_of_another_kind():
+def test_kinds_of_match_by_length():
     run = list(range(20))
     kinds = [
         Lookup([*run, 99, *run[20 - same :]]).find(4).kind for same in (3, 5, 6, 15, 16)
@@ -60,8 +60,8 @@ def test_longer_matches_are_of_another_kind():
     assert kinds == ["short", "short", "long", "long", "whole"]
 
 
-def test_of_many_places_the_latest_are_compared():
+def test_the_latest_of_many_places_are_compared():
     text = [token for next in range(20) for token in (1, 2, 3, 50 + next)]
     assert Lookup([*text, 1, 2, 3]).find(1).tokens == [69]
-    longer = [*text[:-8], 9, 1, 2, 3, 80, *text[-8:]]  # one of them matches better
+    longer = [*text[:-8], 9, 1, 2, 3, 80, *text[-8:]]  # one place matches more tokens
     assert Lookup([*longer, 9, 1, 2, 3]).find(1).tokens == [80]

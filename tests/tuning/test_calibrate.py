@@ -13,8 +13,8 @@ from dflash_mlx import (
     load,
 )
 from dflash_mlx.speculation.costs import (
+    ASSUMED,
     DRAFTER,
-    GUESS,
     PLAIN,
     Curve,
 )
@@ -147,22 +147,22 @@ def measured(folder):
 def test_a_curve_measured_under_load_is_measured_again(tmp_path):
     store, pair, costs = measured(tmp_path)
     for seconds, kept in ((4.0, True), (1.8, True), (1.0, False)):
-        costs.use(costs.curve)
+        costs.reset(costs.curve)
         for _ in range(20):
-            costs.see(PLAIN, 1, 0, seconds)
+            costs.record(PLAIN, 1, 0, seconds)
         calibrate.recheck(pair, store)
         assert (curve_key(pair) in store.all()) == kept
     # The curve in use was corrected, and is not corrected again.
     assert costs.seconds(PLAIN, 1, 0) == pytest.approx(1.0)
     assert costs.seconds(DRAFTER, 8, 0) == pytest.approx(1.6)
-    assert costs.plain_off() == 1.0
+    assert costs.plain_ratio() == 1.0
 
 
 def test_a_slow_caller_does_not_cause_a_new_measurement(tmp_path):
     """Passes continue while the caller works, so only a short rest of them is timed."""
     store, pair, costs = measured(tmp_path)
     for _ in range(20):
-        costs.see(PLAIN, 1, 0, 0.2, away=1.8)
+        costs.record(PLAIN, 1, 0, 0.2, caller_seconds=1.8)
     calibrate.recheck(pair, store)
     assert curve_key(pair) in store.all() and costs.curve.verify[1] == 2.0
     assert costs.seconds(PLAIN, 1, 0) < 1.0  # but the choice of widths uses it
@@ -170,10 +170,10 @@ def test_a_slow_caller_does_not_cause_a_new_measurement(tmp_path):
 
 def test_an_answer_that_shows_a_slow_curve_corrects_it():
     pair, tokenizer = load("tiny")
-    costs, slow = pair.history.costs, pair.history.costs.curve.times(50.0)
-    costs.use(slow)
-    for _ in range(costs.ENOUGH):
-        costs.see(PLAIN, 1, 0, slow.verify[1] / 50.0)
+    costs, slow = pair.history.costs, pair.history.costs.curve.scaled(50.0)
+    costs.reset(slow)
+    for _ in range(costs.ENOUGH_ROUNDS):
+        costs.record(PLAIN, 1, 0, slow.verify[1] / 50.0)
     generate(pair, tokenizer, "What is 12 + 34?", max_tokens=4)
     assert costs.curve.verify[1] == pytest.approx(slow.verify[1] / 50.0, rel=0.2)
     assert curve_key(pair) not in default_store().all()
@@ -187,24 +187,24 @@ def test_a_guessed_curve_is_not_rechecked(tmp_path):
         Pair.of(make_model("llama"), Script([1, 2, 3], [1])),
     )
     for _ in range(20):
-        pair.history.costs.see(PLAIN, 1, 0, 0.01)
+        pair.history.costs.record(PLAIN, 1, 0, 0.01)
     calibrate.recheck(pair, store)
-    assert pair.history.costs.curve is GUESS and not list(tmp_path.iterdir())
+    assert pair.history.costs.curve is ASSUMED and not list(tmp_path.iterdir())
 
 
 def test_nothing_is_measured_without_a_drafter():
     pair, notices = Pair.of(make_model("llama")), []
     calibrate.calibrate(pair, notices.append)
-    assert not notices and pair.history.costs.curve.guessed
+    assert not notices and pair.history.costs.curve.assumed
 
 
 def test_load_calibrates():
     pair, _ = load("tiny")
-    assert not pair.history.costs.curve.guessed and pair.history.costs.known
+    assert not pair.history.costs.curve.assumed and pair.history.costs.plain_is_known
     kept = json.loads(calibrate.default_file().read_text())
     assert curve_key(pair) in kept[calibrate.machine()]
     plain, _ = load("tiny", "none")
-    assert plain.history.costs.curve.guessed
+    assert plain.history.costs.curve.assumed
 
 
 def test_measuring_has_no_side_effects():
@@ -218,7 +218,8 @@ def test_measuring_has_no_side_effects():
     mx.random.seed(3)
     measure(pair, budget=0.0)
     assert mx.random.uniform(shape=(3,)).tolist() == expected
-    assert pair.history.drafter.tried == [] and not pair.history.costs.ranges
+    assert pair.history.acceptance.tried == []
+    assert not pair.history.costs.corrections
     answer = [r.tokens for r in decode(pair, prompt, max_tokens=20, block_size=8)]
     fresh = Pair.of(model, make_drafter())
     assert answer == [
@@ -228,4 +229,4 @@ def test_measuring_has_no_side_effects():
 
 def test_scripted_drafters_need_a_text_and_are_not_calibrated_by_pair_of():
     pair = Pair.of(make_model("llama"), Script([1, 2, 3], [1]))
-    assert pair.history.costs.curve.guessed
+    assert pair.history.costs.curve.assumed
