@@ -22,7 +22,7 @@ from .decoding.loop import decode
 from .decoding.sampling import LogitsProcessor, Sampler, log_probabilities
 from .pair import Pair
 from .stats import UNDRAFTED, Stats
-from .text.chat_template import refused
+from .text.chat_template import unsupported_content
 from .text.stream import TextStream
 from .tuning.calibrate import recheck
 from .types import KVBits, Round, Sampling
@@ -259,7 +259,7 @@ def check_text(config: dict[str, Any], ids: Sequence[int]) -> None:
         for name in (f"{kind}_token_id", f"{kind}_token_index"):
             token = config.get(name)
             if token is not None and token in ids:
-                raise refused(kind)
+                raise unsupported_content(kind)
 
 
 def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str, str]:

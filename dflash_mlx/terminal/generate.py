@@ -140,7 +140,10 @@ class PromptEncoder:
             messages.append({"role": "assistant", "content": prefill})
         arguments = self._template_arguments(tokenizer)
         return apply_template(
-            tokenizer, messages, go_on=prefill is not None, **arguments
+            tokenizer,
+            messages,
+            continue_final_message=prefill is not None,
+            **arguments,
         )
 
     def _raw(self, tokenizer: TokenizerWrapper) -> bool:

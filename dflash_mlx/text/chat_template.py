@@ -1,6 +1,6 @@
-"""Messages in, token ids out; and how much of a prompt later turns will keep.
+"""Messages to token ids, and how much of a prompt later prompts will share with it.
 
-Owns what is asked of a tokenizer's chat template. Knows no model and no rows.
+Owns every use of a tokenizer's chat template. Does not know models or caches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..cache.prompt_cache import common_prefix
 from ..errors import PromptError
 
-# Made-up turns; a template that rewrites what came before shows it behind them.
+# A made-up next turn, to find out whether the template rewrites earlier ones.
 ANSWER = {"role": "assistant", "content": "Yes."}
 QUESTION = {"role": "user", "content": "Why?"}
 
@@ -22,19 +22,19 @@ def apply_template(
     tokenizer: TokenizerWrapper,
     messages: list[dict[str, str]],
     *,
-    go_on: bool = False,
+    continue_final_message: bool = False,
     **options: Any,
 ) -> list[int]:
     """Token ids of a chat, ready for the assistant's turn.
 
     Args:
-        tokenizer: mlx-lm's.
-        messages: {"role", "content"} each.
-        go_on: The last message is the beginning of the assistant's answer.
-        options: For the template, e.g. enable_thinking.
+        tokenizer: mlx-lm's TokenizerWrapper.
+        messages: A dict with "role" and "content" each.
+        continue_final_message: The last message is the beginning of the answer.
+        options: Passed to the template, e.g. enable_thinking.
 
     Raises:
-        PromptError: The tokenizer has no chat template, the template refuses the
+        PromptError: The tokenizer has no chat template, the template rejects the
             messages, or a message is not text.
     """
     check_template(tokenizer)
@@ -42,38 +42,37 @@ def apply_template(
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
             if part.get("type", "text") != "text":
-                raise refused(part["type"])
+                raise unsupported_content(part["type"])
     try:
         return tokenizer.apply_chat_template(
             messages,
-            add_generation_prompt=not go_on,
-            continue_final_message=go_on,
+            add_generation_prompt=not continue_final_message,
+            continue_final_message=continue_final_message,
             **options,
         )
     except (TemplateError, TypeError, ValueError) as error:
-        # A template is a program; transformers raises ValueError where it drops or
-        # rewrites a message that was to be gone on with.
+        # A template is a program. transformers raises ValueError if it drops or changes
+        # a message that is to be continued.
         raise PromptError(
-            f"This model's chat template refuses these messages: {error}.",
+            f"The model's chat template rejects these messages: {error}.",
             "Change them, or use --ignore-chat-template.",
         ) from error
 
 
-def surviving(
+def stable_prefix(
     tokenizer: TokenizerWrapper, messages: list[dict[str, str]], **options: Any
 ) -> int:
-    """How many leading ids of a chat's prompt the next turn's prompt will keep.
+    """The number of leading ids of a prompt that the next turn's prompt will share.
 
-    All of them, unless the template writes earlier turns in another way than the
-    last one: without their reasoning, or without an empty think block. The prompt is
-    compared with that of a made-up next turn.
+    It is the whole prompt, unless the template writes earlier turns differently from
+    the last one: without their reasoning, or without an empty think block. The prompt
+    is compared with that of a made-up next turn.
 
     Args:
         tokenizer, messages, options: As in apply_template.
 
     Returns:
-        That number; 0 where the template refuses such a turn, so that nothing is
-        known.
+        The number; 0 if the template rejects the made-up turn.
     """
     prompt = apply_template(tokenizer, messages, **options)
     return _shared(tokenizer, prompt, [*messages, ANSWER, QUESTION], options)
@@ -82,14 +81,14 @@ def surviving(
 def marks(
     tokenizer: TokenizerWrapper, messages: list[dict[str, str]], **options: Any
 ) -> tuple[int, int]:
-    """Where a chat's prompt may be left by later ones, as PromptCache.reuse takes it.
+    """Where later prompts of a chat may part from this one, for PromptCache.reuse.
 
     Args:
         tokenizer, messages, options: As in apply_template.
 
     Returns:
-        The leading ids that stay when the last message is changed, or taken back and
-        another one is said; and those that stay when the chat goes on: `surviving`.
+        Two numbers of leading ids: those shared with a prompt whose last message is
+        another one, and those shared with the next turn's prompt (`stable_prefix`).
     """
     prompt = apply_template(tokenizer, messages, **options)
     last = messages[-1]
@@ -102,7 +101,7 @@ def marks(
 
 
 def _shared(tokenizer, prompt, messages, options):
-    """Leading ids that a prompt shares with that of other messages."""
+    """The number of leading ids that a prompt shares with that of other messages."""
     try:
         other = apply_template(tokenizer, messages, **options)
     except PromptError:
@@ -110,17 +109,20 @@ def _shared(tokenizer, prompt, messages, options):
     return common_prefix(prompt, other)
 
 
-def refused(kind: str) -> PromptError:
-    """The error for a prompt that is not all text."""
+def unsupported_content(kind: str) -> PromptError:
+    """The error for a prompt that is not only text.
+
+    Args:
+        kind: The type of the content, e.g. "image".
+    """
     return PromptError(
-        f"The prompt holds a part of type {kind!r}, but only a model's text part is "
-        "run here.",
-        "Leave it out, or use a tool for vision-language models.",
+        f"The prompt contains content of type {kind!r}, but only text is supported.",
+        "Remove it, or use a tool for vision-language models such as mlx-vlm.",
     )
 
 
 def check_template(tokenizer: TokenizerWrapper) -> None:
-    """Raise PromptError when the tokenizer has no chat template."""
+    """Raise PromptError if the tokenizer has no chat template."""
     if not tokenizer.has_chat_template:
         raise PromptError(
             "This model's tokenizer has no chat template.",

@@ -1,6 +1,6 @@
-"""Reasoning and answer told apart, while the text comes.
+"""Separates a model's reasoning from its answer while the text is generated.
 
-Knows markers and text; nothing of models, tokens or terminals.
+Owns the markers of each family of models. Does not know how the two are shown.
 """
 
 from __future__ import annotations
@@ -12,20 +12,26 @@ from typing import Any, Literal, NamedTuple
 from .stream import overlap
 
 Kind = Literal["reasoning", "answer"]
-# Where a text is. "start": an answer whose first word has not come, so that reasoning
-# may open; later an opening marker is what the answer talks about. "header": between
-# two messages, where the text names the next one and is not shown.
+# Where a text is. "start": before the first word of the answer, where reasoning may
+# begin; after that word an opening marker is part of the answer. "header": between two
+# messages, where the text names the next one and is dropped.
 State = Literal["start", "header", "reasoning", "answer"]
-# A header that runs longer is no header.
+# In characters. A longer text is not a header, but an answer.
 LONGEST_HEADER = 200
-# Tags that models of these vocabularies write, beside those that mlx-lm knows.
+# Pairs of tags that mlx-lm does not know, used if the vocabulary has both.
 MORE_TAGS = (("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
-# The end of a prompt that may have opened the reasoning, in tokens.
+# Tokens at the end of a prompt in which a template may open the reasoning.
 TAIL = 64
 
 
 class Edge(NamedTuple):
-    """A marker, where the text is after it, and whether the marker is text itself."""
+    """A marker that leads from one state to another.
+
+    Args:
+        marker: The text.
+        state: The state after it.
+        keep: Whether the marker is part of the text and not dropped.
+    """
 
     marker: str
     state: State
@@ -34,40 +40,40 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True)
 class Markers:
-    """How a model writes that it reasons.
+    """How a model marks its reasoning.
 
     Args:
-        edges: For a state, the markers that leave it.
-        first: The state of an answer that the prompt has not begun.
+        edges: State -> the markers that end it.
+        first: The state at the beginning of an answer.
     """
 
     edges: Mapping[State, Sequence[Edge]] = field(default_factory=dict)
     first: State = "answer"
 
-    def state_after(self, prompt: str, go_on: bool = False) -> State:
-        """Where an answer begins.
+    def state_after(self, prompt: str, continue_final_message: bool = False) -> State:
+        """The state in which an answer begins after a prompt.
 
         Args:
             prompt: The end of the prompt, with its markers.
-            go_on: The prompt ends with the beginning of the answer; otherwise words
-                after the last marker are the user's.
+            continue_final_message: The prompt ends with the beginning of the answer.
+                Otherwise words after the last marker are the user's.
         """
         best = (0, 0, self.first)
         for edge in {edge for edges in self.edges.values() for edge in edges}:
             if (at := prompt.rfind(edge.marker)) >= 0:
                 end = at + len(edge.marker)
                 best = max(best, (end, len(edge.marker), edge.state))
-        if prompt[best[0] :].strip() and not go_on:
+        if prompt[best[0] :].strip() and not continue_final_message:
             return self.first
         return best[2]
 
 
-def tags(start: str, end: str, drop: Sequence[str] = ()) -> Markers:
-    """Markers of reasoning between two tags, ahead of the answer.
+def tag_markers(start: str, end: str, drop: Sequence[str] = ()) -> Markers:
+    """Markers for reasoning between two tags before the answer.
 
     Args:
         start, end: The tags.
-        drop: Further markers that are no text.
+        drop: Further markers, to be dropped from the text.
     """
     dropped = [Edge(marker, "answer") for marker in drop]
     return Markers(
@@ -81,7 +87,7 @@ def tags(start: str, end: str, drop: Sequence[str] = ()) -> Markers:
 
 
 # gpt-oss: <|channel|>analysis<|message|> ... <|end|><|start|>assistant<|channel|>final
-# <|message|> ...; other channels, a tool's among them, are answers.
+# <|message|> ... Other channels, such as a tool's, are answers.
 HARMONY = Markers(
     {
         "header": [
@@ -95,31 +101,31 @@ HARMONY = Markers(
 )
 
 
-def markers(tokenizer: Any) -> Markers:
-    """How a tokenizer's model marks its reasoning; no markers if it does not.
+def find_markers(tokenizer: Any) -> Markers:
+    """The markers of a tokenizer's model; none if it does not mark its reasoning.
 
     Args:
         tokenizer: mlx-lm's TokenizerWrapper.
     """
     if tokenizer.response_transitions:
-        return _of_format(tokenizer)
+        return _from_transitions(tokenizer)
     vocabulary = tokenizer.get_vocab()
     if all(word in vocabulary for word in ("<|channel|>", "<|message|>", "<|start|>")):
         return HARMONY
     if tokenizer.has_thinking:
         start, end = tokenizer.think_start, tokenizer.think_end
-        return tags(start, end, tokenizer.structural_markers)
+        return tag_markers(start, end, tokenizer.structural_markers)
     for start, end in MORE_TAGS:
         if start in vocabulary and end in vocabulary:
-            return tags(start, end)
+            return tag_markers(start, end)
     template = tokenizer.chat_template
     if isinstance(template, str) and "<think>" in template and "</think>" in template:
-        return tags("<think>", "</think>")
+        return tag_markers("<think>", "</think>")
     return Markers()
 
 
-def _of_format(tokenizer):
-    """mlx-lm's description of a response as Markers; tool calls stay in the answer."""
+def _from_transitions(tokenizer):
+    """Markers from mlx-lm's description of a response; tool calls are answers."""
     states = {"normal": "answer", "tool": "answer"}
     edges: dict[State, list[Edge]] = {}
     for state, ways in tokenizer.response_transitions.items():
@@ -130,28 +136,32 @@ def _of_format(tokenizer):
     return Markers(edges, states.get(first, first))
 
 
-def splitter(tokenizer: Any, prompt: Sequence[int] = (), go_on: bool = False):
-    """A Splitter for the answer to a prompt.
+def make_splitter(
+    tokenizer: Any, prompt: Sequence[int] = (), continue_final_message: bool = False
+) -> Splitter:
+    """Make a Splitter for the answer to a prompt.
 
     Args:
         tokenizer: mlx-lm's TokenizerWrapper.
-        prompt: Token ids, of which the end is read.
-        go_on: The prompt ends with the beginning of the answer.
+        prompt: Token ids.
+        continue_final_message: The prompt ends with the beginning of the answer.
     """
-    found = markers(tokenizer)
-    tail = list(prompt) if go_on else list(prompt)[-TAIL:]
-    return Splitter(found, found.state_after(tokenizer.decode(tail), go_on))
+    markers = find_markers(tokenizer)
+    tail = list(prompt) if continue_final_message else list(prompt)[-TAIL:]
+    text = tokenizer.decode(tail)
+    return Splitter(markers, markers.state_after(text, continue_final_message))
 
 
 class Splitter:
-    """Text in pieces, cut anywhere; (kind, text) out, as soon as it is certain.
+    """Labels pieces of a text as reasoning or answer.
 
-    Markers are taken out, and the line ends after a marker. Whatever else came is
-    given back, also when an end never comes.
+    The pieces may be cut anywhere. Markers and the line breaks after them are dropped;
+    all other text is returned as soon as its kind is certain, even if a closing marker
+    is missing.
 
     Args:
         markers: The model's.
-        state: Where the answer begins; None for an answer that nobody has begun.
+        state: The state at the beginning; None for the markers' first one.
     """
 
     def __init__(self, markers: Markers, state: State | None = None):
@@ -162,7 +172,7 @@ class Splitter:
         self._in_message = False
 
     def push(self, text: str) -> list[tuple[Kind, str]]:
-        """Add a piece; what is certain now."""
+        """Add a piece; return (kind, text) pairs of what is certain now."""
         self._held += text
         out: list[tuple[Kind, str]] = []
         while (step := self._step()) is not None:
@@ -170,17 +180,17 @@ class Splitter:
         return out
 
     def close(self) -> list[tuple[Kind, str]]:
-        """What was held back when the text ends."""
+        """End the text; return what was held back."""
         text, self._held = self._held, ""
         if self.state == "header" and self._in_message:
             return []
-        return self._give(text)
+        return self._label(text)
 
     def _step(self):
-        """Go on to the next marker; None when more text must come first."""
+        """Process the text up to the next marker; None if more text must come first."""
         text, edges = self._held, self._edges.get(self.state, ())
         if self.state == "start":
-            return self._begin(text, edges)
+            return self._start(text, edges)
         found = [(at, e) for e in edges if (at := text.find(e.marker)) >= 0]
         if found:
             at, edge = min(found, key=lambda one: (one[0], -len(one[1].marker)))
@@ -192,11 +202,10 @@ class Splitter:
             return []
         keep = max((overlap(text, edge.marker) for edge in edges), default=0)
         self._held = text[len(text) - keep :]
-        given = self._give(text[: len(text) - keep])
-        return given or None
+        return self._label(text[: len(text) - keep]) or None
 
-    def _begin(self, text, edges):
-        """The first word decides whether reasoning opens."""
+    def _start(self, text, edges):
+        """The first word decides whether reasoning begins."""
         word = text.lstrip()
         for edge in edges:
             if word.startswith(edge.marker):
@@ -207,13 +216,14 @@ class Splitter:
         return []
 
     def _cross(self, before, edge, after):
-        given = [] if self.state == "header" else self._give(before)
+        """Pass a marker that lies between two pieces of text."""
+        parts = [] if self.state == "header" else self._label(before)
         self._held = edge.marker + after if edge.keep else after
         self.state, self._after_marker = edge.state, not edge.keep
         self._in_message = True
-        return given
+        return parts
 
-    def _give(self, text):
+    def _label(self, text):
         if self._after_marker:
             text = text.lstrip("\r\n")
         if not text:

@@ -1,6 +1,7 @@
-"""Tokens to text, with stop strings that may straddle tokens and blocks.
+"""Turns tokens into text, and stops at stop strings.
 
-Knows a detokenizer; nothing of models or rounds.
+A stop string may begin in one token or block and end in another. Owns the text that is
+held back until that is decided. Does not know models or rounds.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from ..types import require
 
 
 class TextStream:
-    """Streams text and watches for stop strings.
+    """Detokenizes token by token and watches for stop strings.
 
-    Text that may be the beginning of a stop string is held back until the next
-    tokens decide, so a stop string is never shown, not even in part.
+    Text that may be the beginning of a stop string is held back until the next tokens
+    decide, so no part of a stop string is ever returned.
 
     Args:
-        detokenizer: A fresh one, from mlx-lm's TokenizerWrapper.
-        stop: Strings that end the text; they are not part of it.
+        detokenizer: A new one, from mlx-lm's TokenizerWrapper.
+        stop: Strings that end the text. They are not part of it.
 
     Raises:
         OptionError: A stop string is empty.
@@ -32,12 +33,12 @@ class TextStream:
         self._held = ""
 
     def push(self, token: int) -> tuple[str, bool]:
-        """Add a token; return (text that is certain now, whether it ends here)."""
+        """Add a token; return the text that is certain now and whether it ends here."""
         self._detokenizer.add_token(token)
         return self._release(self._detokenizer.last_segment)
 
     def finish(self) -> tuple[str, bool]:
-        """The rest of the text when its tokens end, and whether it stops in it."""
+        """End the text; return the rest of it, and whether a stop string ended it."""
         self._detokenizer.finalize()
         text, stopped = self._release(self._detokenizer.last_segment)
         if not stopped:
@@ -56,7 +57,7 @@ class TextStream:
 
 
 def overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `stop`."""
+    """The length of the longest proper prefix of `stop` that `text` ends with."""
     for n in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:n]):
             return n

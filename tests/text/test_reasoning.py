@@ -1,4 +1,4 @@
-"""Reasoning and answer told apart, wherever the pieces are cut."""
+"""Reasoning and answer are separated wherever the pieces of the text are cut."""
 
 from types import SimpleNamespace
 
@@ -10,14 +10,14 @@ from dflash_mlx.text.reasoning import (
     Edge,
     Markers,
     Splitter,
-    markers,
-    splitter,
-    tags,
+    find_markers,
+    make_splitter,
+    tag_markers,
 )
 
-THINK = tags("<think>", "</think>")
-CHANNEL = tags("<|channel>thought", "<channel|>")
-XTML = tags(
+THINK = tag_markers("<think>", "</think>")
+CHANNEL = tag_markers("<|channel>thought", "<channel|>")
+XTML = tag_markers(
     "<|open|>think<|sep|>",
     "<|close|>think<|sep|>",
     ["<|open|>response<|sep|>", "<|close|>response<|sep|>"],
@@ -92,40 +92,42 @@ SAMPLES = [
 ]
 
 
-def split(marks, state, pieces):
-    one = Splitter(marks, state)
-    parts = [part for piece in pieces for part in one.push(piece)] + one.close()
+def split(markers, state, pieces):
+    """Push pieces through a Splitter; return the reasoning and the answer."""
+    splitter = Splitter(markers, state)
+    parts = [part for piece in pieces for part in splitter.push(piece)]
+    parts += splitter.close()
     assert all(text for _, text in parts)
-    told = {"reasoning": "", "answer": ""}
+    texts = {"reasoning": "", "answer": ""}
     for kind, text in parts:
-        told[kind] += text
-    return told["reasoning"], told["answer"]
+        texts[kind] += text
+    return texts["reasoning"], texts["answer"]
 
 
-@pytest.mark.parametrize("marks, state, text, reasoning, answer", SAMPLES)
-def test_every_cut_gives_the_same(marks, state, text, reasoning, answer):
+@pytest.mark.parametrize("markers, state, text, reasoning, answer", SAMPLES)
+def test_every_cut_gives_the_same(markers, state, text, reasoning, answer):
     wanted = (reasoning, answer)
-    assert split(marks, state, [text]) == wanted
-    assert split(marks, state, list(text)) == wanted
+    assert split(markers, state, [text]) == wanted
+    assert split(markers, state, list(text)) == wanted
     for i in range(len(text) + 1):
-        assert split(marks, state, [text[:i], text[i:]]) == wanted
+        assert split(markers, state, [text[:i], text[i:]]) == wanted
     if len(text) < 80:
         for i in range(len(text)):
             for j in range(i, len(text)):
                 pieces = [text[:i], text[i:j], text[j:]]
-                assert split(marks, state, pieces) == wanted
+                assert split(markers, state, pieces) == wanted
 
 
-def test_what_is_certain_is_given_at_once():
-    one = Splitter(THINK, "reasoning")
-    assert one.push("abc <") == [("reasoning", "abc ")]
-    assert one.push("b") == [("reasoning", "<b")]
-    assert one.push("</think>x") == [("answer", "x")]
-    assert one.push("<think") == [("answer", "<think")]
+def test_certain_text_is_returned_at_once():
+    splitter = Splitter(THINK, "reasoning")
+    assert splitter.push("abc <") == [("reasoning", "abc ")]
+    assert splitter.push("b") == [("reasoning", "<b")]
+    assert splitter.push("</think>x") == [("answer", "x")]
+    assert splitter.push("<think") == [("answer", "<think")]
 
 
 @pytest.mark.parametrize(
-    "marks, prompt, go_on, state",
+    "markers, prompt, continued, state",
     [
         (THINK, "<|im_start|>assistant\n<think>\n", False, "reasoning"),
         (THINK, "<|im_start|>assistant\n<think>\n\n</think>\n\n", False, "start"),
@@ -138,8 +140,8 @@ def test_what_is_certain_is_given_at_once():
         (Markers(), "<think>", False, "answer"),
     ],
 )
-def test_the_prompt_may_have_begun_it(marks, prompt, go_on, state):
-    assert marks.state_after(prompt, go_on) == state
+def test_the_prompt_may_begin_the_answer(markers, prompt, continued, state):
+    assert markers.state_after(prompt, continued) == state
 
 
 def tokenizer(words=(), think=None, template=None, transitions=None):
@@ -158,56 +160,60 @@ def tokenizer(words=(), think=None, template=None, transitions=None):
 
 
 def test_markers_of_families():
-    assert markers(tokenizer(think=("<think>", "</think>"))) == THINK
+    assert find_markers(tokenizer(think=("<think>", "</think>"))) == THINK
     harmony = tokenizer(["<|channel|>", "<|message|>", "<|start|>"])
-    assert markers(harmony) is HARMONY
-    assert markers(tokenizer(["[THINK]", "[/THINK]"])) == tags("[THINK]", "[/THINK]")
-    assert markers(tokenizer(template="a <think> b </think>")) == THINK
-    assert markers(tokenizer()) == Markers()
+    assert find_markers(harmony) is HARMONY
+    assert find_markers(tokenizer(["[THINK]", "[/THINK]"])) == tag_markers(
+        "[THINK]", "[/THINK]"
+    )
+    assert find_markers(tokenizer(template="a <think> b </think>")) == THINK
+    assert find_markers(tokenizer()) == Markers()
 
 
 def test_markers_of_mlx_lms_response_formats():
     from mlx_lm.chat_templates.muse_spark import RESPONSE_FORMAT
 
-    found = markers(tokenizer(transitions=RESPONSE_FORMAT["transitions"]))
+    found = find_markers(tokenizer(transitions=RESPONSE_FORMAT["transitions"]))
     text = " to=self<|message|>hm<|eom|> to=user<|message|>Yes<|eot|>"
     assert split(found, None, list(text)) == ("hm", "Yes")
 
 
-def test_a_splitter_reads_the_prompts_end():
-    one = tokenizer(think=("<think>", "</think>"))
+def test_a_splitter_starts_from_the_prompts_end():
+    model = tokenizer(think=("<think>", "</think>"))
     ids = [ord(c) for c in "x" * 500 + "<think>\n"]
-    assert splitter(one, ids).state == "reasoning"
-    assert splitter(one).state == "start"
+    assert make_splitter(model, ids).state == "reasoning"
+    assert make_splitter(model).state == "start"
 
 
-def test_of_two_markers_at_one_place_the_longer_counts():
-    marks = Markers(
+def test_the_longer_of_two_markers_at_one_place_counts():
+    markers = Markers(
         {
             "answer": [Edge("<a", "answer"), Edge("<a>", "reasoning")],
             "reasoning": [Edge("</a", "answer"), Edge("</a>", "answer")],
         }
     )
-    split = Splitter(marks, "answer")
-    told = split.push("x<a>y</a>z") + split.close()
-    assert told == [("answer", "x"), ("reasoning", "y"), ("answer", "z")]
+    splitter = Splitter(markers, "answer")
+    parts = splitter.push("x<a>y</a>z") + splitter.close()
+    assert parts == [("answer", "x"), ("reasoning", "y"), ("answer", "z")]
 
 
-def test_a_header_may_have_its_full_length():
+def test_the_longest_header():
     for length, shown in ((LONGEST_HEADER, []), (LONGEST_HEADER + 1, ["answer"])):
-        split = Splitter(HARMONY)
-        assert [kind for kind, _ in split.push("h" * length)] == shown
+        splitter = Splitter(HARMONY)
+        assert [kind for kind, _ in splitter.push("h" * length)] == shown
 
 
-def test_an_answer_begun_long_ago_is_still_reasoning():
-    one = tokenizer(think=("<think>", "</think>"))
+def test_a_continued_answer_that_began_long_ago():
+    model = tokenizer(think=("<think>", "</think>"))
     prompt = [ord(c) for c in "<think>" + "x" * 200]
-    assert splitter(one, prompt, go_on=True).state == "reasoning"
+    assert (
+        make_splitter(model, prompt, continue_final_message=True).state == "reasoning"
+    )
 
 
-def test_structural_markers_are_no_text():
-    one = tokenizer(think=("<think>", "</think>"))
-    one.structural_markers = ("<|turn|>",)
-    split = splitter(one)
-    told = split.push("<think>a</think>b<|turn|>c") + split.close()
-    assert told == [("reasoning", "a"), ("answer", "b"), ("answer", "c")]
+def test_structural_markers_are_dropped():
+    model = tokenizer(think=("<think>", "</think>"))
+    model.structural_markers = ("<|turn|>",)
+    splitter = make_splitter(model)
+    parts = splitter.push("<think>a</think>b<|turn|>c") + splitter.close()
+    assert parts == [("reasoning", "a"), ("answer", "b"), ("answer", "c")]

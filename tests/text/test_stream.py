@@ -1,4 +1,4 @@
-"""Streaming text: stop strings anywhere, UTF-8 in pieces."""
+"""Streamed text with stop strings, wherever the text is cut."""
 
 import pytest
 
@@ -19,7 +19,7 @@ class Letters:
 
 
 def stream(text, stops, size):
-    """Feed `text` in pieces; return (what came out, whether it stopped)."""
+    """Push `text` in pieces of a size; return the parts and whether it stopped."""
     out, parts = TextStream(Letters(), stops), []
     for i in range(0, len(text), size):
         part, stopped = out.push(text[i : i + size])
@@ -32,7 +32,7 @@ def stream(text, stops, size):
 
 @pytest.mark.parametrize("size", range(1, 9))
 @pytest.mark.parametrize("at", range(12))
-def test_a_stop_string_at_every_offset_and_never_shown(size, at):
+def test_a_stop_string_at_every_offset_is_never_shown(size, at):
     text = "abcabcabcabcabc"[:at] + "STOP" + "xyz"
     parts, stopped = stream(text, ("STOP",), size)
     assert stopped and "".join(parts) == text[:at]
@@ -40,7 +40,7 @@ def test_a_stop_string_at_every_offset_and_never_shown(size, at):
 
 
 @pytest.mark.parametrize("size", (1, 2, 3))
-def test_text_without_a_stop_is_whole(size):
+def test_text_without_a_stop_string_is_complete(size):
     text = "a STOP that is STO but no S T O P\nSTO"
     parts, stopped = stream(text.replace("STOP", "STO."), ("STOP", "\n\n"), size)
     assert not stopped and "".join(parts) == text.replace("STOP", "STO.")

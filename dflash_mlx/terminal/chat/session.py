@@ -16,7 +16,7 @@ from ...cache.prompt_cache import PromptCache
 from ...engine import engine_of
 from ...errors import CommandError, ConversationError, DFlashError
 from ...text.chat_template import apply_template, check_template, marks
-from ...text.reasoning import splitter
+from ...text.reasoning import make_splitter
 from ..answer_options import Looks, ThinkingOptions
 from ..answer_request import AnswerRequest
 from ..screen import progress
@@ -204,7 +204,7 @@ class Chat:
             markdown=settings.markdown,
             drafts=settings.drafts,
             reasoning=settings.reasoning,
-            splitter=splitter(self.tokenizer, ids),
+            splitter=make_splitter(self.tokenizer, ids),
         )
 
     def edited(self, text: str) -> str | None:

@@ -20,7 +20,7 @@ from dflash_mlx.cache.snapshots import Snapshot, SnapshotStore, take
 from dflash_mlx.cache.state import State
 from dflash_mlx.errors import OptionError, PromptError
 from dflash_mlx.terminal.thinking import Thinking
-from dflash_mlx.text.chat_template import apply_template, marks, surviving
+from dflash_mlx.text.chat_template import apply_template, marks, stable_prefix
 from dflash_mlx.types import KVBits
 from tests.cache.test_accidents import interrupt
 from tests.decoding import test_interrupts
@@ -155,7 +155,7 @@ def test_a_template_is_a_program_that_may_fail():
     tokenizer = make_tokenizer(TEMPLATES["thinking"])
     begun = [*question, {"role": "assistant", "content": "<think>Hm</think>Ok"}]
     with pytest.raises(PromptError, match="refuses these messages"):
-        apply_template(tokenizer, begun, go_on=True)
+        apply_template(tokenizer, begun, continue_final_message=True)
 
 
 def test_a_template_that_wants_more_than_a_question_tells_no_mode():
@@ -336,7 +336,7 @@ def test_boundaries_of_templates():
         ids = apply_template(tokenizer, chat, **options)
         at, kept = marks(tokenizer, chat, **options)
         assert tokenizer.decode(ids[at:]).startswith("Three")
-        assert kept == surviving(tokenizer, chat, **options)
+        assert kept == stable_prefix(tokenizer, chat, **options)
         left[name] = tokenizer.decode(ids[kept:])
     assert left == {
         "stable": "",
@@ -349,7 +349,7 @@ def test_a_template_that_refuses_says_so_and_nothing_is_known_to_survive():
     once = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
     tokenizer = make_tokenizer(once + TEMPLATES["stable"])
     chat = [{"role": "user", "content": "One"}]
-    assert surviving(tokenizer, chat) == 0
+    assert stable_prefix(tokenizer, chat) == 0
     assert marks(tokenizer, chat)[1] == 0
     with pytest.raises(PromptError, match="refuses these messages: one turn"):
         apply_template(tokenizer, chat * 2)

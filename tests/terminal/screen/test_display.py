@@ -12,7 +12,7 @@ from dflash_mlx.errors import OptionError
 from dflash_mlx.hub.registry import drafter_entry, targets
 from dflash_mlx.terminal.screen.display import Display
 from dflash_mlx.terminal.thinking import Thinking, switch_of, variables
-from dflash_mlx.text.reasoning import Splitter, tags
+from dflash_mlx.text.reasoning import Splitter, tag_markers
 from tests.equipment.screen import Screen
 
 TEXT = "<think>\nLet me see.\nYes.\n</think>\n\nIt is **日本** é:\r\n\n- a\x1b[31m\n- b"
@@ -26,7 +26,7 @@ def responses(text, step=3):
 
 
 def thinking_splitter():
-    return Splitter(tags("<think>", "</think>"))
+    return Splitter(tag_markers("<think>", "</think>"))
 
 
 def shown(screen, text=TEXT, step=3, console=None, **options):
