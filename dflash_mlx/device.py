@@ -1,4 +1,7 @@
-"""Every question to the machine, and every limit set on it."""
+"""Facts about this machine, and the limits that are set on it.
+
+Owns every call to the operating system about hardware. Does not decide what fits.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,21 @@ import mlx.nn as nn
 from mlx.utils import tree_reduce
 
 GIB = 2**30
-# Weights need company: caches, activations, the drafter.
+# Wired beside the weights: caches, activations, the drafter.
 HEADROOM = 4 * GIB
-# What tells of heat and want.
-THERMAL = "com.apple.system.thermalpressurelevel"
-PRESSURE = "kern.memorystatus_vm_pressure_level"
-CPU_WAITING, MEMORY_WAITING = "/proc/pressure/cpu", "/proc/pressure/memory"
-THROTTLED = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"
-# Percent of waiting, and megabytes of swap, that a measurement can stand.
-WAITING, SWAPPED = {"cpu": 10, "memory": 1}, 64
+# System settings and files that report thermal pressure, memory pressure and waiting.
+MAC_THERMAL = "com.apple.system.thermalpressurelevel"
+MAC_MEMORY = "kern.memorystatus_vm_pressure_level"
+LINUX_CPU, LINUX_MEMORY = "/proc/pressure/cpu", "/proc/pressure/memory"
+LINUX_THROTTLED = (
+    "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"
+)
+# Above these a measurement may be too low: percent of time waiting, megabytes.
+MOST_CPU_WAITING, MOST_MEMORY_WAITING, MOST_SWAPPED = 10, 1, 64
 
 
 def model_bytes(model: nn.Module) -> int:
-    """Bytes of all arrays of a model."""
+    """Bytes of a model's arrays."""
     return tree_reduce(
         lambda total, a: total + a.nbytes if isinstance(a, mx.array) else total,
         model,
@@ -37,15 +42,15 @@ def model_bytes(model: nn.Module) -> int:
 
 
 def memory_bytes() -> int:
-    """Memory that a model may take: the GPU's recommended working set on a Mac, the
-    machine's memory elsewhere."""
+    """Memory for models: on a Mac the GPU's recommended working set, elsewhere the
+    machine's memory."""
     if mx.metal.is_available():
         return mx.device_info()["max_recommended_working_set_size"]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def native_bfloat16() -> bool:
-    """Whether bfloat16 is computed in hardware; the GPUs of M1 and M2 emulate it."""
+    """Whether the hardware computes bfloat16. The GPUs of M1 and M2 emulate it."""
     if not mx.metal.is_available():
         return True
     chip = str(mx.device_info()["architecture"])
@@ -54,10 +59,10 @@ def native_bfloat16() -> bool:
 
 @contextlib.contextmanager
 def wired(model: nn.Module) -> Iterator[None]:
-    """Keep a model's weights wired while it generates, on a Mac.
+    """Keep a model's weights in wired memory inside the context, on a Mac.
 
-    The limit is the weights and some headroom, not all the machine has: a larger
-    one has hung macOS (ml-explore/mlx#3186).
+    The limit is the size of the weights and some headroom. A limit of all memory has
+    hung macOS (ml-explore/mlx#3186).
     """
     if not mx.metal.is_available():
         yield
@@ -72,21 +77,20 @@ def wired(model: nn.Module) -> Iterator[None]:
 
 
 def runs_on_metal() -> bool:
-    """Whether arrays are computed by Metal, where its kernels run."""
+    """Whether the default device is a Metal GPU, so that Metal kernels can run."""
     return mx.metal.is_available() and mx.default_device() == mx.gpu
 
 
 def wired_limit() -> int | None:
-    """Bytes that the system lets the GPU wire, where a user has set it; None
-    elsewhere."""
+    """Bytes of the GPU's wired limit, if a user of a Mac has set it, else None."""
     if platform.system() != "Darwin":
         return None
-    told = output("sysctl", "-n", "iogpu.wired_limit_mb")
-    return int(told) * 2**20 or None if told.strip().isdigit() else None
+    text = run_command("sysctl", "-n", "iogpu.wired_limit_mb")
+    return int(text) * 2**20 or None if text.strip().isdigit() else None
 
 
 def describe() -> dict[str, str | int]:
-    """The machine and the versions that a measurement depends on."""
+    """The hardware and the versions that a measurement depends on."""
     return {
         "device": str(mx.default_device()),
         "machine": f"{platform.system()} {platform.machine()}",
@@ -103,7 +107,7 @@ def describe() -> dict[str, str | int]:
 
 
 def processor() -> str:
-    """The chip's name."""
+    """The name of the chip."""
     if mx.metal.is_available():
         return mx.device_info()["device_name"]
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
@@ -113,8 +117,8 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def output(*command: str) -> str:
-    """What a command prints; nothing where there is no such command."""
+def run_command(*command: str) -> str:
+    """What a command prints; an empty string if there is no such command."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
@@ -122,66 +126,70 @@ def output(*command: str) -> str:
     return done.stdout
 
 
-def strain() -> dict[str, float]:
-    """What slows this machine down now, in the numbers that it tells without root.
-
-    Returns:
-        On macOS thermal_pressure (0 is none, 4 the most), cpu_speed_limit (percent),
-        memory_pressure (1 is none, 2 a warning, 4 critical) and swap_mb. On Linux
-        cpu_waiting and memory_waiting (percent of the last ten seconds in which
-        something waited for it) and throttled (how often cores were). What a machine
-        does not tell is left out.
-    """
-    if platform.system() == "Darwin":
-        asked = {
-            "thermal_pressure": (r"(\d+)\s*$", "notifyutil", "-g", THERMAL),
-            "cpu_speed_limit": (r"CPU_Speed_Limit\s*=\s*(\d+)", "pmset", "-g", "therm"),
-            "memory_pressure": (r"(\d+)", "sysctl", "-n", PRESSURE),
-            "swap_mb": (r"used = ([\d.]+)M", "sysctl", "-n", "vm.swapusage"),
-        }
-        found = {
-            name: re.search(pattern, output(*command))
-            for name, (pattern, *command) in asked.items()
-        }
-    else:
-        found = {
-            f"{name}_waiting": re.search(r"some avg10=([\d.]+)", content(file))
-            for name, file in (("cpu", CPU_WAITING), ("memory", MEMORY_WAITING))
-        }
-    told = {name: float(match[1]) for name, match in found.items() if match}
-    counts = [content(file).strip() for file in Path("/").glob(THROTTLED)]
-    counts = [int(count) for count in counts if count.isdigit()]
-    return told | ({"throttled": sum(counts)} if counts else {})
-
-
-def content(file: str | Path) -> str:
-    """A file's text; nothing where it cannot be read."""
+def read_text(file: str | Path) -> str:
+    """The content of a file; an empty string if it cannot be read."""
     with contextlib.suppress(OSError):
         return Path(file).read_text()
     return ""
 
 
-def complaints(before: dict[str, float], after: dict[str, float]) -> list[str]:
-    """Why figures that were measured between two looks at `strain` may be too low."""
+def pressure() -> dict[str, float]:
+    """What slows this machine down now, as far as it reports that without root.
 
-    def most(name, usual=0.0, of=max):
+    Returns:
+        On macOS thermal_pressure (0 is none, 4 the most), cpu_speed_limit (percent),
+        memory_pressure (1 is none, 2 a warning, 4 critical) and swap_mb. On Linux
+        cpu_waiting and memory_waiting (percent of the last ten seconds in which a
+        process waited for it) and throttled (how often cores were throttled). Values
+        that the machine does not report are left out.
+    """
+    if platform.system() == "Darwin":
+        sources = {
+            "thermal_pressure": (r"(\d+)\s*$", "notifyutil", "-g", MAC_THERMAL),
+            "cpu_speed_limit": (r"CPU_Speed_Limit\s*=\s*(\d+)", "pmset", "-g", "therm"),
+            "memory_pressure": (r"(\d+)", "sysctl", "-n", MAC_MEMORY),
+            "swap_mb": (r"used = ([\d.]+)M", "sysctl", "-n", "vm.swapusage"),
+        }
+        matches = {
+            name: re.search(pattern, run_command(*command))
+            for name, (pattern, *command) in sources.items()
+        }
+    else:
+        matches = {
+            f"{name}_waiting": re.search(r"some avg10=([\d.]+)", read_text(file))
+            for name, file in (("cpu", LINUX_CPU), ("memory", LINUX_MEMORY))
+        }
+    found = {name: float(match[1]) for name, match in matches.items() if match}
+    counts = [read_text(file).strip() for file in Path("/").glob(LINUX_THROTTLED)]
+    counts = [int(count) for count in counts if count.isdigit()]
+    return found | ({"throttled": sum(counts)} if counts else {})
+
+
+def pressure_warnings(before: dict[str, float], after: dict[str, float]) -> list[str]:
+    """Why figures measured between two calls of `pressure` may be too low."""
+
+    def worst(name, usual=0.0, of=max):
         return of(before.get(name, usual), after.get(name, usual))
 
-    lines, swapped = [], after.get("swap_mb", 0) - before.get("swap_mb", 0)
-    if level := most("thermal_pressure"):
+    def increase(name):
+        return after.get(name, 0) - before.get(name, 0)
+
+    lines = []
+    if level := worst("thermal_pressure"):
         lines.append(f"the system reports thermal pressure, level {level:g} of 4")
-    if (limit := most("cpu_speed_limit", 100, min)) < 100:
+    if (limit := worst("cpu_speed_limit", 100, min)) < 100:
         lines.append(f"the system limits the CPU's speed to {limit:g} %")
-    if (times := after.get("throttled", 0) - before.get("throttled", 0)) > 0:
-        lines.append(f"cores were throttled {times:g} times for their temperature")
-    if most("memory_pressure", 1) > 1 or most("memory_waiting") > WAITING["memory"]:
+    if (times := increase("throttled")) > 0:
+        lines.append(f"CPU cores were throttled {times:g} times because of heat")
+    waiting = worst("memory_waiting")
+    if worst("memory_pressure", 1) > 1 or waiting > MOST_MEMORY_WAITING:
         lines.append("the system is short of memory")
-    if swapped > SWAPPED:
-        lines.append(f"{swapped:.0f} MB went to swap")
-    # Later its own threads may wait for each other.
-    if (waiting := before.get("cpu_waiting", 0)) > WAITING["cpu"]:
+    if (swapped := increase("swap_mb")) > MOST_SWAPPED:
+        lines.append(f"{swapped:.0f} MB were swapped out")
+    # Only before: later the benchmark's own threads may wait for each other.
+    if (waiting := before.get("cpu_waiting", 0)) > MOST_CPU_WAITING:
         lines.append(
-            f"other programs wanted the CPU before it began: they waited {waiting:.0f} "
-            "% of the time"
+            f"other programs used the CPU before the start: processes waited for it "
+            f"{waiting:.0f} % of the time"
         )
     return lines

@@ -64,7 +64,7 @@ def run(
         jsonl: File to append that line to.
     """
     check_template_arguments(settings.template)
-    strain = device.strain()
+    strain = device.pressure()
     check_files(plot_file, jsonl)
     # What can fail early comes first: data sets before models, both before measuring.
     others = [suite for suite in options.suites if suite != BUILTIN]
@@ -181,10 +181,10 @@ def report(
         options, settings: What was measured, and how.
         runs: Every contender's answers.
         rows: The rows of the table.
-        strain: device.strain() before measuring.
+        strain: device.pressure() before measuring.
     """
-    after, change = device.strain(), results.drift(runs)
-    warnings = device.complaints(strain, after) + results.drift_warning(change)
+    after, change = device.pressure(), results.drift(runs)
+    warnings = device.pressure_warnings(strain, after) + results.drift_warning(change)
     return {
         "machine": device.describe(),
         "strain": {"before": strain, "after": after, "drift_of_plain": change},
