@@ -1,7 +1,7 @@
 """Text in, GenerationResponses out: mlx-lm's generate API over the loop.
 
-Owns encoding, detokenization, stop strings and clocks. Decoding itself is loop.py's,
-counting stats.py's; nothing here touches a model or a cache.
+Owns encoding, detokenization, stop strings and the timing of rounds. Does not touch a
+model or a cache (see decoding/loop.py) and keeps no counters (see stats.py).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .text.stream import TextStream
 from .tuning.calibrate import recheck
 from .types import KVBits, Round, Sampling
 
-# A round that takes this many seconds, and so many times the usual, has met a kernel
-# that hangs: some of the fast ones of others have, after minutes (docs/kernels.md).
-STALL = 20.0
-STALL_RATIO = 20.0
+# A round that takes longer than both limits is taken for a kernel that hangs, as some
+# of other projects' fast kernels do after minutes (docs/kernels.md).
+STALL_SECONDS = 20.0
+STALL_RATIO = 20.0  # over the mean of the rounds before
 
 
 @dataclass
@@ -38,15 +38,17 @@ class GenerationResponse:
     """One token of an answer: mlx-lm's fields, and `stats`.
 
     Args:
-        text: The next piece of text; may be empty.
+        text: The next piece of text. It may be empty.
         token: The token.
-        from_draft: Whether the drafter had proposed it.
-        prompt_tokens, prompt_tps: Prompt length, and tokens per second until the
-            first token.
-        generation_tokens, generation_tps: Tokens so far, and their rate.
-        peak_memory: GB.
-        finish_reason: "stop", "length", or None while it goes on.
-        stats: The generation's counters, live.
+        from_draft: Whether it was a draft that the target accepted.
+        prompt_tokens, prompt_tps: Length of the prompt, and its tokens per second until
+            the first token.
+        generation_tokens, generation_tps: Tokens so far, and tokens per second since
+            the first one.
+        peak_memory: In GB.
+        finish_reason: "stop" or "length" for the last token, else None.
+        stats: The counters of this answer, updated with every round.
+        logits: [V] the processed logits that the token was chosen from.
     """
 
     text: str
@@ -63,12 +65,13 @@ class GenerationResponse:
 
     @cached_property
     def logprobs(self) -> mx.array:
-        """Log-probabilities [V] that the token was chosen from, on demand."""
+        """Log-probabilities [V] that the token was chosen from, computed on demand."""
         return log_probabilities(self.logits[None])[0]
 
 
 def encode(tokenizer: TokenizerWrapper, prompt: str | Sequence[int]) -> list[int]:
-    """Token ids of a prompt; text gets special tokens unless it begins with one."""
+    """The token ids of a prompt. Text gets special tokens, unless it starts with the
+    tokenizer's first one."""
     if not isinstance(prompt, str):
         return prompt.tolist() if isinstance(prompt, mx.array) else list(prompt)
     bos = tokenizer.bos_token
@@ -96,27 +99,27 @@ def stream_generate(
     quantized_kv_start: int = 5000,
     prompt_progress_callback: Callable[[int, int], None] | None = None,
 ) -> Iterator[GenerationResponse]:
-    """Generate text, one response a token, in order.
+    """Generate text and yield one response per token.
 
     Args:
         pair: From `load` or `Pair.of`.
         tokenizer: mlx-lm's TokenizerWrapper, or a Hugging Face tokenizer.
-        prompt: Text or token ids; with a `prompt_cache`, what follows its content.
-        max_tokens: Most tokens; -1 for as many as the context allows.
+        prompt: Text or token ids. With a `prompt_cache`, what follows its content.
+        max_tokens: Most tokens to generate; -1 for as many as the context allows.
         sampling: Temperature, filters, penalties, seed.
-        block_size: Rows of a block; None is what pays best here, round by round; 1
-            drafts nothing.
-        speculate: False is plain decoding.
-        logits_processors, sampler: mlx-lm's forms; see sampling.Chooser.
-        stop: Strings that end the answer and are not part of it.
-        prompt_cache: Goes on from it, and leaves the answer in it.
+        block_size: Rows of a block, the anchor included. None chooses a width for each
+            round by measurement; 1 drafts nothing.
+        speculate: False for plain decoding.
+        logits_processors, sampler: In mlx-lm's form; see sampling.Chooser.
+        stop: Strings that end the answer. They are not part of it.
+        prompt_cache: Caches to continue from. The answer is added to them.
         prefill_step_size: Prompt tokens per pass.
-        max_kv_size: Most rows that a layer keeps, where no `prompt_cache` is given.
+        max_kv_size: Most rows that a layer keeps, if no `prompt_cache` is given.
         kv_bits, kv_group_size, quantized_kv_start: KV cache quantization.
-        prompt_progress_callback: Called with (tokens done, tokens in all).
+        prompt_progress_callback: Called with (prompt tokens done, all of them).
 
     Yields:
-        A GenerationResponse per token; the last has a finish_reason.
+        A GenerationResponse per token. The last one has a finish_reason.
 
     Raises:
         DFlashError: Before the first response.
@@ -124,7 +127,7 @@ def stream_generate(
     if not isinstance(tokenizer, TokenizerWrapper):
         tokenizer = TokenizerWrapper(tokenizer)
     ids = encode(tokenizer, prompt)
-    check_text(pair.target.config, ids)
+    check_text_only(pair.target.config, ids)
     _, reason = engine_of(pair, speculate, block_size)
     stats = Stats("plain", reason or UNDRAFTED)
     stats.prompt_tokens = len(ids)
@@ -149,39 +152,43 @@ def stream_generate(
         progress=prompt_progress_callback,
     )
     with device.wired(pair.model), contextlib.closing(rounds):
-        answer.wait()
+        answer.start_clock()
         for round in rounds:
-            spent = answer.lap()
-            if answer.stalls(spent):
-                pair.drop_kernels(f"a round took {spent:.0f} s")
+            seconds = answer.elapsed()
+            if answer.is_stall(seconds):
+                pair.drop_kernels(f"a round took {seconds:.0f} s")
             stats.kernels = pair.kernels_in_service
             if not stats.tokens and prompt_cache is not None:
                 stats.cached_tokens = len(prompt_cache.text) - len(ids) - 1
             at = stats.cached_tokens + len(ids) + stats.tokens
-            # What never drafts is plain decoding: there is nothing to compare.
+            # An answer that cannot draft is not compared with plain decoding.
             plain = None if reason else pair.history.costs.plain_seconds(at)
-            yield from answer.responses(round, spent, plain)
-            answer.wait()
+            yield from answer.responses(round, seconds, plain)
+            answer.start_clock()
     recheck(pair)
 
 
 class Answer:
-    """An answer under way: rounds in, responses out, with their clocks.
+    """Turns the rounds of one answer into responses, and times them.
 
     Args:
-        text: The text so far.
-        eos: Tokens that end it.
-        stats: Counters to keep.
+        text: Receives the tokens.
+        eos: Tokens that end the answer.
+        stats: Counters to update.
     """
 
     def __init__(self, text: TextStream, eos: set[int], stats: Stats):
         self.text, self.eos, self.stats = text, eos, stats
-        self.segments: list[str] = []
-        self.stopped = False
-        self.since = self.first = 0.0
+        self.segments: list[str] = []  # text of scanned tokens, not in a response yet
+        self.stopped = False  # a stop string is complete
+        self.round_start = self.first_token_at = 0.0  # seconds of the clock
 
     def scan(self, tokens: list[int]) -> int | None:
-        """Spell a round's tokens; how many to keep if a stop string is complete."""
+        """Detokenize a round's tokens.
+
+        Returns:
+            The number of tokens to keep if a stop string is complete, else None.
+        """
         for i, token in enumerate(tokens):
             if token in self.eos:
                 return None
@@ -191,36 +198,39 @@ class Answer:
                 return i + 1
         return None
 
-    def wait(self) -> None:
-        """The clock of the next round starts now."""
-        self.since = time.perf_counter()
+    def start_clock(self) -> None:
+        """Start timing the next round."""
+        self.round_start = time.perf_counter()
 
-    def lap(self) -> float:
-        """Seconds since `wait`."""
-        return time.perf_counter() - self.since
+    def elapsed(self) -> float:
+        """Seconds since `start_clock`."""
+        return time.perf_counter() - self.round_start
 
-    def stalls(self, seconds: float) -> bool:
-        """Whether a round of so many seconds is beyond all that came before."""
+    def is_stall(self, seconds: float) -> bool:
+        """Whether a round took so much longer than the ones before that a kernel may
+        hang."""
         rounds = self.stats.seconds_by_width.values()
         usual = sum(spent for _, spent in rounds) / max(self.stats.rounds, 1)
-        return self.stats.rounds > 0 and seconds > max(STALL, STALL_RATIO * usual)
+        most = max(STALL_SECONDS, STALL_RATIO * usual)
+        return self.stats.rounds > 0 and seconds > most
 
     def responses(
         self, round: Round, seconds: float, plain: float | None = None
     ) -> Iterator[GenerationResponse]:
-        """A response for each token of a committed round.
+        """Count a committed round and yield a response for each of its tokens.
 
         Args:
-            round: What came.
-            seconds: It took.
-            plain: Seconds of a plain round here, if known.
+            round: The round.
+            seconds: Its time.
+            plain: Seconds of a plain round at this context, if known.
         """
         self.stats.count(round, seconds, plain)
-        self.first = self.first or time.perf_counter()
+        self.first_token_at = self.first_token_at or time.perf_counter()
         before = self.stats.tokens - len(round.tokens)
         for i, token in enumerate(round.tokens):
             last = i + 1 == len(round.tokens)
-            text, reason = self._end(token, last, round.ended)
+            text, reason = self._text_of(token, last, round.ended)
+            since_first = time.perf_counter() - self.first_token_at
             yield GenerationResponse(
                 text=text,
                 token=token,
@@ -228,15 +238,15 @@ class Answer:
                 prompt_tokens=self.stats.prompt_tokens,
                 prompt_tps=self.stats.prompt_tokens / self.stats.time_to_first_token,
                 generation_tokens=before + i + 1,
-                generation_tps=(before + i + 1) / (time.perf_counter() - self.first),
+                generation_tps=(before + i + 1) / since_first,
                 peak_memory=mx.get_peak_memory() / 1e9,
                 finish_reason=reason,
                 stats=self.stats,
                 logits=round.logits[i],
             )
 
-    def _end(self, token, last, ended) -> tuple[str, str | None]:
-        """A token's text, and why the answer ends with it, if it does."""
+    def _text_of(self, token, last, ended) -> tuple[str, str | None]:
+        """The text of a token, and its finish_reason."""
         if self.stopped:
             return self.segments.pop(0), "stop" if last else None
         if token in self.eos:
@@ -248,8 +258,8 @@ class Answer:
         return segment + rest, "stop" if stopped else "length"
 
 
-def check_text(config: dict[str, Any], ids: Sequence[int]) -> None:
-    """Raise PromptError where a prompt holds a placeholder of something seen or heard.
+def check_text_only(config: dict[str, Any], ids: Sequence[int]) -> None:
+    """Raise PromptError if a prompt has a placeholder for an image, a video or audio.
 
     Args:
         config: The target's config.json.
@@ -263,7 +273,7 @@ def check_text(config: dict[str, Any], ids: Sequence[int]) -> None:
 
 
 def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str, str]:
-    """Which engine answers, and why if it is the plain one."""
+    """The engine for these options ("dflash" or "plain"), and why if it is plain."""
     if not speculate:
         return "plain", "drafting is off"
     if pair.drafter is None:
@@ -281,11 +291,11 @@ def generate(
     verbose: bool = False,
     **options: Any,
 ) -> str:
-    """Generate a whole answer.
+    """Generate an answer and return its text.
 
     Args:
         pair, tokenizer, prompt: As in stream_generate.
-        verbose: Print the text as it comes, and mlx-lm's summary lines.
+        verbose: Print the text while it is generated, then mlx-lm's summary lines.
         options: stream_generate's keyword arguments.
     """
     if verbose:
@@ -302,7 +312,7 @@ def generate(
 
 
 def summary(response: GenerationResponse) -> list[str]:
-    """mlx-lm's three closing lines, and one for DFlash."""
+    """The three lines that mlx-lm prints after an answer, and one about drafting."""
     stats = response.stats
     lines = [
         f"Prompt: {response.prompt_tokens} tokens, "
@@ -314,12 +324,12 @@ def summary(response: GenerationResponse) -> list[str]:
     if stats.engine == "plain":
         return [*lines, f"DFlash: off ({stats.reason})"]
     share = stats.accepted / stats.drafted if stats.drafted else 0.0
-    told = (
+    line = (
         f"{stats.tokens_per_round:.2f} tokens per round, "
         f"{share:.0%} of {stats.drafted} drafts accepted"
     )
     if n := stats.lookup_rounds:
-        told += f", {n} round{'s' * (n > 1)} from the prompt's own words"
+        line += f", {n} round{'s' * (n > 1)} from prompt lookup"
     if stats.speedup is not None:
-        told += f", about {stats.speedup:.1f} times plain decoding"
-    return [*lines, f"DFlash: {told}"]
+        line += f", about {stats.speedup:.1f} times plain decoding"
+    return [*lines, f"DFlash: {line}"]

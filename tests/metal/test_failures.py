@@ -287,14 +287,14 @@ def test_the_drafters_kernels_are_dropped_too(tmp_path):
 
 def test_a_first_round_never_stalls():
     answer = engine.Answer(None, set(), engine.Stats("dflash"))
-    assert not answer.stalls(1e6)
+    assert not answer.is_stall(1e6)
 
 
 @pytest.mark.parametrize("usual, most", ((0.5, 20.0), (3.0, 60.0)))
 def test_a_stall_is_long_and_unusual(usual, most):
     answer = engine.Answer(None, set(), engine.Stats("dflash"))
     answer.stats.rounds, answer.stats.seconds_by_width = 2, {4: [2, 2 * usual]}
-    assert not answer.stalls(most - 1) and answer.stalls(most + 1)
+    assert not answer.is_stall(most - 1) and answer.is_stall(most + 1)
 
 
 def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
