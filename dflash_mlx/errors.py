@@ -1,7 +1,6 @@
-"""The errors that a user can cause, each one sentence and a next step.
+"""The errors that a user can cause, each with one sentence and a next step.
 
-Everything raised from here is a mistake in what was asked, not a bug: the
-command line prints it without a traceback. Bugs stay ordinary exceptions.
+The command line prints them without a traceback. Bugs are ordinary exceptions.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class DFlashError(Exception):
 
 
 class OptionError(DFlashError):
-    """An option is out of range or does not go with another one."""
+    """An option is out of range or cannot be combined with another one."""
 
     exit_code = 2
 
@@ -36,29 +35,29 @@ class PromptError(DFlashError):
 
 
 class CacheFileError(DFlashError):
-    """A prompt cache's file is missing, broken, or another model's."""
+    """A prompt cache file is missing, damaged, or was written for another model."""
 
 
 class BrokenFileError(CacheFileError):
-    """A prompt cache's file is damaged; whatever was in it, nobody can use it."""
+    """A prompt cache file is damaged, so that no model can use it."""
 
 
 class UnknownModelError(DFlashError):
-    """A name is no alias, no folder and no Hub id."""
+    """A name is neither an alias, nor a folder, nor a Hub id."""
 
     exit_code = 2
 
 
 class MissingFilesError(DFlashError):
-    """A folder or repository is missing, partial, gated or out of reach."""
+    """A folder or repository is missing, incomplete, gated or unreachable."""
 
 
 class ConfigError(DFlashError):
-    """A config.json lacks a field, or says what this version cannot run."""
+    """A config.json lacks a field or has a value that is not supported."""
 
 
 class WeightsError(DFlashError):
-    """Tensors are missing, truncated, left over or of the wrong shape."""
+    """Tensors are missing, truncated, unknown or of the wrong shape."""
 
 
 class PairError(DFlashError):
@@ -66,15 +65,15 @@ class PairError(DFlashError):
 
 
 class UnsupportedError(DFlashError):
-    """The model works with plain decoding only, and drafting was required."""
+    """Drafting is required, but the model supports plain decoding only."""
 
 
 class NotEnoughMemoryError(DFlashError):
-    """The model is larger than what this machine can hold."""
+    """The model does not fit into this machine's memory."""
 
 
 class NotEnoughDiskError(DFlashError):
-    """A download is larger than what the disk has left."""
+    """A download does not fit onto the disk."""
 
 
 class DataError(DFlashError):
@@ -82,17 +81,17 @@ class DataError(DFlashError):
 
 
 class ServerError(DFlashError):
-    """A server cannot be reached, refuses, or does not speak OpenAI's API."""
+    """A server is unreachable, refuses a request, or does not have OpenAI's API."""
 
 
 class CommandError(DFlashError):
-    """A command of the chat is unknown, or there is nothing it could work on."""
+    """A chat command is unknown, or there is nothing for it to work on."""
 
     exit_code = 2
 
 
 class ConversationError(DFlashError):
-    """A conversation's file cannot be read or written, or is none."""
+    """A conversation file cannot be read or written, or is not one."""
 
 
 class MissingPackageError(DFlashError):

@@ -1,6 +1,6 @@
-"""A target and the drafter that fits it, and the check that it does.
+"""A target with its drafter, and the checks that the two fit.
 
-Knows numbers, not files: loading.py reads those.
+Does not read files; see loading.py.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .speculation.controller import History
 
 @dataclass(frozen=True)
 class Pair:
-    """What decoding runs on.
+    """A target and its drafter.
 
     Args:
-        target: The model whose words are kept.
-        drafter: Who guesses them, or None for plain decoding.
+        target: The model that decides every token.
+        drafter: Proposes tokens; None for plain decoding.
         reason: Why there is no drafter, for the statistics.
-        kernels: Those of the target and of the drafter, where there are any.
-        history: What its rounds have shown, which widths are chosen by.
+        kernels: The installed kernels of the target and of the drafter.
+        history: What rounds have shown so far, for the choice of widths.
     """
 
     target: Target
@@ -51,12 +51,13 @@ class Pair:
         config: dict[str, Any] | None = None,
         reason: str = "no drafter",
     ) -> Pair:
-        """Make a pair of in-memory objects.
+        """Make a pair from in-memory objects.
 
         Args:
             model: An mlx-lm model.
             drafter: Any object that satisfies the Drafter protocol.
-            config: The model's config.json, if known (for its context length).
+            config: The content of the model's config.json, if known (for its context
+                length).
             reason: Why there is no drafter, if there is none.
 
         Raises:
@@ -73,24 +74,30 @@ class Pair:
 
     @property
     def kernels_in_service(self) -> list[str]:
-        """Names of the kernels that run something, of target or drafter."""
+        """Names of the kernels that the target or the drafter uses, sorted."""
         return sorted({name for d in self.kernels for name in d.in_service})
 
     def drop_kernels(self, why: str) -> bool:
-        """Take every kernel out of service; whether one was in service."""
+        """Stop using any kernel; return whether one was in service.
+
+        Args:
+            why: For the notice.
+        """
         return any([dispatch.drop_all(why) for dispatch in self.kernels])
 
     def fingerprints(self) -> dict[str, str]:
-        """What tells this target and drafter from others, for files of their caches."""
+        """Fingerprints of target and drafter, for the files of their caches."""
         return {
             "model": fingerprint.of_target(self.target),
             "drafter": fingerprint.of_drafter(self.drafter),
         }
 
     def require_drafter(self) -> None:
-        """Raise UnsupportedError when nothing can be drafted."""
+        """Raise UnsupportedError if there is no drafter."""
         if self.drafter is None:
-            raise UnsupportedError(f"Drafting was required, but: {self.reason}.")
+            raise UnsupportedError(
+                f"Drafting is required, but not possible: {self.reason}."
+            )
 
 
 def check_taps(taps: Sequence[int], layers: int) -> None:
@@ -99,30 +106,29 @@ def check_taps(taps: Sequence[int], layers: int) -> None:
         raise PairError(
             f"The drafter reads target layers {bad}, but the target has layers 0 to "
             f"{layers - 1}.",
-            "Choose the drafter of this target: see `dflash-mlx models`.",
+            "Choose a drafter for this target: see `dflash-mlx models`.",
         )
 
 
 def check_fit(drafter: dict[str, int], target: dict[str, int]) -> None:
-    """Raise PairError with every number in which a drafter misses its target.
+    """Raise PairError with every number in which a drafter does not fit its target.
 
     Args:
-        drafter, target: hidden_size, num_layers, vocab_size; the drafter also
+        drafter, target: hidden_size, num_layers and vocab_size; of the drafter also
             mask_token_id.
     """
     wrong = [
-        f"{name} {drafter[name]} against {target[name]}"
+        f"{name} is {drafter[name]}, not {target[name]}"
         for name in ("hidden_size", "num_layers", "vocab_size")
         if drafter[name] != target[name]
     ]
     if not 0 <= drafter["mask_token_id"] < target["vocab_size"]:
         wrong.append(
-            f"mask_token_id {drafter['mask_token_id']} outside a vocabulary of "
+            f"mask_token_id {drafter['mask_token_id']} is outside the vocabulary of "
             f"{target['vocab_size']}"
         )
     if wrong:
         raise PairError(
-            f"The drafter does not fit the target (drafter against target): "
-            f"{', '.join(wrong)}.",
-            "Choose the drafter of this target: see `dflash-mlx models`.",
+            f"The drafter does not fit the target: {', '.join(wrong)}.",
+            "Choose a drafter for this target: see `dflash-mlx models`.",
         )

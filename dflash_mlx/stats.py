@@ -1,6 +1,7 @@
-"""What an answer's rounds were: the counters that every renderer shows.
+"""The counters of an answer.
 
-Knows rounds and seconds; nothing of models, text or where a clock is read.
+Owns counting and what is derived from counts. Does not know models or text, and reads
+no clock: its caller passes seconds.
 """
 
 from __future__ import annotations
@@ -12,35 +13,36 @@ from typing import Any
 from .types import Round
 
 # Why an answer is plain although there is a drafter.
-UNDRAFTED = "it ended before a block was drafted"
-PARKED = "parked: drafting does not pay here"
-# Rounds that an estimate of the speed asks for: of two, one slow one is half.
-FEWEST = 4
+UNDRAFTED = "the answer ended before a block was drafted"
+PARKED = "parked: drafting is not faster here"
+# Compared rounds below which no speedup is given: one slow round would decide it.
+FEWEST_COMPARED = 4
 
 
 @dataclass
 class Stats:
-    """Counters of one generation; none ever decreases.
+    """Counters of one answer. They never decrease.
 
     Attributes:
-        engine: "dflash" once a block of the drafter's was verified, "lookup" where only
-            the prompt's own words were proposed, "plain" until then.
-        reason: Why plain, or an empty string.
-        rounds: Verify passes, the prefill not counted.
-        drafted, accepted: Tokens proposed (up to the end of the text), and kept.
+        engine: "dflash" if a block from the drafter was verified, "lookup" if only
+            drafts from prompt lookup were, else "plain".
+        reason: Why the engine is "plain" or "lookup", or an empty string.
+        rounds: Verify passes. The prefill is not counted.
+        drafted, accepted: Drafts up to the end of the text, and drafts kept.
         accepted_at: accepted_at[i] rounds kept at least i + 1 drafts.
-        drafted_at: drafted_at[i] rounds proposed at least i + 1 drafts.
-        seconds_by_width: width -> [rounds, seconds in all].
-        lookup_rounds, lookup_accepted: Rounds whose drafts a prompt lookup proposed,
-            and how many of those were kept.
-        plain_seconds: What the rounds' tokens would have taken plain decoding, by the
-            measured cost of its passes; None where nobody measured it.
-        compared_rounds, compared_seconds: How many those were, and what they took.
-        prompt_tokens, cached_tokens: Tokens of the prompt; of those before it.
+        drafted_at: drafted_at[i] rounds had at least i + 1 drafts.
+        seconds_by_width: Width -> [rounds, their seconds].
+        prompt_tokens: Tokens of the prompt that were passed.
+        cached_tokens: Tokens before these, whose rows were in the prompt cache.
         time_to_first_token: Seconds.
-        tokens: Tokens produced, the prefill's included.
+        tokens: Tokens produced, including the one that the prefill gives.
         answers: Answers that were counted.
-        kernels: Names of the kernels that ran at its end.
+        kernels: Names of the kernels in service after the last round.
+        lookup_rounds, lookup_accepted: Rounds with drafts from prompt lookup, and the
+            number of these drafts that were kept.
+        plain_seconds: Estimated seconds of plain decoding for the same tokens; None if
+            the cost of a plain pass is not known.
+        compared_rounds, compared_seconds: Rounds in that estimate, and their seconds.
     """
 
     engine: str = "plain"
@@ -65,25 +67,25 @@ class Stats:
 
     @property
     def parked_rounds(self) -> int:
-        """Rounds of one row."""
+        """Rounds that verified one row."""
         return int(self.seconds_by_width.get(1, [0, 0.0])[0])
 
     @property
     def speedup(self) -> float | None:
-        """Estimated speed of the rounds against plain decoding; None for too few."""
-        if self.plain_seconds is None or self.compared_rounds < FEWEST:
+        """Estimated speed over plain decoding's; None for too few rounds."""
+        if self.plain_seconds is None or self.compared_rounds < FEWEST_COMPARED:
             return None
         return self.plain_seconds / self.compared_seconds
 
     @property
     def tokens_per_round(self) -> float:
-        """The papers' tau: tokens a verify pass gives, the bonus token included and
-        the prefill's token not."""
+        """The papers' tau: tokens per verify pass, with the bonus token and without the
+        token that the prefill gives."""
         return (self.tokens - self.answers) / self.rounds if self.rounds else 0.0
 
     @property
     def acceptance(self) -> list[float]:
-        """How often a draft at each position of the block was kept."""
+        """The share of drafts kept, by position in the block."""
         pairs = zip(self.accepted_at, self.drafted_at, strict=True)
         return [kept / drafted for kept, drafted in pairs]
 
@@ -91,9 +93,9 @@ class Stats:
         """Add a round.
 
         Args:
-            round: What came.
-            seconds: It took.
-            plain: Seconds of a plain round here, if known.
+            round: The round.
+            seconds: Its time.
+            plain: Seconds of a plain round at this context, if known.
         """
         self.tokens += len(round.tokens)
         if round.width == 0:
@@ -130,10 +132,10 @@ class Stats:
         elif round.drafted:
             self.engine, self.reason = "dflash", ""
         elif self.reason == UNDRAFTED and self.rounds:
-            self.reason = PARKED  # one single row may be for want of room
+            self.reason = PARKED  # not after one single row: there may be no room
 
     def add(self, other: Stats) -> None:
-        """Pool another answer's counters with these."""
+        """Add the round and token counters of another answer."""
         for name in ("rounds", "drafted", "accepted", "tokens", "answers"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("accepted_at", "drafted_at"):
@@ -141,7 +143,7 @@ class Stats:
             setattr(self, name, [a + b for a, b in pairs])
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The counters as values for JSON."""
         return {
             "engine": self.engine,
             "reason": self.reason,

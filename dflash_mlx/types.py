@@ -1,4 +1,4 @@
-"""Frozen records that cross a boundary between layers. No behaviour but checks."""
+"""Frozen records that several layers use, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -12,30 +12,36 @@ if TYPE_CHECKING:
     import mlx.core as mx
 
 
-# Most rows of a block. Drafters have 4 to 16: so many more are a slip of the finger,
-# drafted and thrown away.
-WIDEST = 256
+# Most rows of a block. Drafters are trained for 4 to 16, so a larger number is a typo.
+MAX_BLOCK_SIZE = 256
 
 
 def require(ok: bool, option: str, wanted: str, got: object) -> None:
-    """Raise OptionError unless `ok`."""
+    """Raise OptionError unless `ok`.
+
+    Args:
+        ok: Whether the value is in range.
+        option: Name of the option.
+        wanted: Its range, to follow "must be".
+        got: The value.
+    """
     if not ok:
         raise OptionError(f"{option} must be {wanted}, but is {got!r}.")
 
 
 def check_block_size(size: int | None, option: str = "block_size") -> None:
-    """Raise OptionError unless a block may have so many rows; None is for us to say."""
-    fits = size is None or 1 <= size <= WIDEST
-    require(fits, option, f"1 to {WIDEST}", size)
+    """Raise OptionError unless a block can have `size` rows; None is always allowed."""
+    fits = size is None or 1 <= size <= MAX_BLOCK_SIZE
+    require(fits, option, f"1 to {MAX_BLOCK_SIZE}", size)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen from logits; mlx-lm's names and meanings.
+    """How a token is chosen from logits. Names and meanings are mlx-lm's.
 
-    `temp` 0 is greedy and ignores the filters. The filters run in mlx-lm's order
-    (top_p, min_p, xtc, top_k), penalties and bias before them. `seed` None draws
-    one from MLX's own generator, so `mx.random.seed` makes a run repeatable.
+    `temp` 0 is greedy and ignores the filters. Penalties and the bias come first, then
+    the filters in mlx-lm's order (top_p, min_p, xtc, top_k). If `seed` is None, one is
+    drawn from MLX's generator, so `mx.random.seed` makes a run repeatable.
 
     Raises:
         OptionError: A value is out of its range.
@@ -91,13 +97,13 @@ class Round:
     """What one round of decoding committed.
 
     Args:
-        tokens: The new tokens, the target's own choices, in order.
-        drafted: Tokens that were proposed.
-        accepted: How many of `tokens` were proposed (always the first ones).
-        width: Rows that the target verified; 0 for the token that prefill gives.
-        source: Who proposed: "drafter", "lookup", or "plain" for nobody.
-        logits: [len(tokens), V], processed logits that each token was chosen from.
-        ended: The text ends with these tokens.
+        tokens: The new tokens, in order. Each is the target's own choice.
+        drafted: The number of drafts.
+        accepted: The number of drafts among `tokens`, always the first ones.
+        width: Rows that the target verified; 0 for the token that the prefill gives.
+        source: Where the drafts come from: "drafter" or "lookup", or "plain" for none.
+        logits: [len(tokens), V] the processed logits that each token was chosen from.
+        ended: Whether the text ends with these tokens.
     """
 
     tokens: list[int]
@@ -110,18 +116,18 @@ class Round:
 
     @property
     def judged(self) -> int:
-        """How many drafts could be kept: those up to the end of the text."""
+        """The number of drafts up to the end of the text: those that could be kept."""
         return self.accepted if len(self.tokens) == self.accepted else self.drafted
 
 
 @dataclass(frozen=True)
 class KVBits:
-    """Quantization of the target's KV cache; mlx-lm's meanings.
+    """Quantization of the target's KV cache, with mlx-lm's meanings.
 
     Args:
-        bits: None leaves the cache as it is.
+        bits: Bits per value; None for no quantization.
         group_size: Values that share a scale.
-        start: Rows from which on the cache is quantized.
+        start: The number of rows at which the cache is quantized.
     """
 
     bits: int | None = None
@@ -129,7 +135,7 @@ class KVBits:
     start: int = 5000
 
     def __post_init__(self):
-        # What mlx-lm's QuantizedKVCache lays out right.
+        # Other sizes are not packed correctly by mlx-lm's QuantizedKVCache.
         require(self.bits in (None, 2, 3, 4, 8), "kv_bits", "2, 3, 4 or 8", self.bits)
         sizes = (32, 64, 128)
         require(self.group_size in sizes, "kv_group_size", str(sizes), self.group_size)

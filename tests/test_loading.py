@@ -65,10 +65,10 @@ QWEN3_8B = {
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"hidden_size": 2560}, "hidden_size 2560 against 4096"),
-        ({"num_target_layers": 32}, "num_layers 32 against 36"),
-        ({"vocab_size": 248320}, "vocab_size 248320 against 151936"),
-        ({"mask_token_id": 151936}, "mask_token_id 151936 outside"),
+        ({"hidden_size": 2560}, "hidden_size is 2560, not 4096"),
+        ({"num_target_layers": 32}, "num_layers is 32, not 36"),
+        ({"vocab_size": 248320}, "vocab_size is 248320, not 151936"),
+        ({"mask_token_id": 151936}, "mask_token_id 151936 is outside"),
         ({"target_layer_ids": (1, 36)}, r"layers \[36\]"),
     ],
 )
@@ -81,7 +81,7 @@ def test_pairs_that_do_not_fit(changes, words):
 def test_the_pair_is_checked_before_weights_are_read(folder, tmp_path):
     save_folder(make_drafter(), tmp_path / "draft")
     (folder / "model.safetensors").write_bytes(b"unreadable")
-    with pytest.raises(PairError, match="hidden_size 64 against 192"):
+    with pytest.raises(PairError, match="hidden_size is 64, not 192"):
         load(str(folder), str(tmp_path / "draft"))
 
 

@@ -1,4 +1,4 @@
-"""Counters of an answer: what ran, and why."""
+"""The counters of an answer, and its engine."""
 
 import pytest
 
@@ -11,7 +11,7 @@ BLOCK = Round([3, 4, 5], 7, 2, 8, "drafter")
 COPY = Round([3, 4], 3, 1, 4, "lookup")
 
 
-def told(*rounds, stats=None):
+def counted(*rounds, stats=None):
     stats = stats or Stats("plain", UNDRAFTED)
     for round in rounds:
         stats.count(round, 2.0, 1.5)
@@ -30,18 +30,18 @@ def told(*rounds, stats=None):
         ([PREFILL, BLOCK, COPY], "dflash", ""),
     ],
 )
-def test_no_answer_without_a_drafted_round_is_called_dflash(rounds, engine, reason):
-    stats = told(*rounds)
+def test_the_engine_is_named_after_the_rounds(rounds, engine, reason):
+    stats = counted(*rounds)
     assert (stats.engine, stats.reason) == (engine, reason)
 
 
-def test_an_answer_that_was_to_be_plain_says_why():
-    stats = told(PREFILL, SINGLE, stats=Stats("plain", "drafting is off"))
+def test_the_reason_of_a_plain_answer_stays():
+    stats = counted(PREFILL, SINGLE, stats=Stats("plain", "drafting is off"))
     assert (stats.engine, stats.reason) == ("plain", "drafting is off")
 
 
-def test_numbers():
-    stats = told(PREFILL, BLOCK, SINGLE, COPY, BLOCK)
+def test_counters_and_what_is_derived():
+    stats = counted(PREFILL, BLOCK, SINGLE, COPY, BLOCK)
     assert stats.tokens == 10 and stats.rounds == 4
     assert stats.tokens_per_round == 9 / 4
     assert stats.parked_rounds == 1
@@ -53,28 +53,28 @@ def test_numbers():
     assert set(stats.seconds_by_width) == {1, 4, 8}
 
 
-def test_no_speed_is_estimated_where_nobody_measured():
+def test_no_speedup_without_the_cost_of_a_plain_round():
     stats = Stats("plain", UNDRAFTED)
     stats.count(PREFILL, 1.0)
     stats.count(BLOCK, 1.0)
     assert stats.speedup is None
 
 
-def test_an_answer_that_ends_in_a_block_judges_no_more_than_it_said():
-    stats = told(PREFILL, Round([3, 4], 7, 2, 8, "drafter"))
+def test_drafts_behind_the_end_of_the_text_are_not_counted():
+    stats = counted(PREFILL, Round([3, 4], 7, 2, 8, "drafter"))
     assert stats.drafted == stats.accepted == 2 and stats.acceptance == [1.0, 1.0]
 
 
-def test_speed_is_estimated_from_the_rounds_whose_cost_is_known():
+def test_the_speedup_is_of_the_rounds_that_can_be_compared():
     stats = Stats("plain", UNDRAFTED)
     stats.count(PREFILL, 1.0)
-    stats.count(BLOCK, 5.0)  # nobody had timed a plain round yet
+    stats.count(BLOCK, 5.0)  # before any plain round was timed
     for _ in range(3):
         stats.count(BLOCK, 2.0, 1.0)
-        assert stats.speedup is None  # so few tell nothing
+        assert stats.speedup is None  # too few rounds
     stats.count(BLOCK, 2.0, 1.0)
     assert stats.speedup == 3 * 1.0 / 2.0
 
 
-def test_a_last_row_without_room_for_a_draft_is_not_parked():
-    assert told(PREFILL, SINGLE).reason == UNDRAFTED
+def test_one_row_without_room_for_a_draft_is_not_parked():
+    assert counted(PREFILL, SINGLE).reason == UNDRAFTED
