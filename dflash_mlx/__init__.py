@@ -1,39 +1,42 @@
-"""DFlash speculative decoding on MLX: the same words, several times faster.
+"""DFlash speculative decoding on MLX: the same tokens, several times faster.
 
-    from . import load, generate
+    from dflash_mlx import generate, load
 
     pair, tokenizer = load("tiny")
     print(generate(pair, tokenizer, "Hello!"))
 
-Names are resolved on first use, so importing the package loads nothing heavy.
+Names are imported on first use, so that importing the package does not import MLX.
 """
 
 from importlib import import_module
 
-_HOMES = {
-    "load": "loading",
-    "load_drafter": "loading",
-    "Pair": "pair",
-    "generate": "engine",
-    "stream_generate": "engine",
-    "GenerationResponse": "engine",
-    "Stats": "stats",
-    "decode": "decoding.loop",
-    "Round": "types",
-    "Sampling": "types",
-    "PromptCache": "cache.prompt_cache",
-    "DFlashError": "errors",
+# Public name -> its module and its name there; None is the module itself.
+_PUBLIC = {
+    "load": ("loading", "load"),
+    "load_drafter": ("loading", "load_drafter"),
+    "Pair": ("pair", "Pair"),
+    "generate": ("engine", "generate"),
+    "stream_generate": ("engine", "stream_generate"),
+    "GenerationResponse": ("engine", "GenerationResponse"),
+    "Stats": ("stats", "Stats"),
+    "decode": ("decoding.loop", "decode"),
+    "Round": ("types", "Round"),
+    "Sampling": ("types", "Sampling"),
+    "PromptCache": ("cache.prompt_cache", "PromptCache"),
+    "chat_template": ("text.chat_template", None),
+    "DFlashError": ("errors", "DFlashError"),
 }
 
-__all__ = list(_HOMES)
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name):
-    if name in _HOMES:
-        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, attribute = _PUBLIC[name]
+    module = import_module(f".{home}", __name__)
+    globals()[name] = getattr(module, attribute) if attribute else module
+    return globals()[name]
 
 
 def __dir__():

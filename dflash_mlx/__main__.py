@@ -1,4 +1,4 @@
-"""python -m dflash_mlx: the same as the dflash-mlx program."""
+"""Runs the dflash-mlx program as `python -m dflash_mlx`."""
 
 from .cli import main
 
