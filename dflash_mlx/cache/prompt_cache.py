@@ -1,6 +1,6 @@
-"""The text of a conversation, the caches of its rows, and what a new prompt can reuse.
+"""The text of a conversation, its caches, and what a new prompt can reuse of them.
 
-Owns the text: whatever decodes with these caches appends to it. Does not know what is
+Owns the text, which every decoding with these caches appends to. Does not know what is
 inside a target's cache (rollback.py) or how it is copied (snapshots.py).
 """
 
@@ -14,11 +14,11 @@ from . import kinds, rollback, snapshots
 
 
 class CachedPair(Protocol):
-    """What a PromptCache needs of a Pair: its models, and how they make their caches.
+    """The part of a Pair that a PromptCache uses.
 
     Attributes:
-        target: Its `make_cache(max_kv_size)` gives one cache per layer.
-        drafter: Its `make_cache()` gives contexts; None without a drafter.
+        target: Its `make_cache(max_kv_size)` returns one cache per layer.
+        drafter: Its `make_cache()` returns contexts. None without a drafter.
     """
 
     target: Any
@@ -29,42 +29,42 @@ class CachedPair(Protocol):
         """The mlx-lm model, compared by identity."""
 
     def fingerprints(self) -> dict[str, str]:
-        """A short text for each model that changes with what the model computes."""
+        """A short text for each model that depends on everything it computes with."""
 
 
 class Owner(Protocol):
-    """A decoding that has not ended."""
+    """A decoding under way."""
 
     def close(self) -> None:
         """Leave the caches holding the committed text, and release them."""
 
 
 class PromptCache:
-    """The text of one conversation and its caches, target's and drafter's in step.
+    """The text of one conversation, with the target's and the drafter's caches.
 
     Args:
         pair: The models.
         max_kv_size: Most rows that a layer of the target keeps: the first few and the
-            latest. None keeps all.
-        snapshot_bytes: Most bytes of snapshots, the copies of what cannot be cut back;
-            0 takes none, None chooses by this machine's memory.
+            latest. None keeps all rows.
+        snapshot_bytes: Most bytes of snapshots, the copies of caches that cannot be cut
+            back. 0 takes none; None chooses by this machine's memory.
 
     Raises:
-        OptionError: max_kv_size is too small, or the target has nothing to bound;
+        OptionError: max_kv_size is too small, or no layer of the target can be bounded;
             snapshot_bytes is negative.
 
     Attributes:
         text: All tokens of the conversation.
         rows: The number of leading tokens of `text` whose rows the caches hold. The
-            others, as a rule the last one of an answer, are passed first next time.
+            rest, usually the last token of an answer, is passed first next time.
         target: The target's cache, one entry per layer.
         drafter: The drafter's context; empty without a drafter.
         owner: The decoding that uses the caches now.
-        broken: An interruption left rows that cannot be undone; `reuse` then returns to
+        broken: An interruption left rows that cannot be removed. `reuse` then restores
             a snapshot, or starts from nothing as `reset` does.
         marks: Numbers of leading tokens at which prefill stops for a snapshot.
-        quantized_from: The number of rows at which the target's cache was quantized;
-            None while it is not. Cut to fewer rows it would have to be exact again.
+        quantized_from: The number of rows at which the target's cache was quantized, or
+            None. It cannot be cut to fewer rows, which a new cache keeps exact.
         snapshots: The snapshots of `text`.
     """
 
@@ -105,18 +105,18 @@ class PromptCache:
 
     @property
     def tail(self) -> list[int]:
-        """The tokens behind those: produced, but not passed through the target yet."""
+        """The tokens after these: produced, but not passed through the target yet."""
         return self.text[self.rows :]
 
     def reset(self) -> None:
-        """Forget the text and its caches."""
+        """Drop the text and make new caches."""
         self.broken = True  # in case this is interrupted
         self.text: list[int] = []
         self.marks: list[int] = []
         self.forget_rows()
 
     def forget_rows(self) -> None:
-        """Make fresh caches, so that the whole text has to be passed again."""
+        """Make new caches, so that the whole text has to be passed again."""
         self.owner = None
         self.broken = True  # in case this is interrupted
         self.rows = 0
@@ -128,30 +128,30 @@ class PromptCache:
         self.broken = False
 
     def settle(self) -> None:
-        """Make both caches hold exactly `rows` rows; the target's if it can be cut."""
+        """Cut both caches to exactly `rows` rows; the target's only if possible."""
         rows = self.rows
         if rollback.can_cut_to(self.target, rows):
             rollback.cut_to(self.target, rows)
         for entry in self.drafter:
-            # Even by 0: an interruption may have left rows without positions.
+            # Also by 0 rows: an interruption may have left rows without positions.
             entry.cut(max(0, entry.offset - rows))
             entry.skip(rows - entry.offset)
 
     def reuse(self, prompt: Sequence[int], marks: Sequence[int] = ()) -> list[int]:
         """Keep the rows that `prompt` shares with the text; return its other tokens.
 
-        Kept is the longest common prefix if every layer can be cut to it, else the
+        This keeps the longest common prefix if every layer can be cut to it, else the
         longest snapshot inside it, else nothing. At least one token is left to pass,
-        since its row gives the first logits.
+        since the first logits are those of its row.
 
-        Snapshots will be taken where they cost no more than a copy or a shorter chunk:
-        at the marks; at the prompt's end, for the same prompt again; and at the end of
-        the common prefix if the prompt parts from the text there, as a later one may.
+        If the caches need snapshots, prefill takes them at the marks, before the
+        prompt's last token (for the same prompt again), and at the end of the common
+        prefix if the prompt parts from the text there, as a later one may.
 
         Args:
-            prompt: The whole prompt.
-            marks: Numbers of its leading tokens at which later prompts may part from
-                it; see chat_template.marks.
+            prompt: All tokens of the prompt.
+            marks: Numbers of leading tokens at which later prompts may part from this
+                one; see chat_template.marks.
         """
         self.release()
         last = len(prompt) - 1
@@ -165,7 +165,7 @@ class PromptCache:
         return list(prompt[kept:])
 
     def _keep(self, rows):
-        """Hold the first `rows` rows, or as many of them as possible; the number."""
+        """Keep the first `rows` rows or as many as possible; return the number."""
         self.snapshots.drop_behind(rows)
         if self.broken or not self._can_cut(rows):
             rows = self._restore(rows)
@@ -182,7 +182,8 @@ class PromptCache:
         return self._stays_quantized(rows) and rollback.can_cut_to(self.target, rows)
 
     def _restore(self, rows):
-        """Return to the longest snapshot of at most `rows` rows, or to nothing."""
+        """Restore the longest snapshot of at most `rows` rows, or reset; return its
+        rows."""
         held = self.snapshots.latest(rows)
         if held is None or not self._stays_quantized(held.rows):
             self.reset()
@@ -198,7 +199,7 @@ class PromptCache:
         del self.text[rows:]
 
     def _stays_quantized(self, rows):
-        """Whether a fresh cache of `rows` rows would be quantized as this one is."""
+        """Whether a new cache of `rows` rows would be quantized as this one is."""
         return self.quantized_from is None or rows >= self.quantized_from
 
     def to_mark(self) -> int:
@@ -206,15 +207,19 @@ class PromptCache:
         return next((at - self.rows for at in self.marks if at > self.rows), 2**62)
 
     def snapshot(self) -> None:
-        """Copy what cannot be cut back, if there is a mark here and no copy yet."""
+        """Take a snapshot if there is a mark here that has none."""
         rows = self.rows
         if rows in self.marks and not self.snapshots.at(rows):
             self.snapshots.put(snapshots.take(rows, self.target, self.drafter))
 
     def quantize(self, options: KVBits) -> None:
-        """Quantize the target's caches that have enough rows, if `options` say so."""
-        wanted = options.bits, options.group_size, options.start
-        if options.bits and kinds.quantize(self.target, *wanted):
+        """Quantize the target's caches that have enough rows.
+
+        Args:
+            options: Without `bits` nothing is quantized.
+        """
+        values = options.bits, options.group_size, options.start
+        if options.bits and kinds.quantize(self.target, *values):
             self.quantized_from = options.start
 
 

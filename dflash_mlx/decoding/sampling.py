@@ -1,8 +1,8 @@
-"""Logits to choices: the target's own choice at a position, and nothing else.
+"""Chooses tokens from logits: filters, penalties and sampling.
 
-Owns filters and noise. Knows nothing of models, drafters or the loop. Noise is a
-function of (seed, position), so a choice does not depend on how many rows were
-looked at in one pass: sampled output is the same for every drafter and width.
+Owns filters and noise. Does not know models, drafters or the loop. Noise is a function
+of (seed, position), so a choice does not depend on the number of rows in a pass:
+sampled output is the same for every drafter and width.
 """
 
 from __future__ import annotations
@@ -26,29 +26,26 @@ Sampler = Callable[[mx.array], mx.array]
 
 
 def log_probabilities(logits: mx.array) -> mx.array:
-    """Normalise rows of logits, in their own dtype, as mlx-lm does.
+    """Normalize rows of logits [n, V] in their own dtype, as mlx-lm does.
 
-    In half precision the subtraction rounds, and can turn two close logits into a
-    tie; greedy choices equal mlx-lm's only if they are made after it.
-
-    Args:
-        logits: [n, V].
+    In half precision the subtraction rounds and can turn two close logits into a tie.
+    So greedy choices equal mlx-lm's only if they are made after it.
     """
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 class Chooser:
-    """Chooses tokens for absolute positions, row by row the same in any batch.
+    """Chooses tokens; a row's choice does not depend on the other rows of its pass.
 
     Args:
         sampling: Temperature, filters, penalties, seed.
         logits_processors: Further processors in mlx-lm's form,
-            f(tokens [m], logits [1, V]) -> logits [1, V]. They see each row of a
-            block with its own prefix, drafted tokens included, so they must be
-            functions of their two arguments.
+            f(tokens [m], logits [1, V]) -> logits [1, V]. They get each row of a block
+            with its own prefix, drafts included, so their result must depend on the two
+            arguments only.
         sampler: Replaces the sampling of `sampling`, in mlx-lm's form,
-            f(log-probabilities [1, V]) -> [1]. Randomness that it draws from MLX's
-            generator is seeded by (seed, position).
+            f(log-probabilities [1, V]) -> [1]. MLX's generator, if it uses that, is
+            seeded by (seed, position).
     """
 
     def __init__(
@@ -58,9 +55,9 @@ class Chooser:
         sampler: Sampler | None = None,
     ):
         self.sampling = sampling
-        self.vocab_size = 0  # the width of the target's logits, once they are seen
+        self.vocab_size = 0  # of the target's logits; set by `process`
         self.sampler = sampler
-        self._ours = make_logits_processors(
+        self._own_processors = make_logits_processors(
             logit_bias=sampling.logit_bias or None,
             repetition_penalty=sampling.repetition_penalty,
             repetition_context_size=sampling.repetition_context_size,
@@ -69,25 +66,25 @@ class Chooser:
             frequency_penalty=sampling.frequency_penalty,
             frequency_context_size=sampling.frequency_context_size,
         )
-        self._processors = self._ours + list(logits_processors or [])
+        self._processors = self._own_processors + list(logits_processors or [])
         self.seed = sampling.seed
         if self.seed is None and (sampling.temp > 0 or sampler is not None):
             self.seed = mx.random.randint(0, 2**31 - 1).item()
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether `process` reads the tokens before each row."""
+        """Whether `process` and `process_draft` need the tokens before each row."""
         return bool(self._processors)
 
     def process(self, logits: mx.array, tokens: mx.array | None) -> mx.array:
-        """Apply every processor to each row with the tokens before its choice.
+        """Apply every processor to each row, with the tokens before its choice.
 
         Args:
             logits: [n, V] of n consecutive rows.
-            tokens: [m + n] tokens, the last n of which are the rows' inputs.
+            tokens: [m + n]; the last n are the inputs of the rows.
 
         Raises:
-            OptionError: A bias is for an id that the logits do not have.
+            OptionError: logit_bias has an id outside the vocabulary.
         """
         self.vocab_size = logits.shape[-1]
         if not self._processors:
@@ -110,22 +107,23 @@ class Chooser:
     def process_draft(
         self, logits: mx.array, tokens: mx.array | None, ids: mx.array | None = None
     ) -> mx.array:
-        """Apply our own penalties and bias to draft rows, all with one prefix.
+        """Apply the penalties and bias of `sampling` to draft rows.
 
-        A guess: the tokens between the prefix and a row are not known yet.
+        This is an approximation: all rows get the same prefix, since the tokens between
+        it and a row are not known yet.
 
         Args:
             logits: [n, V], or [n, k] over the candidates `ids`.
-            tokens: The prefix.
+            tokens: [m] the prefix.
             ids: [n, k] candidate token ids, or None for the whole vocabulary.
         """
-        if not self._ours:
+        if not self._own_processors:
             return logits
         rows = logits
         if ids is not None:
             rows = mx.full((len(ids), self.vocab_size), -mx.inf, logits.dtype)
             rows = mx.put_along_axis(rows, ids, logits, axis=-1)
-        for processor in self._ours:
+        for processor in self._own_processors:
             rows = processor(tokens, rows)
         return rows if ids is None else mx.take_along_axis(rows, ids, axis=-1)
 
@@ -140,9 +138,10 @@ class Chooser:
 
         Args:
             logits: [n, V] processed logits, or [n, k] over the candidates `ids`.
-            positions: The absolute position of each row's token in the sequence.
+            positions: The position in the text of each row's token.
             ids: [n, k] candidate token ids, or None for the whole vocabulary.
-            draft: A guess is enough: greedy ones skip the normalisation.
+            draft: Skip the normalization where the choice is greedy; a near tie may
+                then be decided differently.
 
         Returns:
             [n] token ids, uint32.
@@ -166,7 +165,7 @@ class Chooser:
         for i, position in enumerate(positions):
             mx.random.seed((self.seed << 32) | position)
             chosen.append(self.sampler(logprobs[i : i + 1]).reshape(1))
-        mx.random.seed((high << 32) | low)  # the caller's generator, as it was
+        mx.random.seed((high << 32) | low)  # restore the caller's generator
         return mx.concatenate(chosen).astype(mx.uint32)
 
     def _perturb(self, logprobs, positions, ids):
@@ -180,15 +179,16 @@ class Chooser:
         return filtered * (1 / self.sampling.temp) + noise
 
     def _keys(self, positions):
-        """Two random keys [n, 2] of each position: for the noise, for XTC's coin."""
+        """Two random keys [n, 2] per position: for the noise and for XTC's coin."""
         keys = mx.array([[self.seed, p] for p in positions], dtype=mx.uint32)
         pairs = mx.vmap(mx.random.split)(keys)
         return pairs[:, 0], pairs[:, 1]
 
     def _filter(self, logprobs, coin_keys, whole):
-        """Mask log-probabilities [n, k] as mlx-lm's sampler does, in its order.
+        """Apply mlx-lm's filters to log-probabilities [n, k], in its order.
 
-        XTC names tokens by id, so over candidates it is left out: they are guesses.
+        Over candidates (not `whole`) XTC is left out, since it needs token ids. They
+        are drafts only.
         """
         s = self.sampling
         if 0 < s.top_p < 1:
@@ -197,7 +197,7 @@ class Chooser:
             keep = min(s.min_tokens_to_keep, logprobs.shape[-1])
             logprobs = apply_min_p(logprobs, s.min_p, keep)
         if s.xtc_probability > 0 and whole:
-            # The coin is ours, by position; mlx-lm's filter then always applies.
+            # The coin depends on the position, so mlx-lm's filter is always applied.
             coin = mx.vmap(lambda k: mx.random.uniform(key=k))(coin_keys)
             cut = apply_xtc(logprobs, 1.0, s.xtc_threshold, list(s.xtc_special_tokens))
             logprobs = mx.where((coin > s.xtc_probability)[:, None], logprobs, cut)
