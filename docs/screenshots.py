@@ -61,7 +61,7 @@ SCENES = [
             ("0 of", "What is 48 + 76?" + ENTER),
             ("The answer is 124.", "/set drafts on" + ENTER),
             ("drafts is on", "/retry" + ENTER),
-            ("own", "/stats" + ENTER),
+            ("not drafted", "/stats" + ENTER),
         ],
         "Session:",
         rows=40,

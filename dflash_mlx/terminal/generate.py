@@ -61,7 +61,7 @@ def run(
     ids = cache.reuse(*encoder.encode(prompt, tokenizer))
     text, last = "", None
     try:
-        with progress.Prefill(shown) as prefill:
+        with progress.PrefillBar(shown) as prefill:
             for last in request.stream(pair, tokenizer, ids, cache, prefill):
                 text += last.text
                 if not as_json:

@@ -69,7 +69,7 @@ def test_xtc_never_drops_tokens_that_end_a_line_or_the_text(streamed):
 
 
 def test_the_bar_disappears_after_the_prompt():
-    with progress.Prefill(True) as reading:
+    with progress.PrefillBar(True) as reading:
         reading(0, 10)
         reading._start()  # as the timer does
         reading(5, 10)
@@ -79,7 +79,7 @@ def test_the_bar_disappears_after_the_prompt():
 
 
 def test_a_bar_that_comes_too_late_does_not_start():
-    reading = progress.Prefill(True)
+    reading = progress.PrefillBar(True)
     reading(0, 10)
     reading.close()
     reading._start()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import CommandError
-from ..screen.status import say
+from ..screen.status import print_message
 from .settings import KINDS, SWITCH, written
 
 if TYPE_CHECKING:
@@ -99,21 +99,21 @@ def show_help(chat: Chat, argument: str) -> None:
     if argument:
         name = check_name(argument)
         command = COMMANDS[name]
-        say(f"/{name} {command.usage}".rstrip() + f": {command.about}.")
+        print_message(f"/{name} {command.usage}".rstrip() + f": {command.about}.")
         if command.more:
-            say(command.more)
+            print_message(command.more)
         return
     heads = {name: f"/{name} {each.usage}".rstrip() for name, each in COMMANDS.items()}
     width = max(map(len, heads.values()))
     for name, command in COMMANDS.items():
-        say(f"{heads[name]:{width}}  {command.about}")
-    say(KEYS)
+        print_message(f"{heads[name]:{width}}  {command.about}")
+    print_message(KEYS)
 
 
 def reset(chat: Chat, argument: str) -> None:
     """Start anew."""
     chat.reset()
-    say("Forgotten.")
+    print_message("Forgotten.")
 
 
 def retry(chat: Chat, argument: str) -> None:
@@ -125,7 +125,7 @@ def undo(chat: Chat, argument: str) -> None:
     """The last turn, or the question that got no answer, is gone."""
     taken = chat.latest.question
     chat.undo()
-    say(f"Taken back: {brief(taken)}")
+    print_message(f"Taken back: {brief(taken)}")
 
 
 def edit(chat: Chat, argument: str) -> None:
@@ -134,7 +134,7 @@ def edit(chat: Chat, argument: str) -> None:
     if text and text.strip():
         chat.respond(chat.latest.edit(text))
     else:
-        say("Nothing is changed.")
+        print_message("Nothing is changed.")
 
 
 def system(chat: Chat, argument: str) -> None:
@@ -143,25 +143,25 @@ def system(chat: Chat, argument: str) -> None:
         chat.set_system(None if argument == "-" else argument)
     told = chat.conversation.system
     known = f"System prompt: {brief(told, 2000)}" if told is not None else ""
-    say(known or "There is no system prompt.")
+    print_message(known or "There is no system prompt.")
 
 
 def set_value(chat: Chat, argument: str) -> None:
     """List the settings or change one."""
     if not argument:
         for name, value in chat.settings.as_dict().items():
-            say(f"{name:10}  {written(value):6}  {KINDS[name].about}")
+            print_message(f"{name:10}  {written(value):6}  {KINDS[name].about}")
         return
     name, _, text = argument.partition(" ")
     if not text.strip():
         raise CommandError("/set needs a name and a value.", "For example /set temp 1.")
     chat.change(chat.settings.changed(name, text.strip()))
-    say(f"{name} is {text.strip()}.")
+    print_message(f"{name} is {text.strip()}.")
 
 
 def stats(chat: Chat, argument: str) -> None:
     """Show the counters."""
-    say(chat.tally.report())
+    print_message(chat.tally.report())
 
 
 def plain(chat: Chat, argument: str) -> None:
@@ -171,32 +171,35 @@ def plain(chat: Chat, argument: str) -> None:
     on = SWITCH[argument] if argument else not chat.settings.plain
     chat.set_plain(on)
     engine, reason = chat.engine()
-    say("Drafting." if engine == "dflash" else f"Decoding plainly: {reason}.")
+    drafting = engine == "dflash"
+    print_message("Drafting." if drafting else f"Decoding plainly: {reason}.")
 
 
 def save(chat: Chat, argument: str) -> None:
     """Write a file."""
     path = file_of(argument, "/save")
     chat.save(path)
-    say(f"Saved in {path}.")
+    print_message(f"Saved in {path}.")
 
 
 def load(chat: Chat, argument: str) -> None:
     """Read a file."""
     path = file_of(argument, "/load")
     record = chat.load(path)
-    say(f"Loaded {len(record.conversation.messages)} messages from {path}.")
+    print_message(f"Loaded {len(record.conversation.messages)} messages from {path}.")
     if record.model != chat.ask.model:
-        say(f"{record.model} answered them; {chat.ask.model} goes on.")
+        print_message(f"{record.model} answered them; {chat.ask.model} goes on.")
 
 
 def paste(chat: Chat, argument: str) -> None:
     """Many lines are one message, whatever they look like."""
     if chat.reader.terminal:
-        say("Paste or type; Ctrl-D on a line of its own sends, Ctrl-C gives up.")
+        print_message(
+            "Paste or type; Ctrl-D on a line of its own sends, Ctrl-C gives up."
+        )
     text = chat.reader.paste()
     if text is None or not text.strip():
-        say("Nothing is sent.")
+        print_message("Nothing is sent.")
     else:
         chat.hear_message(text)
 

@@ -21,14 +21,14 @@ from ..answer_options import Looks, ThinkingOptions
 from ..answer_request import AnswerRequest
 from ..screen import progress
 from ..screen.display import Display
-from ..screen.region import console_of
+from ..screen.region import answer_console
 from ..screen.status import (
-    QUIET,
-    WRONG,
-    Tally,
-    ending,
-    say,
-    status,
+    DIM,
+    ERROR,
+    SessionStats,
+    cutoff_notice,
+    print_message,
+    status_line,
 )
 from ..thinking import warnings
 from . import conversation as files
@@ -68,7 +68,7 @@ def run(
     """
 
     def history():
-        return FileHistory(folder() / "history.jsonl", say)
+        return FileHistory(folder() / "history.jsonl", print_message)
 
     if looks.load is not None:
         openable(looks.load)
@@ -79,7 +79,7 @@ def run(
         chat.load(looks.load, kept=chat.settings.given())
     chat.warn()
     if verbose:
-        say(WELCOME, QUIET)
+        print_message(WELCOME, DIM)
     chat.talk()
 
 
@@ -114,7 +114,7 @@ class Chat:
         self.pair, self.tokenizer = ask.load()
         check_template(self.tokenizer)
         self.cache = PromptCache(self.pair, ask.max_kv_size)
-        self.settings, self.tally = Settings.of(ask), Tally()
+        self.settings, self.tally = Settings.of(ask), SessionStats()
         self.conversation = Conversation(ask.system_prompt)
         self.pending: Conversation | None = None
         self._offered = ""  # a text that the next prompt begins with
@@ -138,9 +138,9 @@ class Chat:
             except KeyboardInterrupt:
                 if not self.reader.terminal:
                     raise
-                say(LEAVING)
+                print_message(LEAVING)
             except DFlashError as error:
-                say(str(error), WRONG)
+                print_message(str(error), ERROR)
 
     def hear(self, said: str) -> None:
         """Follow a command or answer a message."""
@@ -163,7 +163,7 @@ class Chat:
             raise
         except Exception:
             traceback.print_exc()
-            say("That is a bug. The conversation is kept.", WRONG)
+            print_message("That is a bug. The conversation is kept.", ERROR)
 
     def hear_message(self, text: str) -> None:
         """Answer a message, unless it is empty."""
@@ -181,7 +181,7 @@ class Chat:
         except BrokenPipeError:
             raise
         except DFlashError as error:
-            say(f"{error} {KEPT}", WRONG)
+            print_message(f"{error} {KEPT}", ERROR)
             if self._follows(asked):
                 self._offered = line_of(asked.question or "")
             return
@@ -189,7 +189,7 @@ class Chat:
             # A bug: what it left in the caches is in doubt, the conversation is not.
             traceback.print_exc()
             self.cache.reset()
-            say(f"That is a bug. {KEPT}", WRONG)
+            print_message(f"That is a bug. {KEPT}", ERROR)
             return
         if display.answer or display.reasoning or not took.stopped:
             self.conversation = asked.answer(display.answer, display.reasoning)
@@ -200,7 +200,7 @@ class Chat:
         """What shows the answer to a prompt."""
         settings = self.settings
         return Display(
-            console_of(sys.stdout),
+            answer_console(sys.stdout),
             markdown=settings.markdown,
             drafts=settings.drafts,
             reasoning=settings.reasoning,
@@ -253,7 +253,7 @@ class Chat:
         """Say it when the drafter was trained for the other kind of answers."""
         thought, ask = self.settings.thought, self.ask
         for warning in warnings(thought, ask, self.pair, self.tokenizer):
-            say(warning)
+            print_message(warning)
 
     def set_plain(self, on: bool) -> None:
         """Switch drafting off or on."""
@@ -311,7 +311,7 @@ class Chat:
         parting = marks(self.tokenizer, messages, **options)
         ask, display = self.settings.apply(self.ask), self.display(ids)
         shown = progress.wanted(self.verbose)
-        with without_echo(), progress.Prefill(shown) as reading:
+        with without_echo(), progress.PrefillBar(shown) as reading:
             took = turn.take(
                 ask,
                 self.pair,
@@ -331,12 +331,12 @@ class Chat:
         last = took.last
         if took.stopped:
             early = " before the answer began; /retry asks again"
-            say(f"(stopped{early if self.pending else ''})", QUIET)
+            print_message(f"(stopped{early if self.pending else ''})", DIM)
         if last is not None:
             self.tally.add(last)
             if self.verbose:
-                say(status(last), QUIET)
-            if told := ending(last, self.pair.target.context):
-                say(told)
+                print_message(status_line(last), DIM)
+            if told := cutoff_notice(last, self.pair.target.context):
+                print_message(told)
         if took.stopped and not self.reader.terminal:
             raise KeyboardInterrupt

@@ -1,6 +1,6 @@
-"""Markdown as rich renders it, so that no word of a model's is lost.
+"""Markdown blocks as rows of a terminal, rendered by rich without losing text.
 
-Knows Markdown and rich; nothing of streams or screens.
+Owns how each kind of block is displayed. Does not know streams or the screen.
 """
 
 from __future__ import annotations
@@ -15,46 +15,44 @@ from rich.console import Console
 from rich.markdown import CodeBlock, Markdown, TableElement
 from rich.syntax import Syntax
 
-from .region import chopped, rows_of
+from .region import chop, render_rows
 
-# Raw HTML and link definitions would vanish: they are text here.
+# rich drops raw HTML and link definitions, so they are parsed as text.
 PARSER = MarkdownIt().enable(["strikethrough", "table"])
 PARSER.disable(["html_block", "html_inline", "reference"])
 # The colours of the terminal's own palette, on its own background.
 THEME = "ansi_dark"
-# Cells that a table's column needs to be read as one.
+# Cells of width that a table's column needs to be readable.
 NARROWEST_COLUMN = 5
-# Code within a line, with a bar in it.
-BARS = re.compile(r"(`+)(?!`)[^`]*\|[^`]*\1(?!`)")
+# Inline code with a bar in it.
+CODE_WITH_BAR = re.compile(r"(`+)(?!`)[^`]*\|[^`]*\1(?!`)")
 
 
-class Snippet(CodeBlock):
-    """Code without a frame or padding, which a copy would take along."""
-
-    def __rich_console__(self, console, options):
-        """Code in rows."""
-        yield highlighter(self.lexer_name, str(self.text).rstrip())
-
-
-class Grid(TableElement):
-    """A table whose cells are folded; rich would cut what has no blank to break at."""
+class PlainCode(CodeBlock):
+    """A code block without frame or padding, which a copy would have too."""
 
     def __rich_console__(self, console, options):
-        """rich's table."""
+        yield make_syntax(self.lexer_name, str(self.text).rstrip())
+
+
+class FoldedTable(TableElement):
+    """A table that folds its cells; rich would cut long words in them."""
+
+    def __rich_console__(self, console, options):
         for table in super().__rich_console__(console, options):
             for column in table.columns:
                 column.overflow = "fold"
             yield table
 
 
-class Page(Markdown):
-    """A piece of Markdown, whole."""
+class LosslessMarkdown(Markdown):
+    """rich's Markdown, with line ends and images kept where the model wrote them."""
 
     elements = {
         **Markdown.elements,
-        "fence": Snippet,
-        "code_block": Snippet,
-        "table_open": Grid,
+        "fence": PlainCode,
+        "code_block": PlainCode,
+        "table_open": FoldedTable,
     }
 
     def __init__(self, source: str):
@@ -62,10 +60,10 @@ class Page(Markdown):
         self.parsed = PARSER.parse(source)
         for token in self.parsed:
             for part in token.children or ():
-                # Models end lines where they mean it; Markdown would join them.
+                # Models mean their line ends; Markdown would join the lines.
                 if part.type == "softbreak":
                     part.type = "hardbreak"
-                # rich would show it before the text that it stands in.
+                # rich would move an image in front of its paragraph.
                 elif part.type == "image":
                     part.type, part.children = "text", None
                     part.content = f"{part.content or 'image'} ({part.attrs['src']})"
@@ -77,90 +75,96 @@ class Block(NamedTuple):
     Args:
         kind: markdown-it's name of its first token.
         start, end: Its lines.
-        parts: Lines at which its list items begin, if it is a list.
-        columns: Of a table.
-        token: The first token.
+        items: First lines of its list items, if it is a list.
+        columns: Number of columns; 0 unless it is a table.
+        token: Its first token.
     """
 
     kind: str
     start: int
     end: int
-    parts: list[int]
+    items: list[int]
     columns: int
     token: Token
 
 
-def blocks(source: str) -> list[Block]:
+def top_level_blocks(source: str) -> list[Block]:
     """The top-level blocks of a source, in order."""
     found: list[Block] = []
     for token in PARSER.parse(source):
         if token.level == 0 and token.nesting >= 0 and token.map:
             found.append(Block(token.type, *token.map, [], 0, token))
         elif token.type == "list_item_open" and token.level == 1 and token.map:
-            found[-1].parts.append(token.map[0])
+            found[-1].items.append(token.map[0])
         elif token.type == "th_open" and token.level == 3:
             found[-1] = found[-1]._replace(columns=found[-1].columns + 1)
     return found
 
 
-def highlighter(language: str, code: str = "") -> Syntax:
+def make_syntax(language: str, code: str = "") -> Syntax:
     """rich's Syntax for a language; an unknown one has no colours."""
     return Syntax(
         code, language, theme=THEME, background_color="default", word_wrap=True
     )
 
 
-def page_rows(console: Console, source: str, width: int) -> list[str]:
-    """A source as rows, a blank one between two blocks and none around them.
+def markdown_rows(console: Console, source: str, width: int) -> list[str]:
+    """Markdown as rows, with a blank row between two blocks and none around them.
 
     Args:
-        console: Whose colours.
+        console: Provides the colours.
         source: Markdown.
-        width: Most cells of a row.
+        width: Maximum cells of a row.
     """
     lines = source.split("\n")
     rows: list[str] = []
-    for block in blocks(source):
+    for block in top_level_blocks(source):
         written = lines[block.start : block.end]
-        part = fitting(written, block.columns)
-        if part is None or block.columns * NARROWEST_COLUMN > width:
-            # No column, or no room for it: rich would leave cells out.
-            own = [row for line in written if line for row in chopped(line, width)]
+        fitting = fit_cells(written, block.columns)
+        if fitting is None or block.columns * NARROWEST_COLUMN > width:
+            # rich would leave out the cells that have no column or no room.
+            block_rows = [row for line in written if line for row in chop(line, width)]
         else:
-            own = rows_of(console, Page("\n".join(part)), width)
-        rows += ["", *_trimmed(own)]
+            markdown = LosslessMarkdown("\n".join(fitting))
+            block_rows = render_rows(console, markdown, width)
+        rows += ["", *_strip_blank(block_rows)]
     return rows[1:]
 
 
-def fitting(lines: list[str], columns: int) -> list[str] | None:
-    """A table's lines with no more cells than its head has; None if some have more.
+def fit_cells(lines: list[str], columns: int) -> list[str] | None:
+    """The lines of a table, none with more cells than its head.
 
-    A bar within backticks ends a cell, too; models seldom mean that, so it is escaped
-    where a row has too many.
+    A bar in inline code ends a cell too. Models rarely mean that, so it is escaped in
+    rows with too many cells.
 
     Args:
-        lines: Of a block.
-        columns: Of the table; 0 if it is none.
+        lines: The lines of a block.
+        columns: The table's number of columns; 0 for another block, which is returned
+            as it is.
+
+    Returns:
+        The lines; None if one still has more cells.
     """
     if not columns:
         return lines
-    fit = [
-        BARS.sub(_escaped, line) if cells(line) > columns else line for line in lines
+    fitting = [
+        CODE_WITH_BAR.sub(_escape_bars, line) if count_cells(line) > columns else line
+        for line in lines
     ]
-    return None if any(cells(line) > columns for line in fit) else fit
+    return None if any(count_cells(line) > columns for line in fitting) else fitting
 
 
-def cells(line: str) -> int:
-    """How many cells a line of a table has."""
+def count_cells(line: str) -> int:
+    """The number of cells in a line of a table."""
     parts = escapedSplit(line.strip())
     return len(parts) - (parts[0] == "") - (len(parts) > 1 and parts[-1] == "")
 
 
-def _escaped(code):
+def _escape_bars(code: re.Match) -> str:
     return re.sub(r"(?<!\\)\|", r"\\|", code.group())
 
 
-def _trimmed(rows):
-    """Rows without the blank ones around them; rich gives some blocks more."""
+def _strip_blank(rows: list[str]) -> list[str]:
+    """Rows without the blank ones that rich adds around some blocks."""
     kept = [i for i, row in enumerate(rows) if row]
     return rows[kept[0] : kept[-1] + 1] if kept else [""]

@@ -1,7 +1,8 @@
-"""An answer on the terminal: its text, its reasoning, and who proposed its tokens.
+"""Displays one answer and its reasoning as they arrive, and marks drafted tokens.
 
-Owns what goes where: the answer to the console, its reasoning beside it on a terminal
-and to stderr otherwise. A pipe gets the answer's own bytes.
+Owns where text is written: the answer to the console, its reasoning to the same
+terminal, or to stderr if the answer goes to a pipe. A pipe receives the answer's exact
+text. Does not know how Markdown is rendered.
 """
 
 from __future__ import annotations
@@ -18,31 +19,33 @@ from rich.text import Text
 from ...engine import GenerationResponse
 from ...text.reasoning import Markers, Splitter
 from .markdown import MarkdownStream
-from .region import Cleaner, Region, console_of
+from .region import ControlEscaper, Region, answer_console
 
-# Colour, and for terminals without colours a line under the target's own.
+# On terminals without colours, tokens that were not drafted are underlined.
 DRAFTED = Style(color="green")
-OWN = Style(color="magenta", underline=True)
+NOT_DRAFTED = Style(color="magenta", underline=True)
+LEGEND = (("drafted", DRAFTED), (" ", None), ("not drafted", NOT_DRAFTED))
 DIM = Style(dim=True)
-# Seconds between two counts of a folded reasoning.
-COUNT = 0.1
+# Seconds between two repaints of the token count of folded reasoning.
+COUNT_INTERVAL = 0.1
 
 
 class Display:
-    """Shows one answer as its responses come.
+    """Displays one answer, response by response.
 
     Args:
-        console: Where the answer goes.
-        markdown: Render it, where the console is a terminal that can.
-        drafts: Colour tokens by who proposed them; plain text then.
-        reasoning: Show it dimmed, fold it into a line that counts, or hide it.
-        splitter: Of reasoning.py, for this answer's prompt; None where a model marks
-            no reasoning.
-        notes: Where reasoning goes when the console is no terminal.
-        clock: Seconds.
+        console: Where the answer is written.
+        markdown: Render Markdown, if the console can be repainted.
+        drafts: Colour tokens by whether they were drafted, instead of rendering
+            Markdown.
+        reasoning: Show it dimmed, fold it into one line with a token count, or hide it.
+        splitter: Separates reasoning from answer, for this answer's prompt; None if
+            the model does not mark its reasoning.
+        notes: Where reasoning is written if the console is not a terminal.
+        clock: The time in seconds.
 
     Attributes:
-        answer, reasoning: The texts so far, complete and as they came.
+        answer, reasoning: The texts so far, as the model wrote them.
     """
 
     def __init__(
@@ -57,116 +60,114 @@ class Display:
         clock: Callable[[], float] = time.perf_counter,
     ):
         self.answer = self.reasoning = ""
-        self._splitter = splitter or Splitter(Markers())
-        self._answering = False
         self.console, self._clock = console, clock
-        able = capable(console)
-        aside = console if console.is_terminal else notes or console_of(sys.stderr)
-        self._thoughts = thoughts(aside, reasoning, clock, same=aside is console)
-        if drafts and able:
-            self._body: Plain | Drafts | MarkdownStream = Drafts(console)
-        elif markdown and able:
+        self._splitter = splitter or Splitter(Markers())
+        self._in_answer = False
+        repaints = can_repaint(console)
+        notes = console if console.is_terminal else notes or answer_console(sys.stderr)
+        same = notes is console
+        self._reasoning_view = make_reasoning_view(notes, reasoning, clock, same)
+        if drafts and repaints:
+            self._body: PlainText | DraftColours | MarkdownStream
+            self._body = DraftColours(console)
+        elif markdown and repaints:
             self._body = MarkdownStream(console)
         else:
-            self._body = Plain(console)
+            self._body = PlainText(console)
 
     def push(self, response: GenerationResponse) -> None:
-        """Show a response."""
+        """Display the next response."""
         if self._splitter.state == "reasoning":
-            self._thoughts.count()
+            self._reasoning_view.count_token()
         self._show(self._splitter.push(response.text), response.from_draft)
 
     def close(self) -> None:
-        """End the answer, also one that was interrupted.
+        """Display the text that was held back, and end the answer.
 
-        A terminal's cursor is on a new row then; a pipe got the answer and no more.
+        A terminal's cursor is on a new row afterwards; a pipe receives nothing more.
         """
         self._show(self._splitter.close(), False)
-        self._thoughts.close()
+        self._reasoning_view.close()
         self._body.close()
 
-    def _show(self, parts, from_draft):
+    def _show(self, parts: list[tuple[str, str]], from_draft: bool) -> None:
         for kind, text in parts:
             if kind == "reasoning":
-                if self._answering:
+                if self._in_answer:
                     self._body.close()
-                self._answering = False
+                self._in_answer = False
                 self.reasoning += text
-                self._thoughts.write(text)
+                self._reasoning_view.write(text)
                 continue
-            if not self._answering:
-                self._thoughts.close()
-            self._answering = True
+            if not self._in_answer:
+                self._reasoning_view.close()
+            self._in_answer = True
             self.answer += text
-            if isinstance(self._body, Drafts):
+            if isinstance(self._body, DraftColours):
                 self._body.write(text, from_draft)
             else:
                 self._body.write(text)
 
 
-def capable(console: Console) -> bool:
+def can_repaint(console: Console) -> bool:
     """Whether rows of a console can be repainted."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
-class Plain:
-    """Text as it came: to a pipe byte for byte, to a terminal without what steers it.
+class PlainText:
+    """Writes text as it arrives; a terminal receives no control characters.
 
     Args:
-        console: Where to.
-        style: For a terminal.
+        console: Where to write.
+        style: The style of the text on a terminal.
     """
 
     def __init__(self, console: Console, style: Style | None = None):
         self._console, self._style = console, style
-        self._clean = Cleaner() if console.is_terminal else None
-        self._open = False
+        self._escaper = ControlEscaper() if console.is_terminal else None
+        self._line_open = False
 
     def write(self, text: str) -> None:
-        """Add a piece."""
-        self._put(self._clean.push(text) if self._clean else text, self._style)
+        """Write a piece."""
+        self._put(self._escaper.push(text) if self._escaper else text, self._style)
 
     def close(self) -> None:
         """End the line on a terminal."""
-        if self._clean:
-            self._put(self._clean.close(), self._style)
-            if self._open:
+        if self._escaper:
+            self._put(self._escaper.close(), self._style)
+            if self._line_open:
                 self._put("\n", None)
 
-    def _put(self, text, style):
+    def _put(self, text: str, style: Style | None) -> None:
         if not text:
             return
-        self._open = not text.endswith("\n")
+        self._line_open = not text.endswith("\n")
         if style is not None and self._console.color_system is not None:
             text = styled(self._console, text, style)
         self._console.file.write(text)
         self._console.file.flush()
 
 
-class Drafts(Plain):
-    """Text whose colours tell who proposed it.
-
-    Without colours the target's own tokens are underlined.
-    """
+class DraftColours(PlainText):
+    """Writes text in colours that show which tokens were drafted, after a legend."""
 
     def __init__(self, console: Console):
         super().__init__(console)
-        self._told = False
+        self._has_legend = False
 
     def write(self, text: str, from_draft: bool = False) -> None:
-        """Add a token's text; its first piece brings the legend."""
+        """Write a token's text."""
         if not text:
             return
-        if not self._told:
-            self._told = True
-            for words, style in (("drafted", DRAFTED), (" ", None), ("own", OWN)):
+        if not self._has_legend:
+            self._has_legend = True
+            for words, style in (*LEGEND, ("\n", None)):
                 self._put(words, style)
-            self._put("\n", None)
-        self._put(self._clean.push(text), DRAFTED if from_draft else OWN)
+        self._put(self._escaper.push(text), DRAFTED if from_draft else NOT_DRAFTED)
 
 
 def styled(console: Console, text: str, style: Style) -> str:
-    """Text with a style on its words, none on the line ends and blanks around them."""
+    """Text with a style on its words, but not on the spaces at the ends of lines."""
     lines = []
     for line in text.split("\n"):
         words = line.strip(" \t")
@@ -180,81 +181,81 @@ def styled(console: Console, text: str, style: Style) -> str:
     return "\n".join(lines)
 
 
-class Shown:
-    """Reasoning, dimmed, a blank row after it.
+class ShownReasoning:
+    """Writes reasoning dimmed, with a blank row after it.
 
     Args:
-        console: Where to.
-        same: Whether the answer follows there.
+        console: Where to write.
+        same: Whether the answer follows on the same console.
     """
 
     def __init__(self, console: Console, same: bool):
-        self._plain, self._same = Plain(console, DIM), same
+        self._text, self._same = PlainText(console, DIM), same
         self._written = False
 
-    def count(self) -> None:
-        """A token of it came."""
+    def count_token(self) -> None:
+        """Ignore the number of tokens."""
 
     def write(self, text: str) -> None:
-        """Add a piece."""
+        """Write a piece."""
         self._written = True
-        self._plain.write(text)
+        self._text.write(text)
 
     def close(self) -> None:
-        """It is over; what comes next begins on a row of its own."""
+        """End the reasoning; the next text begins on a new row."""
         if self._written:
             self._written = False
-            self._plain.close()
+            self._text.close()
             if self._same:
-                self._plain.write("\n")
+                self._text.write("\n")
 
 
-class Hidden:
-    """Reasoning that is not shown."""
+class HiddenReasoning:
+    """Ignores reasoning."""
 
-    def count(self) -> None:
-        """A token of it came."""
+    def count_token(self) -> None:
+        """Ignore the number of tokens."""
 
     def write(self, text: str) -> None:
-        """Add a piece."""
+        """Ignore a piece."""
 
     def close(self) -> None:
-        """It is over."""
+        """Do nothing."""
 
 
-class Folded:
-    """Reasoning as one line: how many tokens, how many seconds.
+class FoldedReasoning:
+    """Shows reasoning as one line with its number of tokens and seconds.
 
     Args:
-        console: Where to; a terminal sees it count.
-        same: Whether the answer follows there.
-        clock: Seconds.
+        console: Where to write; a terminal shows the count as it grows.
+        same: Whether the answer follows on the same console.
+        clock: The time in seconds.
     """
 
     def __init__(self, console: Console, same: bool, clock: Callable[[], float]):
         self._console, self._same, self._clock = console, same, clock
-        self._region = Region(console) if capable(console) else None
+        self._region = Region(console) if can_repaint(console) else None
         self._tokens, self._written = 0, False
-        self._since: float | None = None
+        self._started: float | None = None
         self._due = 0.0
 
-    def count(self) -> None:
-        """A token of it came."""
+    def count_token(self) -> None:
+        """Count a token, and repaint the line if it is due."""
         now = self._clock()
-        if self._since is None:
-            self._since = now
+        if self._started is None:
+            self._started = now
         self._tokens += 1
         if self._region and now >= self._due:
-            self._due = now + COUNT
+            self._due = now + COUNT_INTERVAL
             self._region.paint([], [self._line("thinking")])
 
     def write(self, text: str) -> None:
-        """Add a piece."""
+        """Note that the reasoning is not empty."""
         self._written = self._written or bool(text.strip())
 
     def close(self) -> None:
-        """It is over: the last count stays."""
-        if self._since is None:
+        """End the reasoning and keep the last count on the screen."""
+        if self._started is None:
             return
         line = [self._line("thought")] if self._written else []
         if self._region:
@@ -262,21 +263,23 @@ class Folded:
         elif line:
             self._console.file.write(line[0] + "\n")
             self._console.file.flush()
-        self._since, self._tokens, self._written = None, 0, False
+        self._started, self._tokens, self._written = None, 0, False
 
-    def _line(self, verb):
-        seconds = self._clock() - self._since
+    def _line(self, verb: str) -> str:
+        seconds = self._clock() - self._started
         words = f"{verb} for {self._tokens} tokens, {seconds:.1f} s"
         return styled(self._console, words[: self._console.width - 1], DIM)
 
 
-def thoughts(
+def make_reasoning_view(
     console: Console,
-    how: Literal["show", "fold", "hide"],
+    mode: Literal["show", "fold", "hide"],
     clock: Callable[[], float],
     same: bool,
-) -> Shown | Folded | Hidden:
-    """What shows the reasoning."""
-    if how == "show":
-        return Shown(console, same)
-    return Folded(console, same, clock) if how == "fold" else Hidden()
+) -> ShownReasoning | FoldedReasoning | HiddenReasoning:
+    """The view for a mode; the other arguments are those of FoldedReasoning."""
+    if mode == "show":
+        return ShownReasoning(console, same)
+    if mode == "fold":
+        return FoldedReasoning(console, same, clock)
+    return HiddenReasoning()

@@ -1,8 +1,8 @@
-"""Markdown on a terminal while it comes: what is done is printed once, for good.
+"""Renders Markdown on a terminal while it arrives; finished blocks are printed once.
 
-Owns which part of a text is settled. The block under way is kept in a region that
-never exceeds the screen; blocks before it are never touched again. How a block looks
-is page.py's, how rows get to the terminal region.py's.
+Owns which part of the text is settled, so that later text cannot change it. The block
+under way is painted in a region that is never taller than the screen. Does not know
+how a block looks (blocks.py) or how rows reach the terminal (region.py).
 """
 
 from __future__ import annotations
@@ -14,35 +14,34 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from .blocks import Block, blocks, page_rows
-from .code_block import Code, open_fence
-from .region import Cleaner, Region
+from .blocks import Block, markdown_rows, top_level_blocks
+from .code_block import FencedCode, find_open_fence
+from .region import ControlEscaper, Region
 
-# Seconds between two paints; the second bounds the share of time they take.
+# Minimum seconds between two paints, and the maximum share of time spent painting.
 REFRESH = 0.04
-SHARE = 0.1
-NARROWEST = 10
-# A line that is all marker says nothing until more of it comes; shown, it would make
-# the paragraph above a heading for an instant.
+MAX_SHARE = 0.1
+MIN_WIDTH = 10
+# A line that may be all marker. It is not painted until more text arrives, because
+# for a moment it could turn the paragraph above it into a heading.
 MARKER = re.compile(r"[ \t]*([-=*_+#>|`~: \t]+|\d+[.)]?)[ \t]*")
 WIDE = "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60]"
-# Where a long paragraph may be cut: before a word that begins no block of its own.
+# Where a long paragraph may be cut: before a word that does not begin a block.
 CUT = re.compile(rf"(?<=\s)(?!\d+[.)])(?=\w)|(?<={WIDE})(?={WIDE})")
-
-# What comes in pairs.
-PAIRED = [
+# Marks that come in pairs.
+PAIRED_MARKS = [
     re.compile(mark)
     for mark in (r"\*\*", r"(?<!\*)\*(?![*\s])|(?<![*\s])\*(?!\*)", "__", "~~", "`")
 ]
 
 
 class MarkdownStream:
-    """Renders Markdown as it comes.
+    """Renders Markdown as it arrives.
 
     Args:
         console: A terminal.
-        refresh: Least seconds between two paints; 0 paints every piece.
-        clock: Seconds.
+        refresh: Minimum seconds between two paints; 0 paints every piece.
+        clock: The time in seconds.
     """
 
     def __init__(
@@ -54,213 +53,222 @@ class MarkdownStream:
     ):
         self._console, self._refresh, self._clock = console, refresh, clock
         self._region = Region(console)
-        self._clean = Cleaner()
+        self._escaper = ControlEscaper()
         self._size = console.size
         self._tail = ""  # the source that is not settled
-        self._painted = ""  # the part of it that the region shows
-        self._whole = True  # whether the region shows that part from its beginning
-        self._code: Code | None = None
-        self._gap = False  # whether a blank row goes before the next block
+        self._painted = ""  # the part of the tail that the region shows
+        self._painted_whole = True  # whether the region shows that part's first row
+        self._code: FencedCode | None = None
+        self._gap = False  # whether a blank row precedes the next block
         self._due = 0.0
 
     def write(self, text: str) -> None:
-        """Add a piece, cut anywhere."""
-        self._tail += self._clean.push(text)
+        """Add a piece, which may end anywhere."""
+        self._tail += self._escaper.push(text)
         start = self._clock()
         if start >= self._due:
             self._paint()
             end = self._clock()
-            pause = (end - start) / SHARE if self._refresh else 0.0
+            pause = (end - start) / MAX_SHARE if self._refresh else 0.0
             self._due = end + max(self._refresh, pause)
 
     def close(self) -> None:
-        """Settle what is left; the cursor is on a new row then."""
-        self._tail += self._clean.close()
+        """Settle the rest and move the cursor to a new row."""
+        self._tail += self._escaper.close()
         if self._tail and not self._tail.endswith("\n"):
             self._tail += "\n"
-        self._notice_resize()
+        self._check_size()
         done = self._settle()
-        for block in blocks(self._tail):
-            done += self._rows(block)
+        lines = self._tail.split("\n")
+        for block in top_level_blocks(self._tail):
+            done += self._settled_rows(block, lines)
         self._tail, self._painted, self._code = "", "", None
         self._region.paint(done, [])
-        self._region.leave()
+        self._region.finish()
 
     @property
-    def _width(self):
+    def _width(self) -> int:
         # The last column stays free: terminals differ in what follows a full row.
-        return max(self._console.width - 1, NARROWEST)
+        return max(self._console.width - 1, MIN_WIDTH)
 
     @property
-    def _room(self):
+    def _height(self) -> int:
         return max(self._console.height - 1, 2)
 
-    def _paint(self):
-        self._notice_resize()
+    def _paint(self) -> None:
+        self._check_size()
         done = self._settle()
-        shown, rows = self._under_way()
-        while len(rows) > self._room and (parts := self._split(shown, rows)):
-            head, self._tail = parts[0], parts[1]
-            done += self._lead() + page_rows(self._console, head, self._width)
+        shown, rows = self._live()
+        while len(rows) > self._height and (parts := self._split(shown, rows)):
+            head, self._tail = parts
+            done += self._gap_rows() + markdown_rows(self._console, head, self._width)
             self._gap = False
-            shown, rows = self._under_way()
-        self._whole = len(rows) <= self._room
+            shown, rows = self._live()
+        self._painted_whole = len(rows) <= self._height
         self._painted = shown
-        self._region.paint(done, window(rows, self._room))
+        self._region.paint(done, last_rows(rows, self._height))
 
-    def _under_way(self):
-        """The part of the tail to show, and its rows."""
+    def _live(self) -> tuple[str, list[str]]:
+        """The part of the tail to paint, and its rows."""
         if self._code:
-            return self._tail, self._code.live(self._tail, self._width)
+            return self._tail, self._code.preview(self._tail, self._width)
         head, _, last = self._tail.rpartition("\n")
         shown = head if MARKER.fullmatch(last) else self._tail
         if not shown.strip():
             return shown, []
-        return shown, self._lead() + page_rows(self._console, shown, self._width)
+        rows = markdown_rows(self._console, shown, self._width)
+        return shown, self._gap_rows() + rows
 
     def _settle(self) -> list[str]:
-        """Rows that no later text can change; their source leaves the tail."""
+        """Remove the settled source from the tail, and return its rows."""
         done: list[str] = []
         while True:
             if self._code:
-                done += self._take_code()
+                done += self._settle_code()
                 if self._code:
                     return done
-            rows, fenced = self._take_blocks()
+            rows, fenced = self._settle_blocks()
             done += rows
             if not fenced:
                 return done
 
-    def _take_code(self):
-        """Complete lines of the fenced block under way, up to its end."""
+    def _settle_code(self) -> list[str]:
+        """Settle the complete lines of the open fenced block, up to its end."""
         *lines, rest = self._tail.split("\n")
         rows = []
         for i, line in enumerate(lines):
-            if self._code.closes(line):
+            if self._code.is_closed_by(line):
                 self._code, rest = None, "\n".join([*lines[i + 1 :], rest])
                 break
-            rows += self._code.row(self._console, line)
+            rows += self._code.add_line(self._console, line)
         self._tail = rest
         return rows
 
-    def _take_blocks(self):
-        """Blocks with another one after them, and whether a fenced one begins."""
+    def _settle_blocks(self) -> tuple[list[str], bool]:
+        """Settle the blocks that another one follows; whether a fence has opened."""
         head, line_end, rest = self._tail.rpartition("\n")
         lines = (head + line_end).split("\n")
-        found = blocks(head + line_end)
+        found = top_level_blocks(head + line_end)
         done: list[str] = []
         for block in found:
             if block.kind == "fence":
-                done += self._lead()
+                done += self._gap_rows()
                 self._gap = True
-                self._code = Code(block.token, lines[block.start])
+                self._code = FencedCode(block.token, lines[block.start])
                 self._tail = "\n".join(lines[block.start + 1 :]) + rest
                 return done, True
             if block is found[-1]:
                 self._tail = "\n".join(lines[block.start :]) + rest
                 return done, False
-            done += self._rows(block, lines)
+            done += self._settled_rows(block, lines)
         self._tail = rest
         return done, False
 
-    def _rows(self, block, lines: Sequence[str] | None = None):
-        """A settled block's rows."""
-        lines = self._tail.split("\n") if lines is None else lines
+    def _settled_rows(self, block: Block, lines: Sequence[str]) -> list[str]:
         source = "\n".join(lines[block.start : block.end])
-        rows = self._lead() + page_rows(self._console, source, self._width)
+        rows = self._gap_rows() + markdown_rows(self._console, source, self._width)
         self._gap = True
         return rows
 
-    def _lead(self):
+    def _gap_rows(self) -> list[str]:
         return [""] * self._gap
 
-    def _split(self, shown, rows):
-        """A block that outgrows the screen in two, (settled source, the rest)."""
-        found = blocks(shown)
+    def _split(self, shown: str, rows: list[str]) -> tuple[str, str] | None:
+        """Split a block that is taller than the screen.
+
+        Returns:
+            The source to settle and the rest; None if the block cannot be split.
+        """
+        found = top_level_blocks(shown)
         if self._code or not found:
             return None
         lines = self._tail.split("\n")
-        if len(found[0].parts) > 1:
-            at = found[0].parts[-1]
-            rest = renumbered(found[0], "\n".join(lines[at:]))
-            return rest and ("\n".join(lines[:at]), rest)
+        if len(found[0].items) > 1:
+            at = found[0].items[-1]
+            rest = renumber(found[0], "\n".join(lines[at:]))
+            return ("\n".join(lines[:at]), rest) if rest else None
         if found[0].kind == "paragraph_open" and len(found) == 1:
             return self._split_paragraph(shown, rows[self._gap :])
         return None
 
-    def _split_paragraph(self, shown, rows):
-        """Cut where two rows meet, and where that changes neither."""
-        limit = closed(shown)
-        cuts = [found.start() for found in CUT.finditer(shown, 0, limit)]
+    def _split_paragraph(self, shown: str, rows: list[str]) -> tuple[str, str] | None:
+        """Cut between two rows, where both parts still render to the same rows."""
+        limit = closed_length(shown)
+        cuts = [match.start() for match in CUT.finditer(shown, 0, limit)]
 
         def height(at):
-            return len(page_rows(self._console, shown[:at], self._width))
+            return len(markdown_rows(self._console, shown[:at], self._width))
 
-        for want in range(len(rows) - 2, 0, -1):
-            i = bisect_right(cuts, want, key=height)
+        for wanted in range(len(rows) - 2, 0, -1):
+            i = bisect_right(cuts, wanted, key=height)
             if i == 0:
                 return None
             head, rest = shown[: cuts[i - 1]], shown[cuts[i - 1] :]
-            both = [
-                page_rows(self._console, part, self._width) for part in (head, rest)
-            ]
-            if both[0] + both[1] == rows:
+            first, second = (
+                markdown_rows(self._console, part, self._width) for part in (head, rest)
+            )
+            if first + second == rows:
                 return head, rest + self._tail[len(shown) :]
         return None
 
-    def _notice_resize(self):
-        """After a resize what is shown stays: where its rows are now is not known."""
+    def _check_size(self) -> None:
+        """After a resize, keep the painted rows: their place is not known."""
         size, before = self._console.size, self._size
         self._size = size
-        tall = len(self._region.shown) > self._room
+        tall = len(self._region.shown) > self._height
         if (size.width == before.width and not tall) or self._region.shown == [""]:
             return
-        self._region.leave()
-        if not self._whole:
-            return  # its beginning was never shown, so it is printed whole when done
-        self._tail = self._rest_after(self._painted)
+        self._region.finish()
+        if not self._painted_whole:
+            return  # its first rows were never painted, so it is printed when settled
+        self._tail = self._tail_after(self._painted)
         self._painted, self._gap = "", False
 
-    def _rest_after(self, shown):
-        """The tail without what stays on the screen."""
+    def _tail_after(self, shown: str) -> str:
+        """The tail without `shown`, which stays on the screen."""
         rest = self._tail[len(shown) :]
         if self._code:
-            self._code.pass_blank()
+            self._code.count_blank_rows()
             return rest.removeprefix("\n")
-        if fence := open_fence(shown):
+        if fence := find_open_fence(shown):
             opening = fence.markup + fence.info
-            if fence.map[0] == shown.count("\n"):  # more of that line may come
+            if fence.map[0] == shown.count("\n"):  # that line may be incomplete
                 return opening + rest
             return opening + "\n" + rest.removeprefix("\n")
-        found = blocks(shown)
+        found = top_level_blocks(shown)
         if found and found[-1].kind == "table_open":
-            # Further rows need the head again; a row that was cut is given whole.
+            # Further rows need the head again, and an incomplete row is repeated.
             lines = shown.split("\n")
             start = found[-1].start
             return "\n".join([*lines[start : start + 2], lines[-1] + rest])
         return rest.lstrip(" \t")
 
 
-def renumbered(block: Block, rest: str) -> str | None:
-    """The last item of a list as one that begins a list with the same number.
+def renumber(block: Block, rest: str) -> str | None:
+    """A list's last item as the first item of a list, with the number it has now.
 
-    None where that number has more digits than were written: what is indented below
-    the item would no longer belong to it.
+    Args:
+        block: The list.
+        rest: The source from the last item on.
+
+    Returns:
+        The source; None if the number has more digits than the written one, because
+        lines indented below the item would no longer belong to it.
     """
     written = re.match(r" *(\d+)", rest)
     if block.kind == "bullet_list_open" or written is None:
         return rest
-    number = str(int(block.token.attrs.get("start", 1)) + len(block.parts) - 1)
+    number = str(int(block.token.attrs.get("start", 1)) + len(block.items) - 1)
     if len(number) != len(written[1]):
         return None
     return rest[: written.start(1)] + number + rest[written.end(1) :]
 
 
-def closed(text: str) -> int:
-    """How far a paragraph has no markup that is open, which more text may close."""
+def closed_length(text: str) -> int:
+    """The length of a paragraph's beginning in which no markup is left open."""
     ends = [len(text)]
-    for mark in PAIRED:
-        found = [at.start() for at in mark.finditer(text)]
+    for mark in PAIRED_MARKS:
+        found = [match.start() for match in mark.finditer(text)]
         if len(found) % 2:
             ends.append(found[-1])
     if (opened := text.rfind("[")) > text.rfind("]"):
@@ -268,10 +276,10 @@ def closed(text: str) -> int:
     return min(ends)
 
 
-def window(rows: list[str], room: int) -> list[str]:
-    """The last rows that fit, moving by half a screen so that few are repainted."""
-    if len(rows) <= room:
+def last_rows(rows: list[str], height: int) -> list[str]:
+    """The last rows that fit; they scroll by half a screen, to repaint few of them."""
+    if len(rows) <= height:
         return rows
-    step = max(room // 2, 1)
-    skipped = -(-(len(rows) - room) // step) * step
+    step = max(height // 2, 1)
+    skipped = -(-(len(rows) - height) // step) * step
     return rows[skipped:]

@@ -1,6 +1,7 @@
-"""What shows on stderr while a user waits: a load, a download, a long prompt.
+"""Progress on stderr while a user waits: a load, a download, a long prompt.
 
-Everything here is drawn on a terminal only, and leaves nothing behind.
+Owns when progress is drawn: on a terminal only, and it is erased at the end. Does not
+know what is loaded or downloaded.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from huggingface_hub.utils import tqdm
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-# Prompts that are read in so many seconds get no bar.
-PATIENCE = 1.0
+# Seconds of prefill after which its bar is drawn.
+PREFILL_DELAY = 1.0
 
 
 def wanted(verbose: bool = True, as_json: bool = False) -> bool:
-    """Whether anybody would look at progress.
+    """Whether progress should be drawn.
 
     Args:
         verbose: --verbose.
-        as_json: The answer is for a program, unless stdout is a terminal.
+        as_json: The answer is one JSON object, which a program may read; then progress
+            is drawn only if stdout is a terminal.
     """
     if not verbose or (as_json and not sys.stdout.isatty()):
         return False
@@ -33,7 +35,7 @@ def wanted(verbose: bool = True, as_json: bool = False) -> bool:
 
 @contextlib.contextmanager
 def spinner(text: str, shown: bool) -> Iterator[None]:
-    """Something that turns, beside a text, while the body runs."""
+    """Draw a spinner with a text while the body runs, if `shown`."""
     if not shown:
         yield
         return
@@ -43,35 +45,40 @@ def spinner(text: str, shown: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bars(shown: bool) -> Iterator[Callable[..., tqdm]]:
-    """What makes huggingface_hub's bars, of files and of bytes; they go at the end."""
+    """Yield a factory of huggingface_hub's progress bars, which are erased at the end.
+
+    Args:
+        shown: Draw the bars.
+    """
     drawn: list[tqdm] = []
 
-    def bar(*args, **options) -> tqdm:
+    def make_bar(*args, **options) -> tqdm:
         drawn.append(tqdm(*args, **options | {"leave": False, "disable": not shown}))
         return drawn[-1]
 
     try:
-        yield bar
+        yield make_bar
     finally:
-        # It closes only some of them itself; the first one's end is a line's start.
-        for each in reversed(drawn):
-            each.close()
+        # huggingface_hub closes only some of them. The first bar goes last, so that the
+        # cursor ends where it began.
+        for bar in reversed(drawn):
+            bar.close()
 
 
-class Prefill:
-    """A bar with tokens/s, once a prompt takes longer than PATIENCE; a context manager.
+class PrefillBar:
+    """A bar with tokens/s for a prefill longer than PREFILL_DELAY; a context manager.
 
-    It is called with (tokens done, tokens in all), first with 0 done.
+    Call it with (tokens done, tokens in total), first with 0 done.
 
     Args:
-        shown: Draw it at all.
+        shown: Draw the bar.
     """
 
     def __init__(self, shown: bool):
         self.shown = shown
         self.started = self.closed = False
         self.lock = Lock()
-        self.timer = Timer(PATIENCE, self._start)
+        self.timer = Timer(PREFILL_DELAY, self._start)
         self.timer.daemon = True
         self.since = 0.0
         self.bar = Progress(
@@ -84,7 +91,7 @@ class Prefill:
         )
         self.task = self.bar.add_task("", total=None, speed="")
 
-    def __enter__(self) -> Prefill:
+    def __enter__(self) -> PrefillBar:
         return self
 
     def __exit__(self, *_) -> None:
@@ -109,7 +116,7 @@ class Prefill:
                 self.started = True
 
     def close(self) -> None:
-        """Take it off the screen."""
+        """Erase the bar."""
         self.timer.cancel()
         with self.lock:
             if self.started and not self.closed:

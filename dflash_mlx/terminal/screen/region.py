@@ -1,6 +1,7 @@
-"""The last rows of a terminal, repainted as text grows; what is done scrolls away.
+"""The last rows of a terminal, repainted while text arrives; finished rows scroll up.
 
-Knows rows and the cursor; nothing of Markdown or of answers.
+Owns rows, the cursor, and which characters a terminal may receive. Does not know
+Markdown or answers.
 """
 
 from __future__ import annotations
@@ -13,86 +14,88 @@ from rich.cells import chop_cells
 from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 
-# Control characters other than tab and line end, and those that reorder a line.
+# Control characters other than tab and line feed, and those that reorder a line.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-def console_of(stream: TextIO) -> Console:
-    """A console for answers: a terminal only where its stream is one, whatever is said
-    of colours, for a file takes no repainting."""
+def answer_console(stream: TextIO) -> Console:
+    """A console for answers, which is a terminal only where its stream is one.
+
+    FORCE_COLOR does not change that, because a file cannot be repainted.
+    """
     live = None if stream.isatty() else False
     return Console(file=stream, highlight=False, force_terminal=live)
 
 
-def visible(text: str) -> str:
-    """`text` with nothing in it that could steer a terminal.
+def escape_controls(text: str) -> str:
+    """Replace the characters that could control a terminal.
 
-    Line ends become line feeds; ESC and its like become their pictures (U+241B), so
-    that an escape sequence is read and not obeyed.
+    Line ends become line feeds. ESC and other control characters become their visible
+    symbols (U+241B), so that an escape sequence is displayed and not obeyed.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return CONTROLS.sub(_picture, text)
+    return CONTROLS.sub(_symbol, text)
 
 
-def _picture(found):
-    code = ord(found.group())
+def _symbol(match: re.Match) -> str:
+    code = ord(match.group())
     if code < 0x20:
         return chr(0x2400 + code)
     return "\u2421" if code == 0x7F else "\ufffd"
 
 
-class Cleaner:
-    """`visible` for pieces: a CR LF may be cut in two."""
+class ControlEscaper:
+    """escape_controls for text in pieces, where CR LF may be cut in two."""
 
     def __init__(self):
         self._held = ""
 
     def push(self, text: str) -> str:
-        """The piece, made harmless; a CR at its end waits for the next."""
+        """The escaped piece; a CR at its end waits for the next piece."""
         text = self._held + text
         self._held = "\r" if text.endswith("\r") else ""
-        return visible(text.removesuffix("\r"))
+        return escape_controls(text.removesuffix("\r"))
 
     def close(self) -> str:
-        """What waited."""
+        """The CR that waited, escaped, or an empty string."""
         held, self._held = self._held, ""
-        return visible(held)
+        return escape_controls(held)
 
 
-def rows_of(console: Console, what: RenderableType, width: int) -> list[str]:
+def render_rows(console: Console, renderable: RenderableType, width: int) -> list[str]:
     """A renderable as rows of at most `width` cells, ready to be written."""
     options = console.options.update(width=width, height=None)
-    lines = console.render_lines(what, options, pad=False)
-    return [encode(console, _stripped(line)) for line in lines]
+    lines = console.render_lines(renderable, options, pad=False)
+    return [encode_row(console, _strip_end(line)) for line in lines]
 
 
-def encode(console: Console, line: Sequence[Segment]) -> str:
-    """Segments of one row with the console's colours, or without."""
+def encode_row(console: Console, row: Sequence[Segment]) -> str:
+    """The text of a row's segments, with escape codes if the console has colours."""
     with console.capture() as capture:
-        console.print(Segments(line), end="", soft_wrap=True)
+        console.print(Segments(row), end="", soft_wrap=True)
     return capture.get()
 
 
-def _stripped(line):
-    """A row without the blanks that rich fills it up with; copies stay clean."""
-    line = [segment for segment in line if not segment.control]
-    while line and not line[-1].text.rstrip(" "):
-        line.pop()
-    if line:
-        text, style, _ = line[-1]
-        line[-1] = Segment(text.rstrip(" "), style)
-    return line
+def _strip_end(row: Sequence[Segment]) -> list[Segment]:
+    """A row without the spaces that rich adds at its end; a copy would have them."""
+    row = [segment for segment in row if not segment.control]
+    while row and not row[-1].text.rstrip(" "):
+        row.pop()
+    if row:
+        text, style, _ = row[-1]
+        row[-1] = Segment(text.rstrip(" "), style)
+    return row
 
 
-def chopped(text: str, width: int) -> list[str]:
-    """Text without line ends, cut into rows of at most `width` cells."""
-    return chop_cells(text, width) or [""]
+def chop(line: str, width: int) -> list[str]:
+    """A line cut into rows of at most `width` cells; one empty row if it is empty."""
+    return chop_cells(line, width) or [""]
 
 
 class Region:
-    """The rows that may still change, and the cursor at the end of the last.
+    """The rows that may still change; the cursor is at the end of the last one.
 
-    A paint compares the rows with what the terminal shows, and writes from the first
+    A paint compares the new rows with those on the terminal, and writes from the first
     difference on, in one write.
 
     Args:
@@ -104,44 +107,42 @@ class Region:
         self.shown: list[str] = [""]
 
     def paint(self, done: Sequence[str], live: Sequence[str]) -> None:
-        """Show rows in place of the region's.
+        """Replace the region's rows.
 
         Args:
-            done: Rows that stay for good; any number, of any length.
+            done: Rows that do not change again; any number, of any length.
             live: The region's new rows, fewer than the screen has.
         """
-        target = [*done, *(live or [""])]
+        rows = [*done, *(live or [""])]
         shown, last = self.shown, len(self.shown) - 1
-        same = 0
-        while same <= last and same < len(target) and shown[same] == target[same]:
+        same = 0  # the number of leading rows that are on the terminal already
+        while same <= last and same < len(rows) and shown[same] == rows[same]:
             same += 1
-        if same > last and same == len(target):
+        if same > last and same == len(rows):
             out = ""
         elif same > last:
-            out = "\n" + "\n".join(target[same:])
-        elif (
-            same == last and same < len(target) and target[same].startswith(shown[same])
-        ):
-            out = "\n".join([target[same][len(shown[same]) :], *target[same + 1 :]])
+            out = "\n" + "\n".join(rows[same:])
+        elif same == last and same < len(rows) and rows[same].startswith(shown[same]):
+            out = "\n".join([rows[same][len(shown[same]) :], *rows[same + 1 :]])
         else:
-            out = self._back(last - same, target, same)
+            out = self._rewrite(last - same, rows, same)
         self.shown = list(live or [""])
         self.write(out)
 
-    def _back(self, up, target, same):
-        """From `up` rows higher on, the target's rows; all equal rows stay."""
-        if same == len(target):
+    def _rewrite(self, up: int, rows: list[str], same: int) -> str:
+        """Output that moves `up` rows higher and writes the rows from `same` on."""
+        if same == len(rows):
             # The region shrinks to rows that are there already.
             same, up = same - 1, up + 1
         climb = f"\x1b[{up}A" if up else ""
-        return f"{climb}\r\x1b[J" + "\n".join(target[same:])
+        return f"{climb}\r\x1b[J" + "\n".join(rows[same:])
 
-    def leave(self) -> None:
-        """Keep what is shown; what follows begins on a new row."""
+    def finish(self) -> None:
+        """Keep the rows as they are and move the cursor to a new row."""
         self.paint(self.shown if self.shown != [""] else [], [])
 
     def write(self, text: str) -> None:
-        """Write to the terminal, at once."""
+        """Write to the terminal and flush."""
         if text:
             self._console.file.write(text)
             self._console.file.flush()

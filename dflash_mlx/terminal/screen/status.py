@@ -1,6 +1,6 @@
-"""What is told beside an answer: the line below it, why it ended, /stats.
+"""Messages about an answer: its status line, why it was cut off, and /stats.
 
-Owns the words; everything goes to stderr. Knows counters, no conversation.
+Owns their wording; all are printed on stderr. Does not know conversations or models.
 """
 
 from __future__ import annotations
@@ -10,49 +10,62 @@ from rich.text import Text
 
 from ...engine import GenerationResponse
 from ...stats import Stats
-from .region import visible
+from .region import escape_controls
 
-QUIET = "dim"
-WRONG = "red"
-
-
-def say(text: str, style: str = "") -> None:
-    """Lines on stderr, wrapped and styled on a terminal that can."""
-    console = Console(stderr=True, highlight=False)
-    style = "" if console.no_color else style
-    console.print(Text(visible(text), style), soft_wrap=not console.is_terminal)
+DIM = "dim"
+ERROR = "red"
 
 
-def status(last: GenerationResponse) -> str:
-    """The line below an answer, from its last response."""
-    stats = last.stats
-    parts = ["1 token"]
-    if last.generation_tokens > 1:
-        rate = f"{last.generation_tps:.1f} tokens/s"
-        parts = [f"{last.generation_tokens} tokens, {rate}"]
-    parts.append(speculation(stats))
-    parts.append(f"first token {stats.time_to_first_token:.2f} s")
-    whole = stats.cached_tokens + stats.prompt_tokens
-    parts.append(f"{stats.cached_tokens} of {whole} prompt tokens cached")
-    return " | ".join(parts)
-
-
-def speculation(stats: Stats) -> str:
-    """Which engine answered, and what it gained, or why it is plain."""
-    drafted = stats.engine != "plain"
-    engine = stats.engine if drafted else f"plain ({stats.reason})"
-    told = f"{engine}: {stats.tokens_per_round:.2f} tokens per round"
-    if drafted and stats.speedup is not None:
-        told += f", about {stats.speedup:.1f} times plain"
-    return told
-
-
-def ending(last: GenerationResponse, context: int | None) -> str:
-    """What to do about an answer that ended before its end; empty if it did not.
+def print_message(text: str, style: str = "") -> None:
+    """Print lines on stderr; a terminal wraps them, and styles them if it has colours.
 
     Args:
-        last: Its last response.
-        context: Most tokens of the model's context, if there is such a limit.
+        text: The lines; control characters are replaced.
+        style: A rich style.
+    """
+    console = Console(stderr=True, highlight=False)
+    style = "" if console.no_color else style
+    text = Text(escape_controls(text), style)
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def status_line(last: GenerationResponse) -> str:
+    """The line below an answer.
+
+    Args:
+        last: The answer's last response.
+    """
+    stats = last.stats
+    tokens = "1 token"
+    if last.generation_tokens > 1:
+        tokens = f"{last.generation_tokens} tokens, {last.generation_tps:.1f} tokens/s"
+    prompt_tokens = stats.cached_tokens + stats.prompt_tokens
+    return " | ".join(
+        [
+            tokens,
+            engine_summary(stats),
+            f"first token {stats.time_to_first_token:.2f} s",
+            f"{stats.cached_tokens} of {prompt_tokens} prompt tokens cached",
+        ]
+    )
+
+
+def engine_summary(stats: Stats) -> str:
+    """The engine of an answer, with its gain, or the reason why it is plain."""
+    drafted = stats.engine != "plain"
+    engine = stats.engine if drafted else f"plain ({stats.reason})"
+    summary = f"{engine}: {stats.tokens_per_round:.2f} tokens per round"
+    if drafted and stats.speedup is not None:
+        summary += f", about {stats.speedup:.1f} times plain decoding"
+    return summary
+
+
+def cutoff_notice(last: GenerationResponse, context: int | None) -> str:
+    """Why an answer was cut off, and what to do; empty if it was not.
+
+    Args:
+        last: The answer's last response.
+        context: The length of the model's context in tokens, if it is limited.
     """
     if last.finish_reason != "length":
         return ""
@@ -60,72 +73,79 @@ def ending(last: GenerationResponse, context: int | None) -> str:
     rows = stats.cached_tokens + stats.prompt_tokens + last.generation_tokens
     if context is not None and rows >= context:
         return (
-            f"The answer is cut: the model's context of {context} tokens is full. "
-            "/undo takes this turn back, /reset starts anew."
+            f"The answer was cut off: the model's context of {context} tokens is full. "
+            "Use /undo to remove this turn, or /reset to start over."
         )
     return (
-        f"The answer is cut at max_tokens, {last.generation_tokens}. "
-        f"/set max_tokens {2 * last.generation_tokens} and /retry give more."
+        f"The answer was cut off at max_tokens ({last.generation_tokens}). "
+        f"For more, use /set max_tokens {2 * last.generation_tokens} and /retry."
     )
 
 
-class Tally:
-    """The counters of a session's answers."""
+class SessionStats:
+    """The statistics of a session's answers.
+
+    Attributes:
+        answers: The Stats of each answer, oldest first.
+    """
 
     def __init__(self):
         self.answers: list[Stats] = []
-        self.line = ""
+        self._status_line = ""
 
     def add(self, last: GenerationResponse) -> None:
-        """Count an answer by its last response."""
+        """Add an answer by its last response."""
         self.answers.append(last.stats)
-        self.line = status(last)
+        self._status_line = status_line(last)
 
     def report(self) -> str:
-        """Lines for /stats."""
+        """The lines of /stats."""
         if not self.answers:
-            return "Nothing was answered yet."
-        last = ["Last answer: " + self.line, *details(self.answers[-1:])]
+            return "There are no answers yet."
+        last = ["Last answer: " + self._status_line, *detail_lines(self.answers[-1:])]
         if len(self.answers) == 1:
             return "\n".join(last)
-        return "\n".join([*last, session(self.answers), *details(self.answers)])
+        session = [session_line(self.answers), *detail_lines(self.answers)]
+        return "\n".join([*last, *session])
 
 
-def session(answers: list[Stats]) -> str:
-    """Answers pooled, in a line."""
-    pooled, seconds, waited, cached, prompted = Stats(), 0.0, 0.0, 0, 0
+def session_line(answers: list[Stats]) -> str:
+    """The pooled statistics of several answers."""
+    pooled, seconds, waited, cached, prompt_tokens = Stats(), 0.0, 0.0, 0, 0
     for stats in answers:
         pooled.add(stats)
         seconds += sum(spent for _, spent in stats.seconds_by_width.values())
         waited += stats.time_to_first_token
         cached += stats.cached_tokens
-        prompted += stats.cached_tokens + stats.prompt_tokens
+        prompt_tokens += stats.cached_tokens + stats.prompt_tokens
     return (
         f"Session: {len(answers)} answers, {pooled.tokens} tokens | "
         f"{pooled.tokens_per_round:.2f} tokens per round | {seconds:.2f} s decoding, "
-        f"{waited:.2f} s to first tokens | {cached} of {prompted} prompt tokens cached"
+        f"{waited:.2f} s until first tokens | "
+        f"{cached} of {prompt_tokens} prompt tokens cached"
     )
 
 
-def details(answers: list[Stats]) -> list[str]:
-    """Acceptance by position and rounds by width, pooled."""
-    pooled, widths = Stats(), {}
+def detail_lines(answers: list[Stats]) -> list[str]:
+    """The pooled acceptance by position and rounds by width."""
+    pooled, by_width = Stats(), {}
     for stats in answers:
         pooled.add(stats)
         for width, (rounds, seconds) in stats.seconds_by_width.items():
-            spent = widths.setdefault(width, [0, 0.0])
-            spent[0] += rounds
-            spent[1] += seconds
+            total = by_width.setdefault(width, [0, 0.0])
+            total[0] += rounds
+            total[1] += seconds
     lines = []
     if pooled.drafted:
-        kept = " ".join(f"{share:.0%}" for share in pooled.acceptance)
+        shares = " ".join(f"{share:.0%}" for share in pooled.acceptance)
         lines.append(
-            f"  drafts kept: {pooled.accepted} of {pooled.drafted}; by position {kept}"
+            f"  drafts accepted: {pooled.accepted} of {pooled.drafted}; by position: "
+            f"{shares}"
         )
-    if widths:
-        told = ", ".join(
-            f"{rounds} of {width} ({seconds:.2f} s)"
-            for width, (rounds, seconds) in sorted(widths.items())
+    if by_width:
+        counts = ", ".join(
+            f"{rounds} with {width} {'row' if width == 1 else 'rows'} ({seconds:.2f} s)"
+            for width, (rounds, seconds) in sorted(by_width.items())
         )
-        lines.append(f"  rounds by rows: {told}")
+        lines.append(f"  rounds by width: {counts}")
     return lines

@@ -75,7 +75,7 @@ def test_a_conversation_with_every_command(chat, home):
     with chat("--system-prompt", "Be brief.", "-m", "60", columns=100, rows=30) as tty:
         tty.enter("/help", "are /quit, /reset, /help.")
         tty.enter("/help undo", "/undo: take back")
-        tty.enter("/stats", "Nothing was answered yet.")
+        tty.enter("/stats", "There are no answers yet.")
         tty.ask("Hello!")
         tty.ask(VOWELS)
         tty.enter("/stats", "Session: 2 answers")

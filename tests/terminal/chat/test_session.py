@@ -418,18 +418,18 @@ def test_plain_answers_the_same(tiny, capsys):
 def test_stats_tell_the_answer_and_the_session(tiny, capsys):
     chat = chat_with(tiny, block_size=4)
     chat.hear("/stats")
-    assert "Nothing was answered yet." in capsys.readouterr().err
+    assert "There are no answers yet." in capsys.readouterr().err
     say_all(chat, COUNT, "Hello!", "/stats")
     told = capsys.readouterr().err
     tokens = sum(stats.tokens for stats in chat.tally.answers)
     assert f"Session: 2 answers, {tokens} tokens" in told
-    assert told.count("drafts kept:") == 2 == told.count("rounds by rows:")
+    assert told.count("drafts accepted:") == 2 == told.count("rounds by width:")
 
 
 def test_an_answer_cut_by_max_tokens_says_how_to_get_more(tiny, capsys):
     chat = chat_with(tiny, max_tokens=5)
     short = say_all(chat, "List the vowels with numbers.")[1]
-    assert "/set max_tokens 10 and /retry give more" in capsys.readouterr().err
+    assert "use /set max_tokens 10 and /retry" in capsys.readouterr().err
     say_all(chat, "/set max_tokens 500")
     longer = say_all(chat, "/retry")[1]
     assert longer.startswith(short) and longer.endswith("5. u")

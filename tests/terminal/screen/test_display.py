@@ -1,4 +1,4 @@
-"""An answer on a terminal or in a pipe: text, reasoning, who proposed its tokens."""
+"""An answer on a terminal or in a pipe: text, reasoning, colours of drafted tokens."""
 
 import io
 import re
@@ -27,7 +27,7 @@ def thinking_splitter():
 
 
 def shown(screen, text=TEXT, step=3, console=None, **options):
-    """The display after a text, on a screen or a console."""
+    """The display of a text, written on a screen or a console."""
     clock = iter(range(100_000))
     display = Display(
         console or screen.console(),
@@ -56,13 +56,13 @@ def test_a_pipe_gets_the_answers_own_bytes(markdown, drafts, reasoning, step):
     )
     assert pipe.getvalue() == display.answer == ANSWER
     assert display.reasoning == "Let me see.\nYes.\n"
-    said = notes.getvalue()
+    reasoning_text = notes.getvalue()
     if reasoning == "show":
-        assert said == display.reasoning
+        assert reasoning_text == display.reasoning
     elif reasoning == "hide":
-        assert said == ""
+        assert reasoning_text == ""
     elif step < 1000:
-        assert re.fullmatch(r"thought for \d+ tokens, \d+\.\d s\n", said)
+        assert re.fullmatch(r"thought for \d+ tokens, \d+\.\d s\n", reasoning_text)
 
 
 @pytest.mark.parametrize("width", [40, 80])
@@ -95,12 +95,12 @@ def test_reasoning_folded_into_a_line_that_counts(width):
     assert not screen.controls()
 
 
-def test_the_folded_count_is_of_reasoning_alone_and_starts_anew():
+def test_the_folded_count_is_of_each_reasoning_alone():
     from dflash_mlx.text.reasoning import HARMONY
 
     screen = Screen()
     shown(screen, "<think>abc</think>d", step=1, reasoning="fold")
-    assert screen.rows()[0].startswith("thought for 11 tokens")  # the end tag's, too
+    assert screen.rows()[0].startswith("thought for 11 tokens")  # the end tag included
     one = "<|channel|>analysis<|message|>abcdef<|end|>"
     text = f"{one}<|start|>assistant<|channel|>commentary<|message|>x<|end|>"
     screen = Screen()
@@ -115,7 +115,7 @@ def test_the_folded_count_is_of_reasoning_alone_and_starts_anew():
     assert len(counts) == 2 and int(counts[1]) <= int(counts[0])
 
 
-def test_a_folded_line_stays_one_row_and_is_painted_seldom():
+def test_a_folded_line_stays_one_row_and_is_rarely_painted():
     screen = Screen(width=20)
     shown(screen, "<think>" + "a" * 30 + "</think>b", step=1, reasoning="fold")
     assert len([row for row in screen.rows() if row]) == 2
@@ -144,7 +144,7 @@ def test_an_answer_may_end_in_a_carriage_return():
     assert screen.written == "a\n"
 
 
-def test_drafts_steer_nothing():
+def test_draft_colours_escape_control_characters():
     screen = Screen()
     shown(screen, "a\x1b[2Jb", drafts=True, step=1)
     assert screen.rows()[-1] == "a␛[2Jb"
@@ -187,25 +187,25 @@ def test_an_answer_between_two_reasonings():
 
 
 def spans(screen, code):
-    """Texts that were written with an SGR parameter."""
+    """The texts that were written with an SGR parameter."""
     return [text for sgr, text in COLOUR.findall(screen.written) if code in sgr]
 
 
-def test_drafted_and_own_tokens_have_their_colours():
+def test_drafted_and_other_tokens_have_their_colours():
     screen = Screen()
     shown(screen, "aaabbb\n\nccc日本é", drafts=True, reasoning="hide")
-    assert screen.rows() == ["drafted own", "aaabbb", "", "ccc日本é"]
+    assert screen.rows() == ["drafted not drafted", "aaabbb", "", "ccc日本é"]
     assert spans(screen, "32") == ["drafted", "aaa", "bbb", "cc日", "本é"]
-    assert spans(screen, "35") == ["own", "c"]
+    assert spans(screen, "35") == ["not drafted", "c"]
 
 
-def test_a_wide_character_of_several_tokens_is_whole():
+def test_a_wide_character_of_several_tokens_is_complete():
     screen = Screen()
     display = Display(screen.console(), drafts=True)
     for text, from_draft in (("a", True), ("", True), ("", False), ("日", True)):
         display.push(SimpleNamespace(text=text, from_draft=from_draft))
     display.close()
-    assert screen.rows() == ["drafted own", "a日"]
+    assert screen.rows() == ["drafted not drafted", "a日"]
     assert spans(screen, "32") == ["drafted", "a", "日"]
 
 
@@ -213,14 +213,14 @@ def test_drafts_without_colours_are_underlined_or_plain():
     screen = Screen()
     console = screen.console(no_color=True)
     shown(screen, "aaabbbccc", console=console, drafts=True)
-    assert spans(screen, "4") == ["own", "ccc"] and not spans(screen, "32")
+    assert spans(screen, "4") == ["not drafted", "ccc"] and not spans(screen, "32")
     dumb = Screen()
     console = dumb.console(_environ={"TERM": "dumb"}, color_system="auto")
     display = shown(dumb, "aaa**b**\n\nccc", console=console, drafts=True)
     assert dumb.written == display.answer + "\n"
 
 
-def test_plain_text_on_a_terminal_steers_nothing():
+def test_plain_text_on_a_terminal_escapes_control_characters():
     screen = Screen()
     shown(screen, "a\x1b[2J**b**\r\nc\x07", markdown=False)
     assert screen.written == "a␛[2J**b**\nc␇\n"

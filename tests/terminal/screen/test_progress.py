@@ -1,4 +1,4 @@
-"""What shows while one waits: on a terminal, and nothing of it stays."""
+"""Progress on a terminal: what is drawn, and that it is erased."""
 
 import io
 import os
@@ -17,9 +17,9 @@ from tests.equipment.hub_server import Hub
 PREFILL = """
 import sys, time
 from dflash_mlx.terminal.screen import progress
-progress.PATIENCE = 0.2
+progress.PREFILL_DELAY = 0.2
 seconds = float(sys.argv[1])
-with progress.Prefill(progress.wanted()) as reading:
+with progress.PrefillBar(progress.wanted()) as reading:
     for done in range(0, 1001, 250):
         reading(done, 1000)
         time.sleep(seconds)
@@ -28,9 +28,9 @@ print("answer")
 INTERRUPTED = """
 import time
 from dflash_mlx.terminal.screen import progress
-progress.PATIENCE = 0.1
+progress.PREFILL_DELAY = 0.1
 try:
-    with progress.Prefill(True) as reading:
+    with progress.PrefillBar(True) as reading:
         reading(0, 1000)
         time.sleep(0.5)
         raise KeyboardInterrupt
@@ -40,7 +40,7 @@ except KeyboardInterrupt:
 
 
 def terminal(*arguments, env=None, stdout=None):
-    """Run Python in a terminal of 80 columns: all that was written, and the screen."""
+    """Run Python in a terminal; what it wrote, and the rows that stay on the screen."""
     command = [sys.executable, *arguments]
     if stdout:
         quoted = " ".join(f"'{word}'" for word in command)
@@ -64,24 +64,24 @@ def terminal(*arguments, env=None, stdout=None):
     return drawn.getvalue(), [line for line in lines if line]
 
 
-def test_a_long_prompt_gets_a_bar_that_goes():
+def test_a_long_prefill_has_a_bar_that_is_erased():
     drawn, screen = terminal("-c", PREFILL, "0.2")
     assert "Reading the prompt" in drawn and "tokens/s" in drawn
     assert "/1000" in drawn
     assert screen == ["answer"]
 
 
-def test_a_short_prompt_gets_none():
+def test_a_short_prefill_has_no_bar():
     drawn, screen = terminal("-c", PREFILL, "0.01")
     assert "Reading" not in drawn and screen == ["answer"]
 
 
-def test_an_interrupted_bar_goes_too():
+def test_an_interrupted_bar_is_erased():
     drawn, screen = terminal("-c", INTERRUPTED)
     assert "Reading the prompt" in drawn and screen == ["stopped"]
 
 
-def test_a_load_turns_and_goes():
+def test_the_spinner_of_a_load_is_erased():
     drawn, screen = terminal("-m", "dflash_mlx", "generate", "Hello!")
     assert "Loading tiny" in drawn
     assert screen[0] == "Hello! How can I help you today?"
@@ -89,11 +89,11 @@ def test_a_load_turns_and_goes():
 
 
 @pytest.mark.parametrize("option", ["--verbose=F", "--json"])
-def test_nothing_turns_for_programs(option, tmp_path):
-    told = tmp_path / "out"
-    drawn, _ = terminal("-m", "dflash_mlx", "generate", "Hi", option, stdout=told)
-    # That costs are measured is no progress, and may be said here.
-    assert "Loading" not in drawn and "\x1b" not in drawn and told.read_text()
+def test_no_spinner_for_programs(option, tmp_path):
+    out = tmp_path / "out"
+    drawn, _ = terminal("-m", "dflash_mlx", "generate", "Hi", option, stdout=out)
+    # A notice that costs are measured is allowed; it is not progress.
+    assert "Loading" not in drawn and "\x1b" not in drawn and out.read_text()
 
 
 def test_json_on_a_terminal_may_show_progress(monkeypatch):
@@ -109,9 +109,9 @@ def test_json_on_a_terminal_may_show_progress(monkeypatch):
         assert progress.wanted(verbose, as_json) is expected
 
 
-def test_a_download_shows_bytes_and_files_that_go(tmp_path):
-    away = shutil.ignore_patterns("drafter", "dflash2")
-    shutil.copytree(TINY_FOLDER, tmp_path / "tiny", ignore=away)
+def test_a_download_shows_bytes_and_files_and_erases_them(tmp_path):
+    drafters = shutil.ignore_patterns("drafter", "dflash2")
+    shutil.copytree(TINY_FOLDER, tmp_path / "tiny", ignore=drafters)
     arguments = ["-m", "dflash_mlx", "generate", "Hello!", "--model", "org/tiny"]
     with Hub({"org/tiny": tmp_path / "tiny"}) as hub:
         env = {
@@ -128,8 +128,8 @@ def test_a_download_shows_bytes_and_files_that_go(tmp_path):
     assert "|" not in before and "complete" not in before
 
 
-def test_the_bar_waits_for_nobody():
-    reading = progress.Prefill(False)
+def test_the_bar_does_not_wait_for_its_timer():
+    reading = progress.PrefillBar(False)
     start = time.perf_counter()
     reading(0, 10)
     reading.close()

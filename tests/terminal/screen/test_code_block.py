@@ -1,0 +1,49 @@
+"""Fenced code: its text is what a copy gives, its colours are those of the block."""
+
+import pytest
+
+from dflash_mlx.terminal.screen.code_block import CONTEXT_LINES, FencedCode
+from dflash_mlx.terminal.screen.markdown import MarkdownStream
+from tests.equipment.screen import Screen, stream_markdown
+
+
+@pytest.mark.parametrize("color", [None, "256"])
+def test_code_is_what_a_copy_gives(color):
+    code = "".join(
+        f"def f{i}(x):\n\treturn {i}  # {'long ' * i}\n\n" for i in range(30)
+    )
+    expected = code.expandtabs(4).rstrip("\n").split("\n")
+    text = f"```python\n{code}```\nafter"
+    screen = stream_markdown(text, 300, color_system=color)
+    assert screen.rows() == [*(line.rstrip() for line in expected), "", "after"]
+    narrow = stream_markdown(text, 40, step=5, color_system=color)
+    # The terminal wraps the lines; no line end is written inside one.
+    longest = max(expected, key=len)
+    assert color or longest in narrow.written
+    assert "".join(narrow.rows()).replace(" ", "") == "".join(
+        [*expected, "after"]
+    ).replace(" ", "")
+
+
+def test_an_indented_fence_inside_a_fence_is_code():
+    text = "```\na\n    ```\nb\n```\nafter"
+    assert stream_markdown(text).rows() == ["a", "    ```", "b", "", "after"]
+
+
+def test_a_string_over_a_blank_line_keeps_its_colour():
+    screen = stream_markdown('```python\nx = """one\n\ntwo"""\n```', step=1)
+    colours = [
+        screen.written.rpartition(word)[0].rpartition("\x1b[")[2]
+        for word in ("one", "two")
+    ]
+    assert colours[0] == colours[1] and colours[0].startswith("3")
+
+
+def test_few_lines_above_are_highlighted_again():
+    screen = Screen(80, 10)
+    markdown = MarkdownStream(screen.console(), refresh=0)
+    markdown.write("```python\n")
+    for i in range(4 * CONTEXT_LINES):
+        markdown.write(f"x{i} = {i}\n")
+        assert isinstance(markdown._code, FencedCode)
+        assert len(markdown._code._above) <= CONTEXT_LINES
