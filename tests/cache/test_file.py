@@ -29,7 +29,7 @@ from tests.equipment.tiny import (
     run,
     some_prompt,
 )
-from tests.equipment.turns import Conversation
+from tests.equipment.turns import CheckedChat
 
 FAMILIES = ("qwen3", "gemma3_text", "qwen3_next", "llama4", "falcon_h1", "mamba")
 
@@ -286,12 +286,12 @@ def test_versions_are_noted(saved):
 
 def test_the_embedded_pair_and_its_chat(tmp_path):
     pair, tokenizer = load("tiny")
-    chat = Conversation("gemma3_text", "thinking", [2, 0])
+    chat = CheckedChat("gemma3_text", "thinking", [2, 0])
     for question in ("What-is-this?", "Where?"):
-        chat.ask(question)
+        chat.send(question)
     save_file(chat.cache, tmp_path / "file")
     chat.cache = load_file(tmp_path / "file", chat.pair)
-    passed, new = chat.ask("Tell-more.")
+    passed, new = chat.send("Tell-more.")
     assert passed == new
     with pytest.raises(CacheFileError, match="another model"):
         load_file(tmp_path / "file", pair)

@@ -1,4 +1,4 @@
-"""A program in a pseudo-terminal, and the screen that its user would see."""
+"""A program in a pseudo-terminal, with the screen that its user sees."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from collections.abc import Callable
 import pexpect
 import pyte
 
-PATIENCE = 60.0
+TIMEOUT = 60.0  # seconds
 CTRL_C, CTRL_D, ALT_ENTER, UP, TAB = "\x03", "\x04", "\x1b\r", "\x1b[A", "\t"
 
 
 class Teletype:
-    """Types into a program and reads its screen.
+    """Types into a Python program and reads its screen.
 
     Args:
-        arguments: Of python; a module or a script.
-        columns, rows: The terminal's size.
-        env: Changes of the environment; None removes.
+        arguments: Arguments of python, for example "-m" and a module.
+        columns, rows: The size of the terminal.
+        env: Environment variables to set; None removes one.
+        cwd: The working directory.
+
+    Attributes:
+        screen: The emulated screen with its scrollback.
+        raw: All bytes that the program wrote.
     """
 
     def __init__(self, *arguments, columns=80, rows=24, env=None, cwd=None):
@@ -37,7 +42,7 @@ class Teletype:
         )
         self.child.delaybeforesend = None
         self.screen = pyte.HistoryScreen(columns, rows, history=9999)
-        # Asked where its cursor is, a terminal answers.
+        # Answers queries, for example for the position of the cursor.
         self.screen.write_process_input = self.child.send
         self.stream = pyte.ByteStream(self.screen)
         self.raw = b""
@@ -49,68 +54,69 @@ class Teletype:
         self.child.close(force=True)
 
     def lines(self) -> list[str]:
-        """What is on the screen and was scrolled off it."""
+        """The rows of scrollback and screen."""
         columns = range(self.screen.columns)
-        gone = (
+        scrolled = (
             "".join(row[x].data for x in columns) for row in self.screen.history.top
         )
-        return [line.rstrip() for line in [*gone, *self.screen.display]]
+        return [line.rstrip() for line in [*scrolled, *self.screen.display]]
 
     def text(self) -> str:
-        """All of it with single spaces, as if lines were never wrapped."""
+        """The text of all rows with single spaces, as if no line were wrapped."""
         return " ".join(" ".join(self.lines()).split())
 
     def resize(self, columns: int, rows: int) -> None:
-        """As a user who drags the window's corner."""
+        """Change the size of the terminal."""
         self.child.setwinsize(rows, columns)
         self.screen.resize(rows, columns)
 
     def type(self, text: str) -> None:
-        """Press keys."""
+        """Send keys to the program."""
         self.child.send(text)
 
     def wait(self, until: Callable[[], bool] | str) -> None:
-        """Read the program's output until something is true, or is on the screen."""
+        """Read the output until a function returns True or a text is on the screen."""
         done = until if callable(until) else lambda: until in self.text()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not done():
             if time.monotonic() > deadline:
-                raise AssertionError(f"no {until!r} on\n" + "\n".join(self.lines()))
+                raise AssertionError(f"{until!r} is not on\n" + "\n".join(self.lines()))
             try:
                 chunk = self.child.read_nonblocking(65536, timeout=0.2)
             except pexpect.TIMEOUT:
                 continue
             except pexpect.EOF:
-                assert done(), f"it ended without {until!r}\n" + "\n".join(self.lines())
+                shown = "\n".join(self.lines())
+                assert done(), f"the program ended without {until!r}\n{shown}"
                 return
             self.raw += chunk
             self.stream.feed(chunk)
 
     def ready(self) -> bool:
-        """Whether an empty prompt waits."""
+        """Whether the cursor is at an empty prompt."""
         line = self.screen.display[self.screen.cursor.y]
         return line.rstrip() == ">>" and self.screen.cursor.x == 3
 
     def enter(self, text: str, until: str | None = None) -> None:
-        """Send a line; wait until `until` was said once more, and for the prompt."""
-        wanted = self.text().count(until) + 1 if until else 0
+        """Send a line; wait until `until` appears once more, then for the prompt."""
+        expected = self.text().count(until) + 1 if until else 0
         self.type(text + "\r")
         if until:
-            self.wait(lambda: self.text().count(until) >= wanted)
+            self.wait(lambda: self.text().count(until) >= expected)
         self.wait(self.ready)
 
-    def ask(self, text: str) -> None:
+    def send(self, text: str) -> None:
         """Send a message and wait for the end of its answer."""
         self.enter(text, "prompt tokens cached")
 
     def leave(self) -> None:
-        """Ctrl-D at the prompt, and a good end."""
+        """Press Ctrl-D at the prompt; the program must exit with 0."""
         self.wait(self.ready)
         self.type(CTRL_D)
         assert self.end() == 0
 
     def end(self) -> int:
-        """Wait for the program's end; its exit code."""
+        """Wait for the program to exit; its exit code."""
         self.wait(lambda: not self.child.isalive())
         self.child.close()
         return self.child.exitstatus

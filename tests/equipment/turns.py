@@ -1,4 +1,4 @@
-"""A tokenizer of characters, chat templates, and a chat that counts its rows."""
+"""A character tokenizer, chat templates, and a chat that counts prefilled rows."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ SPECIAL = ["<|s|>", "<|e|>", "<think>", "</think>"]
 LETTERS = (string.ascii_letters + string.digits + string.punctuation)[:92]
 EARLIER = "<|s|>{{ m['role'][0] }}{{ m['content'].split('</think>')[-1] }}<|e|>"
 LOOP = "{% for m in messages %}" + EARLIER + "{% endfor %}"
-ASK = "{% if add_generation_prompt %}<|s|>a"
+OPEN = "{% if add_generation_prompt %}<|s|>a"
 TEMPLATES = {
-    "stable": LOOP + ASK + "{% endif %}",
-    # Qwen3's manners: earlier turns lose their reasoning, and ...
-    "thinking": LOOP + ASK + "<think>{% endif %}",
-    # ... the empty block of an answer without any vanishes.
+    "stable": LOOP + OPEN + "{% endif %}",
+    # As in Qwen3, earlier turns lose their reasoning, and ...
+    "thinking": LOOP + OPEN + "<think>{% endif %}",
+    # ... the empty block of an answer without reasoning.
     "not thinking": LOOP
-    + ASK
+    + OPEN
     + "{% if enable_thinking is false %}<think></think>{% endif %}{% endif %}",
 }
 ANSWER = 12  # tokens
 
 
 def make_tokenizer(template: str) -> TokenizerWrapper:
-    """One id a character, 96 in all, as many as the models of architectures.py have."""
+    """One id per character, 96 in total, which is the models' vocabulary."""
     vocab = {token: i for i, token in enumerate([*LETTERS, *SPECIAL])}
     inner = Tokenizer(models.WordLevel(vocab, unk_token="?"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
@@ -48,20 +48,20 @@ def make_tokenizer(template: str) -> TokenizerWrapper:
     return TokenizerWrapper(fast)
 
 
-class Conversation:
-    """A chat of a random model, whose every answer is checked against a fresh one.
+class CheckedChat:
+    """A chat with a random model; each answer is compared with a run without cache.
 
     Args:
-        family: The model's; see bench/architectures.py.
-        template: Of TEMPLATES.
-        plan: Right drafts per round; None for plain decoding.
+        family: A family of tests/equipment/architectures.
+        template: A key of TEMPLATES.
+        plan: Number of correct drafts per round; None for plain decoding.
         snapshot_bytes: As in PromptCache.
     """
 
     def __init__(self, family, template="stable", plan=None, snapshot_bytes=None):
         self.model = architectures.build(family)
         self.drafter = None if plan is None else Script([], plan, block_size=6)
-        self.pair = counted(self.model, self.drafter)
+        self.pair = make_counting_pair(self.model, self.drafter)
         self.cache = PromptCache(self.pair, snapshot_bytes=snapshot_bytes)
         self.tokenizer = make_tokenizer(TEMPLATES[template])
         self.template = template
@@ -69,19 +69,19 @@ class Conversation:
         self.messages = []
 
     def prompt(self):
-        """The ids of the chat so far, and their marks."""
+        """The prompt's token ids, and its marks for PromptCache.reuse."""
         ids = apply_template(self.tokenizer, self.messages, **self.options)
         return ids, marks(self.tokenizer, self.messages, **self.options)
 
-    def wanted(self, ids):
-        """A fresh run's answer."""
-        wanted = greedy(self.model, ids, ANSWER)
+    def expected(self, ids):
+        """The answer of a run without cache, which a scripted drafter then drafts."""
+        answer = greedy(self.model, ids, ANSWER)
         if self.drafter:
-            self.drafter.text = ids + wanted
-        return wanted
+            self.drafter.text = ids + answer
+        return answer
 
-    def ask(self, question):
-        """Say something; see `answer`."""
+    def send(self, question):
+        """Add a message and answer it; see `answer`."""
         self.messages.append({"role": "user", "content": question})
         return self.answer()
 
@@ -89,36 +89,36 @@ class Conversation:
         """Answer the last message.
 
         Returns:
-            How many of the prompt's rows passed the target, and how many had to if
-            all is kept that the prompt shares with what is held.
+            The number of prompt rows that passed the target, and the number that had
+            to pass if the cache keeps all that it shares with the prompt.
         """
-        ids, stops = self.prompt()
+        ids, found = self.prompt()
         new = len(ids) - min(common_prefix(self.cache.tokens, ids), len(ids) - 1)
-        passed = self.pass_on(ids, stops)
+        passed = self.answer_prompt(ids, found)
         return passed, new
 
-    def pass_on(self, ids, stops):
-        """Answer a prompt, as a fresh run would; how many of its rows were passed."""
-        wanted, before = self.wanted(ids), self.pair.target.rows
-        rest = self.cache.reuse(ids, stops)
+    def answer_prompt(self, ids, found):
+        """Answer a prompt with marks; the number of its rows that passed the target."""
+        expected, before = self.expected(ids), self.pair.target.rows
+        rest = self.cache.reuse(ids, found)
         rounds = decode(self.pair, rest, max_tokens=ANSWER, prompt_cache=self.cache)
-        said = list(next(rounds).tokens)
-        # What plain decoding has sent ahead by now is behind the prompt.
+        emitted = list(next(rounds).tokens)
+        # Rows that plain decoding has already sent ahead are after the prompt.
         passed = self.pair.target.prompt_rows(before, len(ids))
-        said += [token for round in rounds for token in round.tokens]
-        assert said == wanted
-        text = self.tokenizer.decode(said)
+        emitted += [token for round in rounds for token in round.tokens]
+        assert emitted == expected
+        text = self.tokenizer.decode(emitted)
         if self.template == "thinking":
             text = text[:2] + "</think>" + text[2:]
         self.messages.append({"role": "assistant", "content": text})
         return passed
 
 
-def counted(model, drafter):
-    """A pair whose target counts the rows that it passes, by their position."""
+def make_counting_pair(model, drafter):
+    """A pair whose target records the position of each row that passes it."""
     stock = type(make_target(model, None))
 
-    class Counted(stock):
+    class CountingTarget(stock):
         rows = ()
 
         def _count(self, tokens, cache):
@@ -136,10 +136,10 @@ def counted(model, drafter):
             return super().forward(tokens, cache, taps)
 
         def prompt_rows(self, before, length):
-            """Rows of a prompt of `length` among those passed since `before`."""
+            """The number of rows of a prompt of `length` that passed since `before`."""
             return sum(at < length for at in self.rows[len(before) :])
 
-    target = Counted(model, None)
+    target = CountingTarget(model, None)
     if drafter:
         target.check(drafter.taps)
         drafter.bind(target.embed, target.head)

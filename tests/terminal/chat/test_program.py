@@ -76,12 +76,12 @@ def test_a_conversation_with_every_command(chat, home):
         tty.enter("/help", "are /quit, /reset, /help.")
         tty.enter("/help undo", "/undo: take back")
         tty.enter("/stats", "There are no answers yet.")
-        tty.ask("Hello!")
-        tty.ask(VOWELS)
+        tty.send("Hello!")
+        tty.send(VOWELS)
         tty.enter("/stats", "Session: 2 answers")
         tty.enter("/undo", f"Taken back: {VOWELS}")
-        tty.ask("/retry")
-        tty.ask("/edit " + VOWELS)
+        tty.send("/retry")
+        tty.send("/edit " + VOWELS)
         tty.enter("/set", "how reasoning is shown")
         tty.enter("/set temp 0.7", "temp is 0.7.")
         tty.enter("/set temp -1", "temp must be 0 or more")
@@ -95,7 +95,7 @@ def test_a_conversation_with_every_command(chat, home):
         tty.enter("/reset", "Forgotten.")
         tty.enter("/load talk.json", "Loaded 2 messages from talk.json.")
         tty.enter("/system", "System prompt: Be brief.")
-        tty.ask("//vowels please")
+        tty.send("//vowels please")
         tty.type("/rset\r")
         tty.wait("Did you mean /reset?")
         tty.wait(">> /rset")  # given back to edit
@@ -136,7 +136,7 @@ def test_ctrl_c_stops_the_answer_and_a_follow_up_remembers(chat, home):
         tty.wait("Ctrl-D or /quit leaves.")
         tty.wait(tty.ready)
         tty.enter("/set max_tokens 5", "max_tokens is 5.")
-        tty.ask("And then?")
+        tty.send("And then?")
         # All of the first turn but a word at its end was in the caches.
         tty.enter("/stats", "Session: 2 answers")
         told = tty.text().split("Last answer: ")[1]
@@ -170,7 +170,7 @@ def test_ctrl_c_while_the_prompt_is_read(chat):
         tty.type(CTRL_C)
         tty.wait("(stopped before the answer began; /retry asks again)")
         tty.wait(tty.ready)
-        tty.ask("/retry")
+        tty.send("/retry")
         tty.enter("/undo", "Taken back: word word")
         tty.enter("/undo", "Nothing was asked yet.")
         tty.leave()
@@ -183,7 +183,7 @@ def test_a_paste_is_one_message(chat, home):
         tty.wait(lambda: b"\x1b[?2004h" in tty.raw)
         tty.type("\x1b[200~" + "\r\n".join(lines) + "\x1b[201~")
         tty.wait("199:")
-        tty.ask("")
+        tty.send("")
         tty.type("/paste\r")
         tty.wait("Ctrl-D on a line of its own sends")
         tty.wait("..")
@@ -204,7 +204,7 @@ def test_lines_of_one_message(chat, home):
     with chat("-m", "3") as tty:
         tty.type("one" + ALT_ENTER + "two\\\r" + "three")
         tty.wait("three")
-        tty.ask("")
+        tty.send("")
         tty.enter("/save talk.json", "Saved")
         tty.type("/sa" + TAB + "ta" + TAB + "\r")
         tty.wait(lambda: tty.text().count("Saved in talk.json.") == 2)
@@ -223,8 +223,8 @@ def test_wide_characters_in_forty_columns_and_a_resize(chat, home):
         tty.resize(100, 30)
         tty.wait(lambda: any("кириллица naïve" in line for line in tty.lines()))
         tty.resize(40, 12)
-        tty.ask("")
-        tty.ask(VOWELS)
+        tty.send("")
+        tty.send(VOWELS)
         assert all(len(line) <= 40 for line in tty.lines())
         told = tty.text()
         assert told.count("tokens/s") == 2 and "tokens per round" in told
@@ -238,8 +238,8 @@ def test_wide_characters_in_forty_columns_and_a_resize(chat, home):
 @pytest.mark.slow
 def test_the_history_lasts(chat, home):
     with chat("-m", "2") as tty:
-        tty.ask("first 🦎")
-        tty.ask("second")
+        tty.send("first 🦎")
+        tty.send("second")
         tty.leave()
     file = home / ".local/share/dflash-mlx/history.jsonl"
     assert file.stat().st_mode & 0o777 == 0o600
@@ -248,7 +248,7 @@ def test_the_history_lasts(chat, home):
         tty.wait(">> second")
         tty.type(UP)
         tty.wait(">> first 🦎")
-        tty.ask("")
+        tty.send("")
         tty.leave()
     with file.open("ab") as broken:
         broken.write(b'"half')
@@ -274,7 +274,7 @@ def test_colour_only_where_it_is_wanted(chat):
     for env, wanted in (({}, True), ({"NO_COLOR": "1"}, False)):
         with chat("-m", "2", env=env) as tty:
             tty.enter("/set temp -1", "temp must be")
-            tty.ask("Hello!")
+            tty.send("Hello!")
             tty.leave()
         assert styles(tty.raw) == wanted
 
@@ -282,10 +282,10 @@ def test_colour_only_where_it_is_wanted(chat):
 @pytest.mark.slow
 def test_a_dumb_terminal_gets_no_escape_code(chat, home):
     with chat("-m", "40", env={"TERM": "dumb"}) as tty:
-        tty.ask(VOWELS)
+        tty.send(VOWELS)
         tty.type("two\\\r")
         tty.wait("..")
-        tty.ask("lines")
+        tty.send("lines")
         tty.type(CTRL_C)
         tty.wait("Ctrl-D or /quit leaves.")
         tty.wait(tty.ready)
@@ -306,7 +306,7 @@ def test_answers_go_to_a_file_and_the_prompt_to_the_terminal(chat, home):
     shell = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'dflash_mlx'"
     script = shell + ", 'chat'], stdout=open('out', 'w'))"
     with chat(script=script) as tty:
-        tty.ask(VOWELS)
+        tty.send(VOWELS)
         tty.leave()
     assert (home / "out").read_text() == "1. a\n2. e\n3. i\n4. o\n5. u\n"
 

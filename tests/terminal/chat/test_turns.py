@@ -1,4 +1,4 @@
-"""Turns of a chat: what is passed again is what is new, and words are a fresh run's."""
+"""Turns of a chat: only new rows are prefilled, and answers equal a fresh run's."""
 
 import sys
 
@@ -36,11 +36,11 @@ from tests.equipment.tiny import (
 from tests.equipment.turns import (
     ANSWER,
     TEMPLATES,
-    Conversation,
+    CheckedChat,
     make_tokenizer,
 )
 
-# What their layers keep: every row; windows; states and rows; chunks.
+# Their layers keep every row; windows; states and rows; chunks.
 FAMILIES = ("qwen3", "gemma3_text", "qwen3_next", "llama4")
 PLANS = {"plain": None, "right": [99], "wrong": [0], "mixed": [2, 0, 5, 1, 99]}
 
@@ -48,29 +48,29 @@ PLANS = {"plain": None, "right": [99], "wrong": [0], "mixed": [2, 0, 5, 1, 99]}
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("plan", PLANS)
-def test_only_what_is_new_is_passed(family, template, plan):
-    chat = Conversation(family, template, PLANS[plan])
-    told = []
+def test_only_new_rows_are_prefilled(family, template, plan):
+    chat = CheckedChat(family, template, PLANS[plan])
+    counts = []
     for question in ("What-is-this?", "Where-did-you-find-it?", "Tell-more."):
-        told.append(chat.ask(question))
+        counts.append(chat.send(question))
     # /retry
     chat.messages.pop()
-    told.append(chat.answer())
-    assert told[-1][0] == 1
+    counts.append(chat.answer())
+    assert counts[-1][0] == 1
     # /undo, and another question
     del chat.messages[-2:]
-    told.append(chat.ask("And-why?"))
+    counts.append(chat.send("And-why?"))
     # /edit of the second question
     del chat.messages[2:]
-    told.append(chat.ask("Thanks."))
-    told.append(chat.ask("Bye."))
-    assert [passed for passed, _ in told] == [new for _, new in told]
+    counts.append(chat.send("Thanks."))
+    counts.append(chat.send("Bye."))
+    assert [passed for passed, _ in counts] == [new for _, new in counts]
 
 
 @pytest.mark.parametrize("family", ("gemma3_text", "qwen3_next"))
-def test_without_a_budget_words_are_right_and_nothing_is_kept(family):
-    chat = Conversation(family, "thinking", [2, 0, 5], snapshot_bytes=0)
-    chat.ask("What-is-this?")
+def test_without_a_budget_answers_are_right_and_nothing_is_kept(family):
+    chat = CheckedChat(family, "thinking", [2, 0, 5], snapshot_bytes=0)
+    chat.send("What-is-this?")
     chat.messages.append({"role": "user", "content": "Where-did-you-find-it?"})
     whole = len(chat.prompt()[0])
     passed, new = chat.answer()
@@ -79,13 +79,13 @@ def test_without_a_budget_words_are_right_and_nothing_is_kept(family):
 
 
 def test_a_small_budget_keeps_the_newest():
-    chat = Conversation("qwen3_next", "thinking", [99])
+    chat = CheckedChat("qwen3_next", "thinking", [99])
     for question in ("What-is-this?", "Where?", "Tell-more."):
-        chat.ask(question)
+        chat.send(question)
     one = chat.cache.snapshots.all[-1].nbytes
-    small = Conversation("qwen3_next", "thinking", [99], snapshot_bytes=2 * one)
+    small = CheckedChat("qwen3_next", "thinking", [99], snapshot_bytes=2 * one)
     for question in ("What-is-this?", "Where?", "Tell-more."):
-        small.ask(question)
+        small.send(question)
     rows = [snapshot.rows for snapshot in small.cache.snapshots.all]
     assert len(rows) == 2 and small.cache.snapshots.nbytes <= 2 * one
     small.messages.pop()
@@ -93,34 +93,34 @@ def test_a_small_budget_keeps_the_newest():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_without_marks_keep_what_they_turned_out_to_share(family):
-    chat = Conversation(family)
+def test_prompts_without_marks_keep_what_they_share(family):
+    chat = CheckedChat(family)
     text = list(range(40))
-    told = [chat.pass_on(text + [50 + i] * 9, ()) for i in range(3)]
+    passed = [chat.answer_prompt(text + [50 + i] * 9, ()) for i in range(3)]
     shared = 0 if family in ("gemma3_text", "qwen3_next") else 40
-    # The second prompt shows where they part, the third goes on from there.
-    assert told == [49, 49 - shared, 9] or (family, told[1:]) == ("llama4", [49, 9])
+    # The second prompt shows where they differ; the third continues from there.
+    assert passed == [49, 49 - shared, 9] or (family, passed[1:]) == ("llama4", [49, 9])
 
 
 @pytest.mark.parametrize("family", ("gemma3_text", "qwen3_next"))
-def test_snapshots_of_a_text_that_was_left_are_gone(family):
-    chat, text = Conversation(family), list(range(60))
-    chat.pass_on(text, (20, 40))
+def test_snapshots_of_another_text_are_dropped(family):
+    chat, text = CheckedChat(family), list(range(60))
+    chat.answer_prompt(text, (20, 40))
     other = text[:20] + text[:19:-1]
-    assert chat.pass_on(other, ()) == 40
-    # What is held of the first 40 tokens would be the first text's.
-    assert chat.pass_on(other[:50] + [1, 2, 3], ()) == 33
+    assert chat.answer_prompt(other, ()) == 40
+    # A snapshot of 40 tokens would belong to the first text.
+    assert chat.answer_prompt(other[:50] + [1, 2, 3], ()) == 33
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("inside", (True, False))
-def test_an_interrupted_prefill_goes_on_from_what_is_sound(family, inside):
-    """Between two chunks, and between two layers."""
-    chat = Conversation(family, "thinking")
-    chat.ask("What-is-this?")
+def test_an_interrupted_prefill_continues_from_valid_rows(family, inside):
+    """The interrupt comes between two chunks, or between two layers."""
+    chat = CheckedChat(family, "thinking")
+    chat.send("What-is-this?")
     chat.messages.append({"role": "user", "content": "Tell-me-more-about-this."})
-    ids, stops = chat.prompt()
-    rest = chat.cache.reuse(ids, stops)
+    ids, found = chat.prompt()
+    rest = chat.cache.reuse(ids, found)
     kept = len(ids) - len(rest)
     assert kept > 10
 
@@ -137,28 +137,28 @@ def test_an_interrupted_prefill_goes_on_from_what_is_sound(family, inside):
     broken = chat.cache.broken
     assert broken == (inside and uncuttable)
     passed, new = chat.answer()
-    # In doubt, caches go back to the marks of the prompt, else they lose nothing.
+    # Broken caches go back to a mark of the prompt; the others lose nothing.
     assert new < passed <= len(ids) - kept if broken else passed == new
 
 
-def test_a_template_is_a_program_that_may_fail():
+def test_a_template_that_fails_is_reported():
     question = [{"role": "user", "content": "Hi"}]
     tokenizer = make_tokenizer("{{ messages[0].content + 1 }}")
     with pytest.raises(PromptError, match="refuses these messages"):
         apply_template(tokenizer, question)
-    # Only the made-up turn behind it fails: nothing is known of later prompts.
+    # Only the made-up next turn fails, so nothing is known about later prompts.
     tokenizer = make_tokenizer(
         "{{ messages[0].content }}{% if messages[2] %}{{ 'a' + 1 }}{% endif %}"
     )
     assert marks(tokenizer, question)[1] == 0
-    # Its answer is written anew: it cannot be gone on with.
+    # The template rewrites the answer, so it cannot be continued.
     tokenizer = make_tokenizer(TEMPLATES["thinking"])
     begun = [*question, {"role": "assistant", "content": "<think>Hm</think>Ok"}]
     with pytest.raises(PromptError, match="refuses these messages"):
         apply_template(tokenizer, begun, continue_final_message=True)
 
 
-def test_a_template_that_wants_more_than_a_question_tells_no_mode():
+def test_a_template_that_needs_more_than_a_question_shows_no_mode():
     tokenizer = make_tokenizer(
         "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}"
         "{% if enable_thinking %}<think>{% endif %}"
@@ -169,21 +169,21 @@ def test_a_template_that_wants_more_than_a_question_tells_no_mode():
 @pytest.mark.parametrize(
     ("family", "step"), [("qwen3", 31), ("gemma3_text", 43), ("qwen3_next", 67)]
 )
-def test_an_interrupt_at_any_line_of_going_back(monkeypatch, family, step):
-    """While a snapshot is restored or taken, or the prompt behind it is passed."""
+def test_an_interrupt_at_any_line_of_a_rollback(monkeypatch, family, step):
+    """A snapshot is restored or taken, or the rest of the prompt is prefilled."""
     files = [f"cache/{name}.py" for name in ("snapshots", "state", "prompt_cache")]
     files.append("decoding/passes.py")
     monkeypatch.setattr(test_interrupts, "FILES", {str(ROOT / name) for name in files})
     model, first = architectures.build(family), list(range(40))
     second = first[:25] + [50, 51, 52, 53]
-    told = greedy(model, first, 5)
-    wanted = greedy(model, second, 5)
+    answer = greedy(model, first, 5)
+    expected = greedy(model, second, 5)
     script = Script([], [2, 0, 99], block_size=4)
     pair, ended, at = Pair.of(model, script), False, step
     while not ended:
-        cache, script.text = PromptCache(pair), first + told
+        cache, script.text = PromptCache(pair), first + answer
         run(pair, cache.reuse(first, (20,)), 5, prompt_cache=cache)
-        script.text = second + wanted
+        script.text = second + expected
         sys.settrace(Interrupt(at))
         try:
             run(pair, cache.reuse(second), 5, prompt_cache=cache)
@@ -193,35 +193,35 @@ def test_an_interrupt_at_any_line_of_going_back(monkeypatch, family, step):
         finally:
             sys.settrace(None)
         rest = cache.reuse(second)
-        assert run(pair, rest, 5, prompt_cache=cache) == wanted
+        assert run(pair, rest, 5, prompt_cache=cache) == expected
     assert at > 5 * step
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rounds", (1, 3))
-def test_a_stopped_answer_is_remembered(family, rounds):
-    chat = Conversation(family, "stable", [1, 0, 2])
-    chat.ask("What-is-this?")
+def test_a_stopped_answer_stays_in_the_caches(family, rounds):
+    chat = CheckedChat(family, "stable", [1, 0, 2])
+    chat.send("What-is-this?")
     chat.messages.append({"role": "user", "content": "Where-did-you-find-it?"})
-    ids, stops = chat.prompt()
-    wanted = chat.wanted(ids)
-    rest = chat.cache.reuse(ids, stops)
+    ids, found = chat.prompt()
+    expected = chat.expected(ids)
+    rest = chat.cache.reuse(ids, found)
     answer = decode(chat.pair, rest, max_tokens=ANSWER, prompt_cache=chat.cache)
-    said = [token for _ in range(rounds) for token in next(answer).tokens]
+    emitted = [token for _ in range(rounds) for token in next(answer).tokens]
     answer.close()
-    assert said == wanted[: len(said)]
-    text = chat.tokenizer.decode(said)
+    assert emitted == expected[: len(emitted)]
+    text = chat.tokenizer.decode(emitted)
     chat.messages.append({"role": "assistant", "content": text})
-    passed, new = chat.ask("Go-on.")
-    # All but the last token that was said, and what is new behind it.
-    assert passed == new <= len(chat.prompt()[0]) - len(ids) - len(said) + 1
+    passed, new = chat.send("Go-on.")
+    # All but the last emitted token was cached.
+    assert passed == new <= len(chat.prompt()[0]) - len(ids) - len(emitted) + 1
 
 
 @pytest.mark.parametrize("window", (6, 10))
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_drafters_window_is_that_of_a_fresh_run(window, template):
-    """Rows that it has dropped come back, and those that only a later turn sees are
-    there, so the context is complete after every turn."""
+def test_a_drafters_window_equals_a_fresh_runs(window, template):
+    """Dropped rows come back, and rows that only a later turn sees are present, so the
+    context is complete after every turn."""
     model = make_model("llama")
     ContextCache.SLACK, slack = 0, ContextCache.SLACK
     try:
@@ -248,7 +248,7 @@ def test_a_drafters_window_is_that_of_a_fresh_run(window, template):
         ContextCache.SLACK = slack
 
 
-def test_a_drafters_own_rows_are_kept_where_they_are_more_than_a_snapshots():
+def test_a_drafters_own_rows_are_kept_if_a_snapshot_has_fewer():
     pair = Pair.of(make_model("llama"), make_drafter(window=10))
     cache, prompt = PromptCache(pair), some_prompt(20)
     run(pair, cache.reuse(prompt, (5,)), 1, prompt_cache=cache)
@@ -259,14 +259,14 @@ def test_a_drafters_own_rows_are_kept_where_they_are_more_than_a_snapshots():
 @pytest.mark.parametrize("family", ("qwen3", "qwen3_next"))
 @pytest.mark.parametrize("keep", (25, 32, 45))
 def test_a_cut_below_where_the_cache_was_quantized(monkeypatch, family, keep):
-    """Rows that a fresh run would not quantize are not left quantized."""
+    """Rows that a fresh run would not quantize do not stay quantized."""
     monkeypatch.setitem(architectures.COMMON, "head_dim", 32)
     model, start = architectures.build(family), 30
     pair = Pair.of(model, None)
-    cache, told = PromptCache(pair), some_prompt(50)
+    cache, prompt = PromptCache(pair), some_prompt(50)
     kv = KVBits(8, 32, start)
-    run(pair, cache.reuse(told, (keep,)), 9, prompt_cache=cache, kv=kv)
-    edited = told[:keep] + some_prompt(3, seed=9)
+    run(pair, cache.reuse(prompt, (keep,)), 9, prompt_cache=cache, kv=kv)
+    edited = prompt[:keep] + some_prompt(3, seed=9)
     rest = cache.reuse(edited)
     assert len(rest) == (len(edited) if keep < start else 3)
     list(decode(pair, rest, max_tokens=1, prompt_cache=cache, kv=kv))
@@ -275,22 +275,22 @@ def test_a_cut_below_where_the_cache_was_quantized(monkeypatch, family, keep):
     assert describe_caches(cache.target) == describe_caches(fresh.target)
 
 
-def test_the_shelf_lets_go_what_saves_least():
+def test_the_snapshot_store_drops_what_saves_least():
     def snapshot(rows, size=1):
         array = mx.zeros((size,), mx.uint8)
         return Snapshot(rows, {0: State("ArraysCache", {}, (array,))}, {})
 
-    shelf = SnapshotStore(4)
+    store = SnapshotStore(4)
     for rows in (500, 510, 900, 905, 940):
-        shelf.put(snapshot(rows))
-    assert [s.rows for s in shelf.all] == [500, 510, 900, 940]
-    shelf.put(snapshot(941))
-    assert [s.rows for s in shelf.all] == [500, 900, 940, 941]
-    shelf.put(snapshot(950, 5))  # too large for the whole shelf
-    assert [s.rows for s in shelf.all] == [500, 900, 940, 941]
-    shelf.put(snapshot(960, 4))
-    assert [s.rows for s in shelf.all] == [960]
-    assert shelf.latest(959) is None and shelf.latest(960).rows == 960
+        store.put(snapshot(rows))
+    assert [s.rows for s in store.all] == [500, 510, 900, 940]
+    store.put(snapshot(941))
+    assert [s.rows for s in store.all] == [500, 900, 940, 941]
+    store.put(snapshot(950, 5))  # too large for the whole store
+    assert [s.rows for s in store.all] == [500, 900, 940, 941]
+    store.put(snapshot(960, 4))
+    assert [s.rows for s in store.all] == [960]
+    assert store.latest(959) is None and store.latest(960).rows == 960
 
 
 COPIED = {
@@ -303,7 +303,7 @@ COPIED = {
 
 
 @pytest.mark.parametrize("kind", COPIED)
-def test_a_snapshot_holds_what_is_seen_and_nothing_changes_it(kind):
+def test_a_snapshot_holds_the_visible_rows_and_never_changes(kind):
     make, seen = COPIED[kind]
     entry, rows = make(), mx.arange(12.0)[None, None, :, None]
     if kind == "recurrent":
@@ -312,7 +312,7 @@ def test_a_snapshot_holds_what_is_seen_and_nothing_changes_it(kind):
         entry.update_and_fetch(rows, rows)
     taken = take(12, [entry], [])
     for more in range(5):
-        # Given back, it is as independent as it was when it was taken.
+        # A restored snapshot is as independent as a new one.
         taken.restore([entry], [])
         for _ in range(more):
             if kind == "recurrent":
@@ -345,7 +345,7 @@ def test_boundaries_of_templates():
     }
 
 
-def test_a_template_that_refuses_says_so_and_nothing_is_known_to_survive():
+def test_a_template_that_refuses_the_next_turn_has_no_surviving_ids():
     once = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}"
     tokenizer = make_tokenizer(once + TEMPLATES["stable"])
     chat = [{"role": "user", "content": "One"}]
@@ -355,7 +355,7 @@ def test_a_template_that_refuses_says_so_and_nothing_is_known_to_survive():
         apply_template(tokenizer, chat * 2)
 
 
-def test_the_benchmark_of_first_tokens_passes_only_what_is_new():
+def test_the_benchmark_of_first_tokens_prefills_only_new_rows():
     pair, tokenizer = load("tiny")
     sizes = {"turns": 3, "question": 40, "answer": 4, "cold_every": 3}
     result = first_token.measure(pair, tokenizer, context=240, **sizes)
