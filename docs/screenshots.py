@@ -60,7 +60,7 @@ SCENES = [
             (">> ", "Make a table of squares from 1 to 5." + ENTER),
             ("0 of", "What is 48 + 76?" + ENTER),
             ("The answer is 124.", "/set drafts on" + ENTER),
-            ("drafts is on", "/retry" + ENTER),
+            ("drafts is now on", "/retry" + ENTER),
             ("not drafted", "/stats" + ENTER),
         ],
         "Session:",

@@ -79,7 +79,7 @@ def chat(
     dflash-mlx chat --model qwen3-8b --system-prompt "Answer in French." --temp 0.7
     """
     from ..terminal.answer_request import AnswerRequest
-    from ..terminal.chat import session as terminal
+    from ..terminal.chat import repl as terminal
 
     show_status = parse_bool(verbose, "--verbose")
     request = AnswerRequest.from_options(options, sampling, shorthand)

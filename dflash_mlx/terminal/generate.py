@@ -22,7 +22,6 @@ from ..pair import Pair
 from ..text.chat_template import apply_template, marks
 from .answer_options import PromptOptions, ThinkingOptions
 from .answer_request import AnswerRequest
-from .chat.aside import set_aside
 from .options import check_exclusive
 from .screen import progress
 from .streams import print_notice
@@ -217,6 +216,9 @@ def open_cache(file: Path | None, pair: Pair, max_kv_size: int | None) -> Prompt
     try:
         return load_cache(file, pair, max_kv_size)
     except BrokenFileError as error:
+        # Imported only here, because it takes a tenth of a second.
+        from .chat.history import set_aside
+
         try:
             print_notice(
                 f"{error.message} It was renamed to {set_aside(file)}, and a new file "

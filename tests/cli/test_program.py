@@ -145,7 +145,7 @@ def test_chat_keeps_history_in_its_caches():
     run = program("chat", stdin=script)
     assert run.returncode == 0 and "Traceback" not in run.stderr
     assert run.stdout.count("Hello! How can I help you today?") == 2
-    assert "Forgotten." in run.stderr
+    assert "The conversation is cleared." in run.stderr
     assert run.stderr.count("tokens per round") == 3
     ended = program("chat", stdin="Hello!\n")
     assert ended.returncode == 0

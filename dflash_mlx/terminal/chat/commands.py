@@ -1,245 +1,227 @@
-"""The slash commands of a chat: a table of names, words and functions.
+"""The slash commands of a chat: a table of names, help texts and functions.
 
-Owns how a line is told apart into command and message. What the commands change is
-chat.py's; the functions here say what was done.
+Owns the wording of their messages. The session makes the changes; it does not know
+commands.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...errors import CommandError
 from ..screen.status import print_message
-from .settings import KINDS, SWITCH, written
+from .session import Session
+from .settings import SETTING_TYPES, SWITCH, format_value
 
-if TYPE_CHECKING:
-    from .session import Chat
-
-# As in mlx-lm, alone on a line.
-LETTERS = {"q": "/quit", "r": "/reset", "h": "/help"}
 KEYS = """\
-Enter sends; Alt-Enter, or a backslash before Enter, begins a new line.
-Ctrl-C stops an answer and keeps it, or clears the line; Ctrl-D leaves.
-Up and down bring back earlier lines, Ctrl-R searches them, Tab completes commands.
+Enter sends; Alt-Enter, or a backslash before Enter, starts a new line.
+Ctrl-C stops an answer and keeps its text, or clears the line; Ctrl-D quits.
+Up and Down recall earlier lines, Ctrl-R searches them, Tab completes commands.
 //text sends text that begins with a slash; q, r, h alone are /quit, /reset, /help."""
 
 
-class Leave(Exception):
-    """The user is done."""
+class Quit(Exception):
+    """Raised by /quit."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """A command.
 
     Args:
-        run: Called with the chat and the text behind the name.
-        usage: The arguments, for help.
-        about: One line of help.
-        more: Further lines for /help NAME.
-        words: What Tab offers behind the name; None for file names.
+        run: Called with the session and the command's argument.
+        usage: The argument, for help.
+        summary: One line of help.
+        details: A further line for /help NAME.
+        words: The words that Tab completes after the name; None for file names.
     """
 
-    run: Callable[[Chat, str], None]
+    run: Callable[[Session, str], None]
     usage: str
-    about: str
-    more: str = ""
-    words: tuple[str, ...] | None = field(default=())
-
-
-def parse(line: str) -> tuple[str, str] | None:
-    """A line's command and argument; None if it is a message.
-
-    A path or a comment that begins with a slash is a message.
-
-    Raises:
-        CommandError: It looks like a command, but there is none of that name.
-    """
-    line = LETTERS.get(line, line)
-    found = re.fullmatch(r"/([A-Za-z]+)(?:\s+(.*))?", line, re.DOTALL)
-    if found is None:
-        return None
-    name, argument = found[1].lower(), (found[2] or "").strip()
-    return check_name(name), argument
-
-
-def message(line: str) -> str:
-    """The text of a line that is no command."""
-    return line[1:] if line.startswith("//") else line
-
-
-def line_of(text: str) -> str:
-    """The line that sends `text` as a message: the reverse of `message`."""
-    return f"/{text}" if text.startswith("/") else text
+    summary: str
+    details: str = ""
+    words: tuple[str, ...] | None = ()
 
 
 def check_name(name: str) -> str:
-    """`name` without a slash, if it is a command's.
+    """The name of a command, without a slash.
 
     Raises:
-        CommandError: It is none; the nearest is suggested.
+        CommandError: There is no such command; the error suggests the nearest.
     """
     name = name.removeprefix("/")
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f"Did you mean /{near[0]}? " if near else ""
+        suggestion = f"Did you mean /{near[0]}? " if near else ""
         raise CommandError(
-            f"There is no command /{name}.", f"{hint}/help lists all, // sends a slash."
+            f"There is no command /{name}.",
+            f"{suggestion}/help lists the commands; to send a message that begins with "
+            "a slash, start it with //.",
         )
     return name
 
 
-def show_help(chat: Chat, argument: str) -> None:
-    """The table, or one entry of it."""
+def show_help(session: Session, argument: str) -> None:
+    """List the commands, or describe one."""
     if argument:
         name = check_name(argument)
         command = COMMANDS[name]
-        print_message(f"/{name} {command.usage}".rstrip() + f": {command.about}.")
-        if command.more:
-            print_message(command.more)
+        print_message(f"/{name} {command.usage}".rstrip() + f": {command.summary}.")
+        if command.details:
+            print_message(command.details)
         return
     heads = {name: f"/{name} {each.usage}".rstrip() for name, each in COMMANDS.items()}
     width = max(map(len, heads.values()))
     for name, command in COMMANDS.items():
-        print_message(f"{heads[name]:{width}}  {command.about}")
+        print_message(f"{heads[name]:{width}}  {command.summary}")
     print_message(KEYS)
 
 
-def reset(chat: Chat, argument: str) -> None:
-    """Start anew."""
-    chat.reset()
-    print_message("Forgotten.")
+def reset(session: Session, argument: str) -> None:
+    """Clear the conversation."""
+    session.reset()
+    print_message("The conversation is cleared.")
 
 
-def retry(chat: Chat, argument: str) -> None:
-    """The last question once more; its old answer stays until there is a new one."""
-    chat.respond(chat.latest.retry())
+def retry(session: Session, argument: str) -> None:
+    """Answer the last message again; its answer is kept until there is a new one."""
+    session.answer(session.latest.retry())
 
 
-def undo(chat: Chat, argument: str) -> None:
-    """The last turn, or the question that got no answer, is gone."""
-    taken = chat.latest.question
-    chat.undo()
-    print_message(f"Taken back: {brief(taken)}")
+def undo(session: Session, argument: str) -> None:
+    """Remove the last message and its answer."""
+    removed = session.latest.last_question
+    session.undo()
+    print_message(f"Removed: {shorten(removed)}")
 
 
-def edit(chat: Chat, argument: str) -> None:
-    """Another question in place of the last one."""
-    text = argument or chat.edited(chat.latest.retry().question)
+def edit(session: Session, argument: str) -> None:
+    """Change the last message and answer it."""
+    text = argument or session.offer_edit(session.latest.retry().last_question)
     if text and text.strip():
-        chat.respond(chat.latest.edit(text))
+        session.answer(session.latest.edit(text))
     else:
-        print_message("Nothing is changed.")
+        print_message("Nothing was changed.")
 
 
-def system(chat: Chat, argument: str) -> None:
-    """Change and show the system prompt."""
+def system(session: Session, argument: str) -> None:
+    """Show the system prompt, after changing it if there is an argument."""
     if argument:
-        chat.set_system(None if argument == "-" else argument)
-    told = chat.conversation.system
-    known = f"System prompt: {brief(told, 2000)}" if told is not None else ""
-    print_message(known or "There is no system prompt.")
+        session.set_system(None if argument == "-" else argument)
+    text = session.conversation.system
+    if text is None:
+        print_message("There is no system prompt.")
+    else:
+        print_message(f"System prompt: {shorten(text, 2000)}")
 
 
-def set_value(chat: Chat, argument: str) -> None:
-    """List the settings or change one."""
+def set_value(session: Session, argument: str) -> None:
+    """List the settings, or change one."""
     if not argument:
-        for name, value in chat.settings.as_dict().items():
-            print_message(f"{name:10}  {written(value):6}  {KINDS[name].about}")
+        for name, value in session.settings.as_dict().items():
+            summary = SETTING_TYPES[name].summary
+            print_message(f"{name:10}  {format_value(value):6}  {summary}")
         return
     name, _, text = argument.partition(" ")
     if not text.strip():
         raise CommandError("/set needs a name and a value.", "For example /set temp 1.")
-    chat.change(chat.settings.changed(name, text.strip()))
-    print_message(f"{name} is {text.strip()}.")
+    session.apply_settings(session.settings.with_value(name, text.strip()))
+    print_message(f"{name} is now {text.strip()}.")
 
 
-def stats(chat: Chat, argument: str) -> None:
-    """Show the counters."""
-    print_message(chat.tally.report())
+def stats(session: Session, argument: str) -> None:
+    """Show the statistics of the answers."""
+    print_message(session.stats.report())
 
 
-def plain(chat: Chat, argument: str) -> None:
-    """Switch drafting."""
+def plain(session: Session, argument: str) -> None:
+    """Turn drafting off or on."""
     if argument not in ("", *SWITCH):
         raise CommandError(f"/plain takes on or off, not {argument!r}.")
-    on = SWITCH[argument] if argument else not chat.settings.plain
-    chat.set_plain(on)
-    engine, reason = chat.engine()
-    drafting = engine == "dflash"
-    print_message("Drafting." if drafting else f"Decoding plainly: {reason}.")
-
-
-def save(chat: Chat, argument: str) -> None:
-    """Write a file."""
-    path = file_of(argument, "/save")
-    chat.save(path)
-    print_message(f"Saved in {path}.")
-
-
-def load(chat: Chat, argument: str) -> None:
-    """Read a file."""
-    path = file_of(argument, "/load")
-    record = chat.load(path)
-    print_message(f"Loaded {len(record.conversation.messages)} messages from {path}.")
-    if record.model != chat.ask.model:
-        print_message(f"{record.model} answered them; {chat.ask.model} goes on.")
-
-
-def paste(chat: Chat, argument: str) -> None:
-    """Many lines are one message, whatever they look like."""
-    if chat.reader.terminal:
-        print_message(
-            "Paste or type; Ctrl-D on a line of its own sends, Ctrl-C gives up."
-        )
-    text = chat.reader.paste()
-    if text is None or not text.strip():
-        print_message("Nothing is sent.")
+    on = SWITCH[argument] if argument else not session.settings.plain
+    session.set_plain(on)
+    engine, reason = session.engine()
+    if engine == "dflash":
+        print_message("Drafting is on.")
     else:
-        chat.hear_message(text)
+        print_message(f"Using plain decoding: {reason}.")
 
 
-def leave(chat: Chat, argument: str) -> None:
+def save(session: Session, argument: str) -> None:
+    """Write the conversation to a file."""
+    path = parse_path(argument, "/save")
+    session.save(path)
+    print_message(f"Saved to {path}.")
+
+
+def load(session: Session, argument: str) -> None:
+    """Continue a saved conversation."""
+    path = parse_path(argument, "/load")
+    record = session.load(path)
+    n = len(record.conversation.messages)
+    print_message(f"Loaded {n} {'message' if n == 1 else 'messages'} from {path}.")
+    model = session.request.model
+    if record.model != model:
+        print_message(f"{record.model} answered them; {model} continues.")
+
+
+def paste(session: Session, argument: str) -> None:
+    """Send several lines as one message, without reading commands in them."""
+    if session.reader.terminal:
+        print_message(
+            "Paste or type the message. Ctrl-D on a line of its own sends it, Ctrl-C "
+            "cancels."
+        )
+    text = session.reader.paste()
+    if text is None or not text.strip():
+        print_message("Nothing was sent.")
+    else:
+        session.send(text)
+
+
+def leave(session: Session, argument: str) -> None:
     """End the chat."""
-    raise Leave
+    raise Quit
 
 
-def file_of(argument: str, command: str) -> Path:
-    """A file's name from the text behind a command."""
+def parse_path(argument: str, command: str) -> Path:
+    """The file that a command's argument names.
+
+    Raises:
+        CommandError: The argument is empty, or names an unknown user's home folder.
+    """
     if not argument:
         raise CommandError(f"{command} needs a file.", f"For example {command} a.json.")
     try:
         return Path(argument).expanduser()
     except RuntimeError:
-        raise CommandError(f"There is no home for {argument}.") from None
+        raise CommandError(f"The home folder in {argument} does not exist.") from None
 
 
-def brief(text: str, most: int = 60) -> str:
-    """A text's beginning in one line, fit to be printed."""
+def shorten(text: str, length: int = 60) -> str:
+    """The beginning of a text, in one line of printable characters."""
     line = "".join(c if c.isprintable() else " " for c in text)
-    return line if len(line) <= most else line[: most - 3] + "..."
+    return line if len(line) <= length else line[: length - 3] + "..."
 
 
 COMMANDS = {
-    "help": Command(show_help, "[command]", "list the commands, or tell of one"),
-    "reset": Command(reset, "", "forget the conversation; the system prompt stays"),
+    "help": Command(show_help, "[command]", "list the commands, or describe one"),
+    "reset": Command(reset, "", "clear the conversation; keep the system prompt"),
     "retry": Command(
         retry,
         "",
         "answer the last message again",
-        "Also after an answer that was stopped before it began, or was refused.",
+        "Also answers a message that was refused, or stopped before its answer began.",
     ),
-    "undo": Command(undo, "", "take back the last message and its answer"),
+    "undo": Command(undo, "", "remove the last message and its answer"),
     "edit": Command(
         edit,
         "[text]",
-        "change the last message and answer it anew",
-        "Without text, the message is offered to edit.",
+        "change the last message and answer it again",
+        "Without text, the last message opens in the line editor.",
     ),
     "system": Command(
         system, "[text]", "show or change the system prompt", "/system - removes it."
@@ -249,29 +231,31 @@ COMMANDS = {
         "[name value]",
         "list the settings, or change one",
         "For example /set temp 0.7, /set thinking off, /set seed none.",
-        tuple(KINDS),
+        tuple(SETTING_TYPES),
     ),
-    "stats": Command(stats, "", "counters of the last answer and of the session"),
+    "stats": Command(
+        stats, "", "show statistics of the last answer and of the session"
+    ),
     "plain": Command(
         plain,
         "[on|off]",
-        "switch drafting off or on",
+        "turn plain decoding on or off",
         "The answers stay the same; compare their speed in the status lines.",
         tuple(SWITCH),
     ),
-    "save": Command(save, "FILE", "write the conversation to a file", "", None),
+    "save": Command(save, "FILE", "save the conversation to a file", "", None),
     "load": Command(
         load,
         "FILE",
-        "go on with a saved conversation",
-        "Its system prompt and settings come with it; the model stays this one.",
+        "continue a saved conversation",
+        "Its system prompt and settings are loaded too; the model does not change.",
         None,
     ),
     "paste": Command(
         paste,
         "",
-        "send many lines as one message, up to Ctrl-D",
-        "For terminals that cannot tell what is pasted from what is typed.",
+        "send several lines as one message, up to Ctrl-D",
+        "For terminals without bracketed paste.",
     ),
-    "quit": Command(leave, "", "leave"),
+    "quit": Command(leave, "", "end the chat"),
 }

@@ -1,9 +1,12 @@
-"""What Tab offers at a chat's prompt: commands, settings, their values, files."""
+"""Tab completion in a chat: commands, settings and their values, files.
+
+Owns which words may follow which. The commands are passed in.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prompt_toolkit.completion import (
     CompleteEvent,
@@ -13,44 +16,49 @@ from prompt_toolkit.completion import (
 )
 from prompt_toolkit.document import Document
 
-from .commands import COMMANDS
-from .settings import KINDS
+from .settings import SETTING_TYPES
 
 
-class Commands(Completer):
-    """Completes lines that begin with a slash."""
+class CommandCompleter(Completer):
+    """Completes lines that begin with a slash.
+
+    Args:
+        words: The words that may follow each command; None for a file name.
+    """
+
+    def __init__(self, words: Mapping[str, tuple[str, ...] | None]):
+        self.words = words
 
     def get_completions(
         self, document: Document, event: CompleteEvent
     ) -> Iterable[Completion]:
-        """As prompt_toolkit asks."""
-        found = re.fullmatch(r"/([a-z]*)(?:( +)(.*))?", document.text_before_cursor)
-        if found is None:
+        """The completions of the text before the cursor."""
+        match = re.fullmatch(r"/([a-z]*)(?:( +)(.*))?", document.text_before_cursor)
+        if match is None:
             return
-        name, space, rest = found.groups()
+        name, space, rest = match.groups()
         if not space:
-            yield from matching(name, (f"{each} " for each in COMMANDS))
-        elif name not in COMMANDS:
+            yield from complete(name, (f"{each} " for each in self.words))
+        elif name not in self.words:
             return
-        elif COMMANDS[name].words is None:
+        elif self.words[name] is None:
             paths = PathCompleter(expanduser=True)
             yield from paths.get_completions(Document(rest), event)
         else:
-            yield from matching(rest.split(" ")[-1], words_behind(name, rest))
+            yield from complete(rest.split(" ")[-1], self._words_after(name, rest))
+
+    def _words_after(self, name: str, rest: str) -> Iterable[str]:
+        """The words that may follow a command and the `rest` of the line."""
+        if name == "help":
+            return self.words
+        first, space, _ = rest.partition(" ")
+        if name == "set" and space:
+            return SETTING_TYPES[first].words if first in SETTING_TYPES else ()
+        return self.words[name] or ()
 
 
-def words_behind(name: str, rest: str) -> Iterable[str]:
-    """What may follow a command and some words."""
-    if name == "help":
-        return COMMANDS
-    first, space, _ = rest.partition(" ")
-    if name == "set" and space:
-        return KINDS[first].words if first in KINDS else ()
-    return COMMANDS[name].words or ()
-
-
-def matching(start: str, words: Iterable[str]) -> Iterable[Completion]:
-    """Words that begin so."""
+def complete(start: str, words: Iterable[str]) -> Iterable[Completion]:
+    """Completions with the words that begin with `start`."""
     for word in words:
         if word.startswith(start):
             yield Completion(word, start_position=-len(start))

@@ -1,7 +1,8 @@
-"""A conversation: its system prompt, its messages, and the file that keeps them.
+"""A conversation: its system prompt, its messages, and the file that stores it.
 
-Owns what was said. Knows no terminal and no model. A Conversation never changes: each
-step gives a new one, so that a turn that fails leaves the old one as it was.
+Owns the messages and the file format. Does not know terminals or models. A
+Conversation is immutable: each step returns a new one, so that a turn that fails leaves
+the old one unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ ROLES = ("user", "assistant")
 
 @dataclass(frozen=True)
 class Message:
-    """What one side said; `reasoning` is what an answer thought before its content."""
+    """A message of the user or the assistant.
+
+    Args:
+        role: One of ROLES.
+        content: Its text.
+        reasoning: The reasoning that preceded the content of an answer.
+    """
 
     role: str
     content: str
@@ -30,91 +37,90 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Questions and answers by turns.
+    """A system prompt, and user messages with their answers.
 
     Args:
         system: The system prompt, if any.
-        messages: A user's first; the last one may be a question without answer.
+        messages: Messages of alternating roles, the user's first. The last one may
+            have no answer yet.
     """
 
     system: str | None = None
     messages: tuple[Message, ...] = ()
 
     @property
-    def open(self) -> bool:
-        """Whether its last message waits for an answer."""
+    def unanswered(self) -> bool:
+        """Whether the last message is the user's."""
         return bool(self.messages) and self.messages[-1].role == "user"
 
     @property
-    def question(self) -> str | None:
-        """What the user said last."""
-        asked = [each.content for each in self.messages if each.role == "user"]
-        return asked[-1] if asked else None
+    def last_question(self) -> str | None:
+        """The user's last message, or None."""
+        questions = [each.content for each in self.messages if each.role == "user"]
+        return questions[-1] if questions else None
 
-    def for_template(self) -> list[dict[str, str]]:
-        """Messages as chat templates take them.
+    def template_messages(self) -> list[dict[str, str]]:
+        """The messages as chat templates take them.
 
-        Reasoning is told as `reasoning_content`: templates that know it keep or drop
-        it as their model wants; the others never show it to the model again.
+        Reasoning is passed as `reasoning_content`. Templates that know it keep or drop
+        it as their model expects; the others ignore it.
         """
-        told = []
+        messages = []
         if self.system is not None:
-            told.append({"role": "system", "content": self.system})
+            messages.append({"role": "system", "content": self.system})
         for each in self.messages:
-            told.append({"role": each.role, "content": each.content})
+            messages.append({"role": each.role, "content": each.content})
             if each.reasoning:
-                told[-1]["reasoning_content"] = each.reasoning
-        return told
+                messages[-1]["reasoning_content"] = each.reasoning
+        return messages
 
-    def ask(self, text: str) -> Conversation:
-        """With a question behind it."""
-        return self._with(*self._answered(), Message("user", text))
+    def with_question(self, text: str) -> Conversation:
+        """Add a message of the user's, in place of one that has no answer."""
+        answered = self.messages[:-1] if self.unanswered else self.messages
+        return self._with(*answered, Message("user", text))
 
-    def answer(self, content: str, reasoning: str = "") -> Conversation:
-        """With the answer to its open question."""
+    def with_answer(self, content: str, reasoning: str = "") -> Conversation:
+        """Add the answer to the last message."""
         return self._with(*self.messages, Message("assistant", content, reasoning))
 
     def undo(self) -> Conversation:
-        """Without the last question and its answer.
+        """Remove the user's last message and its answer.
 
         Raises:
-            CommandError: Nothing was asked yet; as in `retry` and `edit`.
+            CommandError: There is no message; as in `retry` and `edit`.
         """
         return self._with(*self._before_question())
 
     def retry(self) -> Conversation:
-        """With the last question open again."""
-        return self.edit(self.question or "")
+        """Remove the answer to the user's last message."""
+        return self.edit(self.last_question or "")
 
     def edit(self, text: str) -> Conversation:
-        """With `text` in place of the last question, open."""
+        """Replace the user's last message, and remove its answer."""
         return self._with(*self._before_question(), Message("user", text))
 
     def reset(self) -> Conversation:
-        """Only the system prompt."""
+        """Keep only the system prompt."""
         return self._with()
 
-    def _with(self, *messages):
+    def _with(self, *messages: Message) -> Conversation:
         return replace(self, messages=messages)
 
-    def _answered(self):
-        return self.messages[:-1] if self.open else self.messages
-
-    def _before_question(self):
-        if self.question is None:
-            raise CommandError("Nothing was asked yet.", "Write a message first.")
-        return self.messages[: -1 if self.open else -2]
+    def _before_question(self) -> tuple[Message, ...]:
+        if self.last_question is None:
+            raise CommandError("There is no message yet.", "Send one first.")
+        return self.messages[: -1 if self.unanswered else -2]
 
 
 @dataclass(frozen=True)
 class Record:
-    """A conversation as a file keeps it.
+    """The content of a conversation file.
 
     Args:
-        conversation: What was said.
-        model: Who answered.
-        drafter: Who drafted, if anybody.
-        settings: Names to values, as the chat had them.
+        conversation: The conversation.
+        model: The name of the model that answered.
+        drafter: The name of its drafter, if any.
+        settings: The chat's settings, by name.
     """
 
     conversation: Conversation
@@ -123,100 +129,104 @@ class Record:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def save(record: Record, path: Path) -> None:
-    """Write a record, whole or not at all.
+def save_record(record: Record, path: Path) -> None:
+    """Write a record, completely or not at all.
 
     Raises:
-        ConversationError: It cannot be written, or something else is there.
+        ConversationError: It cannot be written, or the file holds something else.
     """
-    spoken = record.conversation
-    told = {
+    conversation = record.conversation
+    content = {
         "format": FORMAT,
         "version": VERSION,
         "model": record.model,
         "drafter": record.drafter,
         "settings": record.settings,
-        "system": spoken.system,
-        "messages": [asdict(each) for each in spoken.messages],
+        "system": conversation.system,
+        "messages": [asdict(each) for each in conversation.messages],
     }
     try:
         if path.exists():
-            refuse_to_replace(path)
-        draft = path.with_name(f".saving-{os.getpid()}")
+            check_replaceable(path)
+        partial = path.with_name(f".saving-{os.getpid()}")
         try:
-            draft.write_text(json.dumps(told, indent=1, ensure_ascii=False), "utf-8")
-            draft.replace(path)
+            text = json.dumps(content, indent=1, ensure_ascii=False)
+            partial.write_text(text, "utf-8")
+            partial.replace(path)
         finally:
-            draft.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: no name that a file can have
-        why = error.strerror if isinstance(error, OSError) else error
+            partial.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: an impossible file name
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ConversationError(
-            f"{path} cannot be written: {why}.", "Name another file."
+            f"{path} cannot be written: {reason}.", "Choose another file."
         ) from None
 
 
-def refuse_to_replace(path: Path) -> None:
-    """Raise ConversationError unless `path` holds a conversation."""
+def check_replaceable(path: Path) -> None:
+    """Raise ConversationError unless `path` is a conversation file."""
     try:
-        load(path)
+        load_record(path)
     except ConversationError:
         raise ConversationError(
-            f"{path} is there already and is no conversation.", "Name another file."
+            f"{path} already exists and is not a saved conversation.",
+            "Choose another file.",
         ) from None
 
 
-def load(path: Path) -> Record:
+def load_record(path: Path) -> Record:
     """Read a record.
 
     Raises:
-        ConversationError: There is no such file, or it is broken or no conversation.
+        ConversationError: The file cannot be read, or is not a valid conversation.
     """
     try:
-        told = json.loads(path.read_text("utf-8"))
-        json.dumps(told, ensure_ascii=False).encode()  # \ud800 is no character
+        content = json.loads(path.read_text("utf-8"))
+        # Fails on half of a surrogate pair, such as \ud800.
+        json.dumps(content, ensure_ascii=False).encode()
     except OSError as error:
         raise ConversationError(f"{path} cannot be read: {error.strerror}.") from None
     except (ValueError, RecursionError):
-        raise broken(path, "it is no JSON text") from None
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
-        raise broken(path, f"its format is not {FORMAT!r}")
-    if told.get("version") != VERSION:
-        raise broken(path, f"this version reads version {VERSION} only")
+        raise invalid_file(path, "it is not valid JSON") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise invalid_file(path, f"its format is not {FORMAT!r}")
+    if content.get("version") != VERSION:
+        raise invalid_file(path, f"only version {VERSION} of the format is supported")
     names = ("model", "drafter", "system")
-    model, drafter, system = (told.get(name) for name in names)
+    model, drafter, system = (content.get(name) for name in names)
     for name, value in zip(names, (model, drafter, system), strict=True):
         if not (isinstance(value, str) or (value is None and name != "model")):
-            raise broken(path, f"its {name} is no text")
-    settings = told.get("settings")
+            raise invalid_file(path, f"its {name} is not text")
+    settings = content.get("settings")
     if not isinstance(settings, dict):
-        raise broken(path, "it has no settings")
-    spoken = Conversation(system, read_messages(told.get("messages"), path))
-    return Record(spoken, model, drafter, settings)
+        raise invalid_file(path, "its settings are not an object")
+    messages = parse_messages(content.get("messages"), path)
+    return Record(Conversation(system, messages), model, drafter, settings)
 
 
-def read_messages(told: Any, path: Path) -> tuple[Message, ...]:
-    """A file's messages, questions and answers by turns.
+def parse_messages(items: Any, path: Path) -> tuple[Message, ...]:
+    """The messages of a file.
 
     Raises:
-        ConversationError: They are not.
+        ConversationError: They are not messages of alternating roles.
     """
-    if not isinstance(told, list):
-        raise broken(path, "it has no messages")
-    for i, each in enumerate(told):
-        texts = isinstance(each, dict) and all(
-            isinstance(each.get(name, ""), str) for name in ("content", "reasoning")
+    if not isinstance(items, list):
+        raise invalid_file(path, "its messages are not a list")
+    for i, item in enumerate(items):
+        texts = isinstance(item, dict) and all(
+            isinstance(item.get(name, ""), str) for name in ("content", "reasoning")
         )
-        if not texts or "content" not in each or each.get("role") != ROLES[i % 2]:
-            raise broken(path, f"message {i + 1} is no text of the {ROLES[i % 2]}'s")
+        role = ROLES[i % 2]
+        if not texts or "content" not in item or item.get("role") != role:
+            raise invalid_file(path, f"message {i + 1} is not a text of the {role}")
     return tuple(
-        Message(each["role"], each["content"], each.get("reasoning", ""))
-        for each in told
+        Message(item["role"], item["content"], item.get("reasoning", ""))
+        for item in items
     )
 
 
-def broken(path: Path, why: str) -> ConversationError:
-    """The error for a file that is no conversation."""
+def invalid_file(path: Path, reason: str) -> ConversationError:
+    """The error for a file that is not a valid conversation."""
     return ConversationError(
-        f"{path} is no conversation that can be read: {why}.",
-        "The present conversation goes on.",
+        f"{path} is not a saved conversation: {reason}.",
+        "The current conversation is unchanged.",
     )

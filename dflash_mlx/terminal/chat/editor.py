@@ -1,7 +1,7 @@
-"""Where a chat's messages come from: a line editor, a simple terminal, or a pipe.
+"""Reads a chat's messages from a line editor, a simple terminal or a pipe.
 
-Owns keys and what the terminal does meanwhile. Knows no conversation; which words can
-be completed is told by the caller.
+Owns the keys, and the terminal's echo while an answer arrives. Does not know
+conversations or commands; the words to complete are passed in.
 """
 
 from __future__ import annotations
@@ -29,75 +29,82 @@ from prompt_toolkit.utils import is_dumb_terminal
 from ...errors import PromptError
 from ..streams import check_utf8
 
-SIGN = ">> "
-MORE = ".. "
-# Seconds after which a Ctrl-C is heard at the latest.
-HEARING = 0.1
+PROMPT = ">> "
+CONTINUATION = ".. "
+# Seconds after which a Ctrl-C is noticed at the latest.
+POLL_INTERVAL = 0.1
 
 
 class Reader(Protocol):
-    """Gives messages.
+    """Reads messages.
 
     Attributes:
-        terminal: Somebody sits there.
-        edits: It can offer a text to edit.
+        terminal: Whether the messages are typed on a terminal.
+        can_edit: Whether it can offer a text for editing.
     """
 
     terminal: bool
-    edits: bool
+    can_edit: bool
 
     def read(self, text: str = "") -> str | None:
-        """The next message, `text` offered to edit; None at the end.
+        """Read the next message.
+
+        Args:
+            text: The text offered for editing.
+
+        Returns:
+            The message; None at the end of the input.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C, and there was nothing to clear.
-            PromptError: It is no UTF-8.
+            KeyboardInterrupt: Ctrl-C was pressed on an empty line.
+            PromptError: The message is not valid UTF-8.
         """
 
     def paste(self) -> str | None:
-        """All lines up to Ctrl-D or the end, as one message; None if given up."""
+        """Read all lines up to Ctrl-D or the end as one message; None if cancelled."""
 
 
-class Lines:
-    """A pipe or a terminal without escape codes: a line is a message.
+class LineReader:
+    """Reads a pipe, or a terminal without escape codes: each line is a message.
 
     Args:
         source: Bytes of UTF-8.
-        terminal: Somebody sits there: show a sign, and go on after a backslash.
+        terminal: `source` is a terminal: print prompts, and continue a line that ends
+            with a backslash.
     """
 
-    edits = False
+    can_edit = False
 
     def __init__(self, source: BinaryIO, terminal: bool = False):
         self.source, self.terminal = source, terminal
 
     def read(self, text: str = "") -> str | None:
         """As in Reader."""
-        self._sign(SIGN)
-        line = self._line()
+        self._print_prompt(PROMPT)
+        line = self._read_line()
         while self.terminal and line is not None and line.endswith("\\"):
-            self._sign(MORE)
-            line = line[:-1] + "\n" + (self._line() or "")
+            self._print_prompt(CONTINUATION)
+            line = line[:-1] + "\n" + (self._read_line() or "")
         return line
 
     def paste(self) -> str | None:
         """As in Reader."""
         lines = []
-        while raw := self._raw():
+        while raw := self._read_bytes():
             lines.append(raw)
-        return "\n".join(map(self._text, lines)) or None
+        return "\n".join(map(self._decode, lines)) or None
 
-    def _line(self):
-        raw = self._raw()
-        return self._text(raw) if raw else None
+    def _read_line(self) -> str | None:
+        raw = self._read_bytes()
+        return self._decode(raw) if raw else None
 
-    def _raw(self):
-        # A Ctrl-C just before a blocking read is heard after it: it must not block.
-        while self.terminal and not select([self.source], [], [], HEARING)[0]:
+    def _read_bytes(self) -> bytes:
+        # A blocking read would delay a Ctrl-C that comes just before it.
+        while self.terminal and not select([self.source], [], [], POLL_INTERVAL)[0]:
             pass
         return self.source.readline()
 
-    def _text(self, raw):
+    def _decode(self, raw: bytes) -> str:
         try:
             return raw.decode().rstrip("\r\n")
         except UnicodeDecodeError:
@@ -105,21 +112,23 @@ class Lines:
                 "The message is not valid UTF-8.", "Convert it, for example with iconv."
             ) from None
 
-    def _sign(self, sign):
+    def _print_prompt(self, text: str) -> None:
         if self.terminal:
-            print(sign, end="", file=sys.stderr, flush=True)
+            print(text, end="", file=sys.stderr, flush=True)
 
 
 class LineEditor:
-    """A terminal: Enter sends, Alt-Enter or a last backslash begins a new line.
+    """Reads a terminal with a line editor.
+
+    Enter sends; Alt-Enter, or Enter after a backslash, starts a new line.
 
     Args:
-        history: Lines of earlier sessions.
-        completer: What Tab completes.
-        input, output: The terminal; the program's own if left out.
+        history: The lines of earlier sessions.
+        completer: Completes words on Tab.
+        input, output: The terminal; by default the program's own.
     """
 
-    terminal = edits = True
+    terminal = can_edit = True
 
     def __init__(
         self,
@@ -133,11 +142,11 @@ class LineEditor:
             "enable_suspend": True,
             "input_processors": [TabsProcessor(char1=" ", char2=" ")],
             "input": input,
-            # stdout may be a file: the answers go there.
+            # stdout, where the answers go, may be a file.
             "output": output or create_output(always_prefer_tty=True),
         }
-        self._session: PromptSession[str] = PromptSession(
-            SIGN,
+        self._message_session: PromptSession[str] = PromptSession(
+            PROMPT,
             history=history,
             completer=completer,
             complete_while_typing=False,
@@ -146,27 +155,27 @@ class LineEditor:
             key_bindings=message_keys(),
             **common,
         )
-        self._paper: PromptSession[str] = PromptSession(
-            MORE, key_bindings=paste_keys(), **common
+        self._paste_session: PromptSession[str] = PromptSession(
+            CONTINUATION, key_bindings=paste_keys(), **common
         )
 
     def read(self, text: str = "") -> str | None:
         """As in Reader."""
         try:
-            return check_utf8(self._session.prompt(default=text))
+            return check_utf8(self._message_session.prompt(default=text))
         except EOFError:
             return None
 
     def paste(self) -> str | None:
         """As in Reader."""
         try:
-            return check_utf8(self._paper.prompt()).rstrip("\n") or None
+            return check_utf8(self._paste_session.prompt()).rstrip("\n") or None
         except (EOFError, KeyboardInterrupt):
             return None
 
 
 def message_keys() -> KeyBindings:
-    """What keys do beside the usual ones of an editor line."""
+    """The keys that differ from prompt_toolkit's defaults."""
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -178,20 +187,17 @@ def message_keys() -> KeyBindings:
         else:
             buffer.validate_and_handle()
 
-    @keys.add("escape", "enter")
-    def new_line(event):
-        event.current_buffer.insert_text("\n")
-
-    keys.add("c-c", filter=~is_searching)(clear_or_leave)
-    keys.add("<sigint>")(clear_or_leave)
+    keys.add("escape", "enter")(insert("\n"))
+    keys.add("c-c", filter=~is_searching)(clear_or_interrupt)
+    keys.add("<sigint>")(clear_or_interrupt)
     return keys
 
 
 def paste_keys() -> KeyBindings:
-    """All is text, as without an editor, up to Ctrl-D."""
+    """The keys of /paste: Enter and Tab insert themselves, Ctrl-D sends."""
     keys = KeyBindings()
     for key, text in (("enter", "\n"), ("tab", "\t")):
-        keys.add(key)(inserting(text))
+        keys.add(key)(insert(text))
 
     @keys.add("c-d")
     def send(event):
@@ -200,17 +206,17 @@ def paste_keys() -> KeyBindings:
     return keys
 
 
-def inserting(text: str) -> Callable:
-    """A key that types `text`."""
+def insert(text: str) -> Callable:
+    """A key handler that inserts `text`."""
 
-    def type_it(event):
+    def handler(event):
         event.current_buffer.insert_text(text)
 
-    return type_it
+    return handler
 
 
-def clear_or_leave(event) -> None:
-    """Ctrl-C clears a text; without one it interrupts the prompt."""
+def clear_or_interrupt(event) -> None:
+    """Clear the text; interrupt the prompt if there is none."""
     if event.current_buffer.text:
         event.current_buffer.reset()
     else:
@@ -218,26 +224,31 @@ def clear_or_leave(event) -> None:
 
 
 def open_reader(history: Callable[[], History], completer: Completer) -> Reader:
-    """The reader that stdin asks for; `history` is opened if it has one."""
+    """A reader of stdin.
+
+    Args:
+        history: Opens the history; called only for a line editor.
+        completer: As in LineEditor.
+    """
     if sys.stdin is None or not sys.stdin.isatty():
-        return Lines(sys.stdin.buffer if sys.stdin else BytesIO())
-    shown = sys.stdout.isatty() or sys.stderr.isatty()
-    if is_dumb_terminal() or not shown:
-        return Lines(sys.stdin.buffer, terminal=True)
+        return LineReader(sys.stdin.buffer if sys.stdin else BytesIO())
+    has_screen = sys.stdout.isatty() or sys.stderr.isatty()
+    if is_dumb_terminal() or not has_screen:
+        return LineReader(sys.stdin.buffer, terminal=True)
     return LineEditor(history(), completer)
 
 
 @contextlib.contextmanager
 def without_echo() -> Iterator[None]:
-    """What is typed while an answer comes waits for the next prompt, unseen."""
+    """Hide what is typed while the body runs; the next prompt shows it."""
     try:
         before = termios.tcgetattr(sys.stdin)
-    except (OSError, ValueError, termios.error):  # no terminal
+    except (OSError, ValueError, termios.error):  # stdin is not a terminal
         yield
         return
-    quiet = [*before]
-    quiet[3] &= ~termios.ECHO
-    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""What can be changed between two answers of a chat: names, texts, checks.
+"""The settings that /set and /plain change between two answers of a chat.
 
-Owns /set's names and how their values are written. The ranges are those of the command
-line's options: Sampling and AnswerRequest check them.
+Owns their names and how their values are written. Does not know the ranges of values,
+which Sampling and AnswerRequest check.
 """
 
 from __future__ import annotations
@@ -19,77 +19,87 @@ from ..answer_options import Looks, ThinkingOptions
 from ..answer_request import AnswerRequest
 from ..thinking import Thinking
 
-NONE = ("none", "auto", "default")
+NONE_WORDS = ("none", "auto", "default")
 SWITCH = {"on": True, "off": False}
 SAMPLING = ("temp", "top_p", "top_k", "min_p", "seed")
+# Options that --plain excludes, with their defaults.
+DRAFTING = {
+    "draft": None,
+    "draft_window": None,
+    "draft_quantize": None,
+    "block_size": None,
+}
 
 
 @dataclass(frozen=True)
-class Kind:
-    """How a setting's value is written.
+class SettingType:
+    """How the value of a setting is written.
 
     Args:
-        read: Its value from a text; raises ValueError or KeyError.
-        wanted: What the text must be.
-        about: One line of help.
-        words: Texts to complete.
+        parse: The value of a text; raises ValueError or KeyError.
+        expected: What the text must be.
+        summary: One line of help.
+        words: The texts to complete.
     """
 
-    read: Callable[[str], Any]
-    wanted: str
-    about: str
+    parse: Callable[[str], Any]
+    expected: str
+    summary: str
     words: tuple[str, ...] = ()
 
 
-def number(about: str, read: type = float) -> Kind:
-    """A number, or a whole one."""
-    wanted = "a number" if read is float else "a whole number"
-    return Kind(read, wanted, about)
+def number(summary: str, parse: type = float) -> SettingType:
+    """A number, or a whole number if `parse` is int."""
+    expected = "a number" if parse is float else "a whole number"
+    return SettingType(parse, expected, summary)
 
 
-def maybe(read: Callable[[str], Any], wanted: str, about: str) -> Kind:
+def optional(parse: Callable[[str], Any], expected: str, summary: str) -> SettingType:
     """A value or none."""
-    return Kind(
-        lambda text: None if text in NONE else read(text),
-        f"{wanted} or none",
-        about,
+    return SettingType(
+        lambda text: None if text in NONE_WORDS else parse(text),
+        f"{expected} or none",
+        summary,
         ("none",),
     )
 
 
-def one_of(about: str, *words: str) -> Kind:
-    """One of some words."""
+def choice(summary: str, *words: str) -> SettingType:
+    """One of several words."""
+    expected = ", ".join(words[:-1]) + f" or {words[-1]}"
     values = {word: word for word in words}
-    return Kind(values.__getitem__, " or ".join(words), about, words)
+    return SettingType(values.__getitem__, expected, summary, words)
 
 
-def switch(about: str) -> Kind:
+def switch(summary: str) -> SettingType:
     """On or off."""
-    return Kind(SWITCH.__getitem__, "on or off", about, tuple(SWITCH))
+    return SettingType(SWITCH.__getitem__, "on or off", summary, tuple(SWITCH))
 
 
-KINDS = {
-    "temp": number("temperature; 0 is greedy"),
+SETTING_TYPES = {
+    "temp": number("sampling temperature; 0 is greedy"),
     "top_p": number("nucleus sampling; 1 is off"),
-    "top_k": number("most likely tokens kept; 0 is off", int),
-    "min_p": number("least share of the best; 0 is off"),
-    "seed": maybe(int, "a whole number", "makes sampling repeatable"),
-    "max_tokens": number("most tokens of an answer; -1 for no limit", int),
-    "block_size": maybe(int, "a whole number", "rows of a pass; none: measured"),
-    "thinking": one_of("whether the model reasons first", "auto", "on", "off"),
-    "effort": maybe(str, "a word", "how hard it reasons, e.g. low or high"),
+    "top_k": number("number of likeliest tokens to sample from; 0 is off", int),
+    "min_p": number("drop tokens below this share of the likeliest; 0 is off"),
+    "seed": optional(int, "a whole number", "makes sampling repeatable"),
+    "max_tokens": number("maximum tokens of an answer; -1 for no limit", int),
+    "block_size": optional(
+        int, "a whole number", "rows of a verify pass; none chooses by measured cost"
+    ),
+    "thinking": choice("whether the model reasons first", "auto", "on", "off"),
+    "effort": optional(str, "a word", "reasoning effort, for example low or high"),
     "markdown": switch("render Markdown"),
     "drafts": switch("colour drafted tokens"),
-    "reasoning": one_of("how reasoning is shown", "show", "fold", "hide"),
+    "reasoning": choice("how reasoning is displayed", "show", "fold", "hide"),
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values now.
+    """The current values of the settings.
 
     Args:
-        plain: Decode without drafts; /plain, not /set, changes it.
+        plain: Decode without drafting; changed by /plain, not by /set.
     """
 
     temp: float
@@ -107,14 +117,14 @@ class Settings:
     reasoning: str = "show"
 
     @classmethod
-    def of(
+    def from_options(
         cls,
-        ask: AnswerRequest,
+        request: AnswerRequest,
         thinking: ThinkingOptions | None = None,
         looks: Looks | None = None,
     ) -> Settings:
-        """Those of the command line."""
-        sampling: Sampling = ask.sampling
+        """The settings of a command line."""
+        sampling: Sampling = request.sampling
         thinking, looks = thinking or ThinkingOptions(), looks or Looks()
         return cls(
             temp=sampling.temp,
@@ -122,9 +132,9 @@ class Settings:
             top_k=sampling.top_k,
             min_p=sampling.min_p,
             seed=sampling.seed,
-            max_tokens=ask.max_tokens,
-            block_size=ask.block_size,
-            plain=ask.plain,
+            max_tokens=request.max_tokens,
+            block_size=request.block_size,
+            plain=request.plain,
             thinking=thinking.thinking,
             effort=thinking.reasoning_effort,
             markdown=looks.markdown,
@@ -132,69 +142,71 @@ class Settings:
             reasoning=looks.reasoning,
         )
 
-    def changed(self, name: str, text: str) -> Settings:
-        """With one value read from text; its range is not checked here.
+    def with_value(self, name: str, text: str) -> Settings:
+        """Change one value, without checking its range.
+
+        Args:
+            name: The setting, with underscores or hyphens.
+            text: The value as written.
 
         Raises:
-            OptionError: There is no such setting, or the text is of another kind.
+            OptionError: There is no such setting, or the text is of another type.
         """
         name = name.replace("-", "_")
-        if name not in KINDS:
-            near = difflib.get_close_matches(name, KINDS, n=1)
-            hint = f"Did you mean {near[0]}? /set lists all." if near else "/set lists."
-            raise OptionError(f"There is no setting {name!r}.", hint)
+        if name not in SETTING_TYPES:
+            near = difflib.get_close_matches(name, SETTING_TYPES, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise OptionError(
+                f"There is no setting {name!r}.", f"{hint}/set lists the settings."
+            )
         try:
-            value = KINDS[name].read(text)
+            value = SETTING_TYPES[name].parse(text)
         except (ValueError, KeyError):
-            wanted = KINDS[name].wanted
-            raise OptionError(f"{name} must be {wanted}, but is {text!r}.") from None
+            expected = SETTING_TYPES[name].expected
+            raise OptionError(f"{name} must be {expected}, but is {text!r}.") from None
         return replace(self, **{name: value})
 
-    def apply(self, ask: AnswerRequest) -> AnswerRequest:
-        """The options of the next answer.
+    def apply(self, request: AnswerRequest) -> AnswerRequest:
+        """The request for the next answer.
 
         Raises:
             OptionError: A value is out of its range, as on the command line.
         """
         values = {name: vars(self)[name] for name in SAMPLING}
-        asked = replace(
-            ask,
-            sampling=replace(ask.sampling, **values),
+        changed = replace(
+            request,
+            sampling=replace(request.sampling, **values),
             max_tokens=self.max_tokens,
             plain=False,
             block_size=self.block_size,
         )
-        # What was loaded stays; only what decodes it changes.
-        aside = dict.fromkeys(("draft", "draft_window", "draft_quantize", "block_size"))
-        aside["plain"] = True
-        return replace(asked, **aside) if self.plain else asked
+        return replace(changed, **DRAFTING, plain=True) if self.plain else changed
 
-    @property
-    def thought(self) -> Thinking:
-        """What is asked of the model's reasoning."""
+    def make_thinking(self) -> Thinking:
+        """Whether and how hard the model should reason."""
         return Thinking(self.thinking, self.effort)
 
-    def template(self, tokenizer: TokenizerWrapper) -> dict[str, Any]:
+    def template_arguments(self, tokenizer: TokenizerWrapper) -> dict[str, Any]:
         """Arguments for the chat template.
 
         Raises:
-            OptionError: The template has no such switch.
+            OptionError: The template does not have the setting.
         """
-        return self.thought.template_arguments(tokenizer)
+        return self.make_thinking().template_arguments(tokenizer)
 
-    def given(self) -> set[str]:
-        """Names of those that are not the command line's defaults."""
-        defaults = Settings.of(AnswerRequest()).as_dict()
+    def non_defaults(self) -> set[str]:
+        """The names of the settings that differ from the command line's defaults."""
+        defaults = Settings.from_options(AnswerRequest()).as_dict()
         return {k for k, value in self.as_dict().items() if value != defaults[k]}
 
     def as_dict(self) -> dict[str, Any]:
-        """What /set can change, by name."""
+        """The values that /set can change, by name."""
         values = {each.name: vars(self)[each.name] for each in fields(self)}
-        return {name: values[name] for name in KINDS}
+        return {name: values[name] for name in SETTING_TYPES}
 
 
-def written(value: Any) -> str:
-    """A value as /set would take it."""
+def format_value(value: Any) -> str:
+    """A value as /set takes it."""
     if value is None or isinstance(value, bool):
         return {None: "none", True: "on", False: "off"}[value]
     return str(value)

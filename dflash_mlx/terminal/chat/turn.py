@@ -1,6 +1,6 @@
-"""One turn: a prompt in, an answer on the display, Ctrl-C heeded between two rounds.
+"""One turn: answers a prompt on a display, and stops between rounds on Ctrl-C.
 
-Owns the interruption. Knows no conversation and no commands.
+Owns the handling of Ctrl-C. Does not know conversations or commands.
 """
 
 from __future__ import annotations
@@ -21,53 +21,61 @@ from ..answer_request import AnswerRequest
 
 
 class Display(Protocol):
-    """Shows an answer while it comes; `answer` and `reasoning` are its texts so far."""
+    """Displays an answer as it arrives.
+
+    Attributes:
+        console: Where the answer is displayed.
+        answer, reasoning: The texts so far.
+    """
 
     console: Console
     answer: str
     reasoning: str
 
     def push(self, response: GenerationResponse) -> None:
-        """Show the next token."""
+        """Display the next response."""
 
     def close(self) -> None:
-        """Show what is held back, and end the line."""
+        """Display the text that was held back, and end the line."""
 
 
-class Stopped(Exception):
-    """The user wants no answer any more; raised while the prompt is read."""
+class PrefillStopped(Exception):
+    """Ctrl-C was pressed during the prefill."""
 
 
-class Stop:
-    """Ctrl-C as a wish, for the time of an answer: `asked` tells of it.
+class StopRequest:
+    """Defers Ctrl-C while an answer is computed; a context manager.
 
-    The second one is a KeyboardInterrupt, wherever the program is.
+    A second Ctrl-C raises KeyboardInterrupt at once.
+
+    Attributes:
+        requested: Whether Ctrl-C was pressed.
     """
 
     def __init__(self):
-        self.asked = False
+        self.requested = False
 
-    def __enter__(self) -> Stop:
-        self._before = signal.signal(signal.SIGINT, self._wish)
+    def __enter__(self) -> StopRequest:
+        self._before = signal.signal(signal.SIGINT, self._handle)
         return self
 
     def __exit__(self, *error) -> None:
         signal.signal(signal.SIGINT, self._before)
 
-    def check(self, done: int, total: int) -> None:
-        """Leave a prefill between two of its chunks: progress calls this."""
-        if self.asked and done < total:
-            raise Stopped
+    def check_prefill(self, done: int, total: int) -> None:
+        """Raise PrefillStopped between two chunks of the prefill if requested."""
+        if self.requested and done < total:
+            raise PrefillStopped
 
-    def _wish(self, *signal):
-        if self.asked:
+    def _handle(self, *signal) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What came of a prompt.
+class Outcome:
+    """How a turn ended.
 
     Args:
         last: The last response; None if the prefill was stopped.
@@ -78,68 +86,69 @@ class Turn:
     stopped: bool
 
 
-def take(
-    ask: AnswerRequest,
+def answer_prompt(
+    request: AnswerRequest,
     pair: Pair,
     tokenizer: TokenizerWrapper,
     ids: list[int],
     cache: PromptCache,
     display: Display,
     marks: Collection[int] = (),
-    reading: Callable[[int, int], None] | None = None,
-) -> Turn:
+    prefill_progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
     """Answer a prompt on a display.
 
     Args:
-        ask: The options.
-        pair, tokenizer: From its `open`.
-        ids: The whole prompt; what `cache` holds of it is not computed again.
-        cache: Holds prompt and answer afterwards, however that ended.
+        request: The options.
+        pair, tokenizer: From request.load.
+        ids: The whole prompt; the part that `cache` holds is not computed again.
+        cache: Afterwards holds the prompt and the answer, however the turn ended.
         display: Is closed afterwards.
-        marks: As in `cache.reuse`.
-        reading: Told of the prompt's progress.
+        marks: As in PromptCache.reuse.
+        prefill_progress: Called with (prompt tokens done, prompt tokens in total).
 
     Raises:
         DFlashError: The prompt or an option is refused.
     """
-    last, stopped, told = None, False, []
-    with Stop() as stop:
+    last, stopped, emitted = None, False, []
+    with StopRequest() as stop:
 
         def progress(done, total):
-            if reading is not None:
-                reading(done, total)
-            stop.check(done, total)
+            if prefill_progress is not None:
+                prefill_progress(done, total)
+            stop.check_prefill(done, total)
 
         try:
             rest = cache.reuse(ids, marks)
-            stream = ask.stream(pair, tokenizer, rest, cache, progress)
+            stream = request.stream(pair, tokenizer, rest, cache, progress)
             with contextlib.closing(stream) as responses:
                 for last in responses:
                     display.push(last)
-                    told.append((last.token, len(last.text)))
-                    # Tokens of a round are in the caches together: all are told.
-                    between = last.generation_tokens == last.stats.tokens
-                    if stop.asked and between and last.finish_reason is None:
+                    emitted.append((last.token, len(last.text)))
+                    # The caches hold all tokens of a round, so all are displayed.
+                    round_ended = last.generation_tokens == last.stats.tokens
+                    if stop.requested and round_ended and last.finish_reason is None:
                         stopped = True
-                        display.push(replace(last, text=held_back(tokenizer, told)))
+                        text = held_back_text(tokenizer, emitted)
+                        display.push(replace(last, text=text))
                         break
-        except (Stopped, KeyboardInterrupt):
+        except (PrefillStopped, KeyboardInterrupt):
             stopped = True
         finally:
             display.close()
-    return Turn(last, stopped)
+    return Outcome(last, stopped)
 
 
-def held_back(tokenizer: TokenizerWrapper, told: list[tuple[int, int]]) -> str:
-    """The end of a stopped answer's text that waited for its next token.
+def held_back_text(tokenizer: TokenizerWrapper, emitted: list[tuple[int, int]]) -> str:
+    """The end of a stopped answer that still waited for its next token.
 
     Args:
-        tokenizer: Spells the tokens.
-        told: Each token, and how many characters were told with it.
+        tokenizer: The answer's tokenizer.
+        emitted: Each token, and the number of characters emitted with it.
     """
     detokenizer = tokenizer.detokenizer
-    for token, _ in told:
+    for token, _ in emitted:
         detokenizer.add_token(token)
     detokenizer.finalize()
-    shown = sum(length for _, length in told)
-    return detokenizer.text[shown:].rstrip("\ufffd")
+    length = sum(characters for _, characters in emitted)
+    return detokenizer.text[length:].rstrip("\ufffd")

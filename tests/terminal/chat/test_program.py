@@ -1,4 +1,4 @@
-"""The chat as its users have it: a real program in a pseudo-terminal, or in a pipe."""
+"""The chat as a program, in a pseudo-terminal or a pipe."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.equipment.program import process
 from tests.equipment.teletype import (
     ALT_ENTER,
     CTRL_C,
@@ -20,31 +21,31 @@ from tests.equipment.teletype import (
 
 COUNT = "Count from 1 to 8."
 VOWELS = "List the vowels with numbers."
-# Answers without an end of their own, and a sign that the prompt is being read.
+# A chat whose answers never end by themselves, with a notice during the prefill.
 ENDLESS = """
 import dataclasses
 from dflash_mlx import Sampling
 from dflash_mlx.terminal import answer_request, streams
-from dflash_mlx.terminal.chat import session
+from dflash_mlx.terminal.chat import repl
 from dflash_mlx.terminal.answer_options import Looks, ThinkingOptions
 
-class Telling(answer_request.AnswerRequest):
+class Noisy(answer_request.AnswerRequest):
     def stream(self, pair, tokenizer, prompt, cache, progress=None):
-        def tell(done, total):
+        def report(done, total):
             if done > 8:
                 streams.print_notice("reading")
             progress(done, total)
-        yield from super().stream(pair, tokenizer, prompt, cache, tell)
+        yield from super().stream(pair, tokenizer, prompt, cache, report)
 
 never = Sampling(logit_bias={2: -100.0})
-asked = Telling(max_tokens=-1, sampling=never, prefill_step_size=4, plain=True)
-session.run(asked, ThinkingOptions(), Looks(markdown=False))
+request = Noisy(max_tokens=-1, sampling=never, prefill_step_size=4, plain=True)
+repl.run(request, ThinkingOptions(), Looks(markdown=False))
 """
 
 
 @pytest.fixture
 def home(tmp_path):
-    """A home of the test's own, with what was measured in the session's."""
+    """A home folder for the test, with the measurements of the test session."""
     (tmp_path / ".cache").symlink_to(Path.home() / ".cache")
     return tmp_path
 
@@ -74,31 +75,31 @@ def piped(home, stdin, *arguments):
 def test_a_conversation_with_every_command(chat, home):
     with chat("--system-prompt", "Be brief.", "-m", "60", columns=100, rows=30) as tty:
         tty.enter("/help", "are /quit, /reset, /help.")
-        tty.enter("/help undo", "/undo: take back")
+        tty.enter("/help undo", "/undo: remove the last")
         tty.enter("/stats", "There are no answers yet.")
         tty.send("Hello!")
         tty.send(VOWELS)
         tty.enter("/stats", "Session: 2 answers")
-        tty.enter("/undo", f"Taken back: {VOWELS}")
+        tty.enter("/undo", f"Removed: {VOWELS}")
         tty.send("/retry")
         tty.send("/edit " + VOWELS)
-        tty.enter("/set", "how reasoning is shown")
-        tty.enter("/set temp 0.7", "temp is 0.7.")
+        tty.enter("/set", "how reasoning is displayed")
+        tty.enter("/set temp 0.7", "temp is now 0.7.")
         tty.enter("/set temp -1", "temp must be 0 or more")
-        tty.enter("/set temp 0", "temp is 0.")
-        tty.enter("/plain", "Decoding plainly: drafting is off.")
+        tty.enter("/set temp 0", "temp is now 0.")
+        tty.enter("/plain", "Using plain decoding: drafting is off.")
         tty.enter("/retry", "plain (drafting is off)")
-        tty.enter("/plain off", "Drafting.")
+        tty.enter("/plain off", "Drafting is on.")
         tty.enter("/system", "System prompt: Be brief.")
-        tty.enter("/save talk.json", "Saved in talk.json.")
+        tty.enter("/save talk.json", "Saved to talk.json.")
         tty.enter("/system -", "There is no system prompt.")
-        tty.enter("/reset", "Forgotten.")
+        tty.enter("/reset", "The conversation is cleared.")
         tty.enter("/load talk.json", "Loaded 2 messages from talk.json.")
         tty.enter("/system", "System prompt: Be brief.")
         tty.send("//vowels please")
         tty.type("/rset\r")
         tty.wait("Did you mean /reset?")
-        tty.wait(">> /rset")  # given back to edit
+        tty.wait(">> /rset")  # offered for editing
         tty.type(CTRL_C)
         tty.wait(tty.ready)
         tty.type("/edit\r")
@@ -106,19 +107,19 @@ def test_a_conversation_with_every_command(chat, home):
         tty.type(CTRL_C)
         tty.wait(tty.ready)
         tty.type(CTRL_C)
-        tty.wait("Nothing is changed.")
+        tty.wait("Nothing was changed.")
         tty.wait(tty.ready)
-        tty.enter("h", "/quit leave")
-        tty.enter("r", "Forgotten.")
+        tty.enter("h", "/quit end the chat")
+        tty.enter("r", "The conversation is cleared.")
         tty.type("q\r")
         assert tty.end() == 0
-    told = json.loads((home / "talk.json").read_text())
-    assert [each["content"] for each in told["messages"]][0] == VOWELS
-    assert told["system"] == "Be brief." and b"Traceback" not in tty.raw
+    saved = json.loads((home / "talk.json").read_text())
+    assert [each["content"] for each in saved["messages"]][0] == VOWELS
+    assert saved["system"] == "Be brief." and b"Traceback" not in tty.raw
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_answer_and_a_follow_up_remembers(chat, home):
+def test_ctrl_c_stops_the_answer_and_a_follow_up_continues(chat, home):
     with chat(script=ENDLESS) as tty:
         tty.type("Count from 1 to 300.\r")
         tty.wait("8, 9, 10, 11,")
@@ -131,17 +132,17 @@ def test_ctrl_c_stops_the_answer_and_a_follow_up_remembers(chat, home):
         tty.wait(">> not sent")
         tty.type(CTRL_C)  # clears the line
         tty.wait(tty.ready)
-        assert "Ctrl-D or /quit leaves." not in tty.text()
+        assert "Press Ctrl-D or type /quit to quit." not in tty.text()
         tty.type(CTRL_C)
-        tty.wait("Ctrl-D or /quit leaves.")
+        tty.wait("Press Ctrl-D or type /quit to quit.")
         tty.wait(tty.ready)
-        tty.enter("/set max_tokens 5", "max_tokens is 5.")
+        tty.enter("/set max_tokens 5", "max_tokens is now 5.")
         tty.send("And then?")
-        # All of the first turn but a word at its end was in the caches.
+        # The caches held the first turn, except perhaps its last word.
         tty.enter("/stats", "Session: 2 answers")
-        told = tty.text().split("Last answer: ")[1]
-        cached, whole = map(int, told.split(" prompt tokens cached")[0].split()[-3::2])
-        assert whole > cached > 40
+        stats = tty.text().split("Last answer: ")[1]
+        cached, total = map(int, stats.split(" prompt tokens cached")[0].split()[-3::2])
+        assert total > cached > 40
         tty.enter("/save talk.json", "Saved")
         tty.leave()
     messages = json.loads((home / "talk.json").read_text())["messages"]
@@ -149,7 +150,7 @@ def test_ctrl_c_stops_the_answer_and_a_follow_up_remembers(chat, home):
 
 
 @pytest.mark.slow
-def test_what_is_typed_during_an_answer_waits_unseen(chat):
+def test_text_typed_during_an_answer_appears_at_the_next_prompt(chat):
     with chat("-m", "200", "--plain") as tty:
         tty.type("Count from 1 to 60.\r")
         tty.wait("1, 2, 3,")
@@ -162,17 +163,17 @@ def test_what_is_typed_during_an_answer_waits_unseen(chat):
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_the_prompt_is_read(chat):
+def test_ctrl_c_during_the_prefill(chat):
     with chat(script=ENDLESS) as tty:
-        tty.enter("/set max_tokens 4", "max_tokens is 4.")
+        tty.enter("/set max_tokens 4", "max_tokens is now 4.")
         tty.type("word " * 400 + "\r")
         tty.wait("reading")
         tty.type(CTRL_C)
-        tty.wait("(stopped before the answer began; /retry asks again)")
+        tty.wait("(stopped before the answer began; /retry tries again)")
         tty.wait(tty.ready)
         tty.send("/retry")
-        tty.enter("/undo", "Taken back: word word")
-        tty.enter("/undo", "Nothing was asked yet.")
+        tty.enter("/undo", "Removed: word word")
+        tty.enter("/undo", "There is no message yet.")
         tty.leave()
 
 
@@ -195,19 +196,19 @@ def test_a_paste_is_one_message(chat, home):
         tty.enter("/save talk.json", "Saved")
         tty.leave()
     messages = json.loads((home / "talk.json").read_text())["messages"]
-    asked = [each["content"] for each in messages if each["role"] == "user"]
-    assert asked == ["\n".join(lines)] * 2
+    questions = [each["content"] for each in messages if each["role"] == "user"]
+    assert questions == ["\n".join(lines)] * 2
 
 
 @pytest.mark.slow
-def test_lines_of_one_message(chat, home):
+def test_a_message_of_several_lines(chat, home):
     with chat("-m", "3") as tty:
         tty.type("one" + ALT_ENTER + "two\\\r" + "three")
         tty.wait("three")
         tty.send("")
         tty.enter("/save talk.json", "Saved")
         tty.type("/sa" + TAB + "ta" + TAB + "\r")
-        tty.wait(lambda: tty.text().count("Saved in talk.json.") == 2)
+        tty.wait(lambda: tty.text().count("Saved to talk.json.") == 2)
         tty.leave()
     messages = json.loads((home / "talk.json").read_text())["messages"]
     assert messages[0]["content"] == "one\ntwo\nthree"
@@ -226,8 +227,8 @@ def test_wide_characters_in_forty_columns_and_a_resize(chat, home):
         tty.send("")
         tty.send(VOWELS)
         assert all(len(line) <= 40 for line in tty.lines())
-        told = tty.text()
-        assert told.count("tokens/s") == 2 and "tokens per round" in told
+        shown = tty.text()
+        assert shown.count("tokens/s") == 2 and "tokens per round" in shown
         tty.enter("/help", "are /quit, /reset, /help.")
         tty.enter("/save talk.json", "Saved")
         tty.leave()
@@ -236,7 +237,7 @@ def test_wide_characters_in_forty_columns_and_a_resize(chat, home):
 
 
 @pytest.mark.slow
-def test_the_history_lasts(chat, home):
+def test_the_history_survives_sessions(chat, home):
     with chat("-m", "2") as tty:
         tty.send("first 🦎")
         tty.send("second")
@@ -263,20 +264,20 @@ def test_the_history_lasts(chat, home):
     assert file.with_name("history.jsonl.broken").read_bytes() == content
 
 
-def styles(raw):
-    """Whether text is styled: any SGR but the plain one."""
+def has_styles(raw):
+    """Whether an escape code styles text."""
     codes = re.findall(rb"\x1b\[([0-9;]*)m", raw)
     return any(code not in (b"", b"0") for code in codes)
 
 
 @pytest.mark.slow
-def test_colour_only_where_it_is_wanted(chat):
+def test_no_color_turns_colours_off(chat):
     for env, wanted in (({}, True), ({"NO_COLOR": "1"}, False)):
         with chat("-m", "2", env=env) as tty:
             tty.enter("/set temp -1", "temp must be")
             tty.send("Hello!")
             tty.leave()
-        assert styles(tty.raw) == wanted
+        assert has_styles(tty.raw) == wanted
 
 
 @pytest.mark.slow
@@ -287,7 +288,7 @@ def test_a_dumb_terminal_gets_no_escape_code(chat, home):
         tty.wait("..")
         tty.send("lines")
         tty.type(CTRL_C)
-        tty.wait("Ctrl-D or /quit leaves.")
+        tty.wait("Press Ctrl-D or type /quit to quit.")
         tty.wait(tty.ready)
         tty.type("/paste\rall\rof it\r" + CTRL_D)
         tty.wait(lambda: tty.text().count("prompt tokens cached") == 3)
@@ -297,8 +298,8 @@ def test_a_dumb_terminal_gets_no_escape_code(chat, home):
         tty.leave()
     assert b"\x1b" not in tty.raw and b"1. a\r\n2. e" in tty.raw
     messages = json.loads((home / "talk.json").read_text())["messages"]
-    asked = [each["content"] for each in messages if each["role"] == "user"]
-    assert asked == [VOWELS, "two\nlines", "all\nof it"]
+    questions = [each["content"] for each in messages if each["role"] == "user"]
+    assert questions == [VOWELS, "two\nlines", "all\nof it"]
 
 
 @pytest.mark.slow
@@ -311,19 +312,19 @@ def test_answers_go_to_a_file_and_the_prompt_to_the_terminal(chat, home):
     assert (home / "out").read_text() == "1. a\n2. e\n3. i\n4. o\n5. u\n"
 
 
-def test_a_pipe_has_a_message_a_line(home):
+def test_each_line_of_a_pipe_is_a_message(home):
     script = f"{VOWELS}\r\n\n/nonesuch\nq\nnever read\n"
     run = piped(home, script.encode())
     assert run.returncode == 0
     assert run.stdout == b"1. a\n2. e\n3. i\n4. o\n5. u\n"
-    told = run.stderr.decode()
-    assert "There is no command /nonesuch." in told and "Traceback" not in told
-    assert "\x1b" not in told and told.count("tokens per round") == 1
+    errors = run.stderr.decode()
+    assert "There is no command /nonesuch." in errors and "Traceback" not in errors
+    assert "\x1b" not in errors and errors.count("tokens per round") == 1
     assert not (home / ".local").exists()
 
 
 @pytest.mark.slow
-def test_a_pipe_of_other_bytes_goes_on(home):
+def test_invalid_bytes_in_a_pipe_are_skipped(home):
     run = piped(home, b"\xff\xfe\n" + VOWELS.encode(), "--verbose", "F")
     assert run.returncode == 0 and run.stdout.startswith(b"1. a")
     assert run.stderr.decode().splitlines() == [
@@ -331,3 +332,11 @@ def test_a_pipe_of_other_bytes_goes_on(home):
     ]
     run = piped(home, f"/paste\n{VOWELS}\nq\n".encode(), "-m", "2")
     assert run.returncode == 0 and run.stderr.count(b"prompt tokens cached") == 1
+
+
+def test_a_letter_that_the_encoding_lacks_is_replaced():
+    options = ("--temp", "9", "--seed", "1", "-m", "60", "--verbose", "F")
+    run = process(
+        "generate", "Count from 1 to 30.", *options, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert run.returncode == 0 and run.stderr == "" and "?" in run.stdout

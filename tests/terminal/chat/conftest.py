@@ -1,0 +1,40 @@
+"""Loaded models for the tests of the chat."""
+
+from importlib import import_module
+
+import pytest
+
+from dflash_mlx import Pair, load
+from tests.equipment import architectures
+from tests.equipment.turns import TEMPLATES, make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The embedded pair and its tokenizer."""
+    return load("tiny")
+
+
+@pytest.fixture(scope="module", params=("tiny", "qwen3_next", "gemma3_text"))
+def any_kind(request, tiny):
+    """Models with caches of different kinds, with the embedded tokenizer."""
+    if request.param == "tiny":
+        return tiny
+    return Pair.of(random_model(request.param)), tiny[1]
+
+
+def random_model(family):
+    """A random model of a family, with the embedded tokenizer's vocabulary."""
+    config = architectures.config_of(family) | {"vocab_size": 512}
+    module = import_module(f"mlx_lm.models.{family}")
+    model = module.Model(module.ModelArgs.from_dict(config))
+    return architectures.dressed(
+        model, "float32", **architectures.SPREAD.get(family, {})
+    )
+
+
+@pytest.fixture(scope="module")
+def thinker():
+    """A random model whose prompts end with the opening tag of its reasoning."""
+    pair = Pair.of(architectures.build("qwen3"))
+    return pair, make_tokenizer(TEMPLATES["thinking"])
