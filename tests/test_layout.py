@@ -4,6 +4,7 @@ import ast
 import resource
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -52,6 +53,29 @@ def test_imports_go_down_the_rows():
             if other and other[0] != name:
                 allowed = ROW[other[0]] < ROW[name]
                 assert allowed, f"{file} imports {other}"
+
+
+def module_file(path: Path) -> Path | None:
+    """The file of a module or of a package, given without suffix."""
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def imported_files(file: Path) -> set[Path]:
+    """Files of the package that a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = (node.module or "").split(".")
+            module = file.parents[node.level - 1].joinpath(*parts)
+            for alias in node.names:
+                found.add(module_file(module / alias.name) or module_file(module))
+    return found - {file}
+
+
+def test_no_files_import_each_other_in_a_cycle():
+    graph = {file: imported_files(file) for file in ROOT.rglob("*.py")}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
 
 
 def test_every_module_imports():
