@@ -6,6 +6,7 @@ import pytest
 
 from dflash_mlx import Pair, load
 from tests.equipment import architectures
+from tests.equipment.random_weights import randomize_weights
 from tests.equipment.turns import TEMPLATES, make_tokenizer
 
 
@@ -28,9 +29,7 @@ def random_model(family):
     config = architectures.config_of(family) | {"vocab_size": 512}
     module = import_module(f"mlx_lm.models.{family}")
     model = module.Model(module.ModelArgs.from_dict(config))
-    return architectures.dressed(
-        model, "float32", **architectures.SPREAD.get(family, {})
-    )
+    return randomize_weights(model, "float32", **architectures.SPREAD.get(family, {}))
 
 
 @pytest.fixture(scope="module")
