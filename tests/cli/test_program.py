@@ -192,7 +192,7 @@ def test_training_checks_what_can_fail_first(tmp_path):
     for more, words in (
         (["--out", str(tmp_path / "o"), "--mask-token-id", "512"], "mask_token_id"),
         (["--out", str(tmp_path / "o"), "--taps", "1,6"], "layers [6]"),
-        (["--out", str(tmp_path / "o"), "--held-out", "4"], "leave nothing"),
+        (["--out", str(tmp_path / "o"), "--held-out", "4"], "nothing to train on"),
         (["--out", str(tmp_path / "file")], "cannot be a folder"),
         (["--out", str(tmp_path / "o"), "--max-tokens", "-1"], "max_tokens"),
     ):
