@@ -1,8 +1,8 @@
-"""Make dflash2.safetensors: what the published DFlash 2 drafter computes.
+"""Make dflash2.safetensors: inputs and outputs of the published DFlash 2 drafter.
 
 As make_dflash_v1.py, with the logits of every slot and the path that the selector
-walks greedily. The published code keeps the codebooks as embeddings; checkpoints hold
-them as bare parameters, and so do these arrays.
+chooses greedily. The published code has the codebooks as embeddings. Checkpoints have
+them as plain parameters, and so do these arrays.
 
     python -m tests.golden.make_dflash2
 """
@@ -10,10 +10,15 @@ them as bare parameters, and so do these arrays.
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map
-from mlx_lm.models.cache import RotatingKVCache
+from mlx.utils import tree_map
 
-from tests.golden.make_dflash_v1 import ROUNDS, SHAPE, Target
+from tests.golden.inputs import ROUNDS, draw_round
+from tests.golden.make_dflash_v1 import (
+    SHAPE,
+    Target,
+    make_temporal_cache,
+    named_weights,
+)
 
 EXTRAS = {
     "conv_kernel_size": 2,
@@ -39,22 +44,11 @@ def main():
         )
         draft.update(drawn)
         draft.bind(target)
-        own = {"embed_tokens", "lm_head"}
-        for name, array in tree_flatten(draft.parameters()):
-            if name.split(".")[0] not in own:
-                name = name.replace("codebook.weight", "codebook")
-                arrays[f"{case}.weights.{name}"] = array
-        arrays[f"{case}.embed"] = target.embed_tokens.weight
-        arrays[f"{case}.head"] = target.lm_head.weight
-        cache = draft.make_cache()
-        for entry in cache:
-            if isinstance(entry, RotatingKVCache):
-                entry.update_and_fetch = entry._update_concat
+        for name, array in named_weights(draft, target, case).items():
+            arrays[name.replace("codebook.weight", "codebook")] = array
+        cache = make_temporal_cache(draft)
         for i, rows in enumerate(ROUNDS):
-            features = mx.random.normal((1, rows, 3 * SHAPE["hidden_size"]))
-            anchor = mx.random.randint(0, 48, (1,))
-            masks = mx.full((5,), SHAPE["mask_token_id"], dtype=anchor.dtype)
-            block = mx.concatenate([anchor, masks])[None]
+            features, anchor, block = draw_round(rows)
             hidden = draft.hidden_states(block, features, cache, 1)
             logits = draft.compute_logits(hidden)
             path, _, _ = draft.candidate_selector.select(hidden, logits, anchor, 0)

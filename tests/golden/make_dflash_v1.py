@@ -1,17 +1,17 @@
-"""Make dflash_v1.safetensors: what the published DFlash drafter computes.
+"""Make dflash_v1.safetensors: inputs and outputs of the published DFlash drafter.
+
+Runs four rounds of each of CASES with random float32 weights, and writes the weights,
+inputs and logits. Tests compare with them, without the package.
 
 Needs the package `dflash` 0.1.0 (pip install --no-deps dflash==0.1.0) beside mlx and
-mlx-lm. Random float32 weights, four rounds with its caches carried over, in each of
-CASES; weights, inputs and logits are all kept, so the test needs neither the package
-nor the same random numbers.
-
-The published loop masks sliding layers by index, which is right for keys in temporal
-order only; after a round of one row mlx-lm's RotatingKVCache gives them in ring order.
-Here its caches always append in temporal order, which is what the drafter was trained
-with.
+mlx-lm. Its loop masks sliding layers by the index of a key, which is correct only for
+keys in temporal order, but mlx-lm's RotatingKVCache returns them in ring order after a
+round of one row. Here the caches always append in temporal order, as in training.
 
     python -m tests.golden.make_dflash_v1
 """
+
+from __future__ import annotations
 
 from pathlib import Path
 
@@ -20,23 +20,13 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import RotatingKVCache
 
-SHAPE = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "intermediate_size": 48,
-    "vocab_size": 50,
-    "rms_norm_eps": 1e-6,
+from tests.golden.inputs import MASK, ROUNDS, SIZES, TAPS, YARN, draw_round
+
+SHAPE = SIZES | {
     "rope_theta": 10000.0,
-    "max_position_embeddings": 512,
-    "block_size": 6,
-    "target_layer_ids": (1, 3, 5),
-    "num_target_layers": 8,
-    "mask_token_id": 49,
+    "target_layer_ids": TAPS,
+    "mask_token_id": MASK,
 }
-YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
 MIXED = ("sliding_attention", "full_attention")
 WINDOW = {"layer_types": MIXED, "sliding_window": 12}
 CASES = {
@@ -51,11 +41,10 @@ CASES = {
         "final_logit_softcapping": 3.0,
     },
 }
-ROUNDS = (40, 3, 1, 6)  # committed rows before each block
 
 
 class Target(nn.Module):
-    """As much of a target as the drafter borrows."""
+    """The embedding and head of a target, which the drafter uses."""
 
     def __init__(self):
         super().__init__()
@@ -63,8 +52,29 @@ class Target(nn.Module):
         self.lm_head = nn.Linear(SHAPE["hidden_size"], SHAPE["vocab_size"], bias=False)
 
 
+def named_weights(draft: nn.Module, target: Target, case: str) -> dict[str, mx.array]:
+    """The arrays of a case that do not depend on the round."""
+    arrays = {
+        f"{case}.embed": target.embed_tokens.weight,
+        f"{case}.head": target.lm_head.weight,
+    }
+    for name, array in tree_flatten(draft.parameters()):
+        if name.split(".")[0] not in ("embed_tokens", "lm_head"):
+            arrays[f"{case}.weights.{name}"] = array
+    return arrays
+
+
+def make_temporal_cache(draft: nn.Module) -> list:
+    """The drafter's caches, changed to append in temporal order."""
+    cache = draft.make_cache()
+    for entry in cache:
+        if isinstance(entry, RotatingKVCache):
+            entry.update_and_fetch = entry._update_concat
+    return cache
+
+
 def main():
-    # Here, since the test reads the constants above without the package.
+    # Imported here, since tests use this module without the package.
     from dflash.model_mlx import DFlashConfig, DFlashDraftModel
 
     arrays = {}
@@ -72,21 +82,10 @@ def main():
     for case, changes in CASES.items():
         target, draft = Target(), DFlashDraftModel(DFlashConfig(**SHAPE | changes))
         draft.bind(target)
-        own = {"embed_tokens", "lm_head"}
-        for name, array in tree_flatten(draft.parameters()):
-            if name.split(".")[0] not in own:
-                arrays[f"{case}.weights.{name}"] = array
-        arrays[f"{case}.embed"] = target.embed_tokens.weight
-        arrays[f"{case}.head"] = target.lm_head.weight
-        cache = draft.make_cache()
-        for entry in cache:
-            if isinstance(entry, RotatingKVCache):
-                entry.update_and_fetch = entry._update_concat
+        arrays |= named_weights(draft, target, case)
+        cache = make_temporal_cache(draft)
         for i, rows in enumerate(ROUNDS):
-            features = mx.random.normal((1, rows, 3 * SHAPE["hidden_size"]))
-            anchor = mx.random.randint(0, 48, (1,))
-            masks = mx.full((5,), SHAPE["mask_token_id"], dtype=anchor.dtype)
-            block = mx.concatenate([anchor, masks])[None]
+            features, anchor, block = draw_round(rows)
             logits = draft(block, features, cache, logits_start=1)
             arrays[f"{case}.{i}.features"] = features
             arrays[f"{case}.{i}.anchor"] = anchor

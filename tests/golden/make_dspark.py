@@ -1,10 +1,10 @@
-"""Make dspark.safetensors: what a published DSpark drafter computes.
+"""Make dspark.safetensors: inputs and outputs of published DSpark drafters.
 
-Needs the packages `mlx-dspark` 0.20.3 and `mlx-vlm` 0.7.10 beside mlx and mlx-lm. As
-make_dflash_v1.py: random float32 weights, four rounds with carried contexts (past the
-full window where there is one), logits of every slot that predicts, and the path that
-the vanilla Markov head walks greedily. mlx-dspark has no gated or rnn head; those are
-tested against their formulas.
+As make_dflash_v1.py, with the logits of every slot that predicts, and the path that the
+vanilla Markov head chooses greedily. The contexts grow beyond the window where there is
+one. mlx-dspark has no gated or rnn head; tests compare those with their formulas.
+
+Needs the packages `mlx-dspark` 0.20.3 and `mlx-vlm` 0.7.10 beside mlx and mlx-lm.
 
     python -m tests.golden.make_dspark
 """
@@ -16,37 +16,23 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
-ROUNDS = (40, 3, 1, 6)
-SHAPE = {
+from tests.golden import inputs
+from tests.golden.inputs import MASK, ROUNDS, SIZES, TAPS, draw_round
+
+SHAPE = SIZES | {
     "model_type": "qwen3",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "intermediate_size": 48,
-    "vocab_size": 50,
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 512,
-    "block_size": 6,
-    "num_target_layers": 8,
     "markov_rank": 12,
     "markov_head_type": "vanilla",
     "enable_confidence_head": True,
     "confidence_head_with_markov": True,
 }
-PLACES = {"mask_token_id": 49, "target_layer_ids": [1, 3, 5]}
+MASK_AND_TAPS = {"mask_token_id": MASK, "target_layer_ids": list(TAPS)}
 PLAIN = {"rope_theta": 10000.0, "rope_type": "default"}
-YARN = {
-    "rope_theta": 10000.0,
-    "rope_type": "yarn",
-    "factor": 8.0,
-    "original_max_position_embeddings": 64,
-}
+YARN = {"rope_theta": 10000.0} | inputs.YARN
 CASES = {
-    # All fields at the root, own tables; the copied fields describe the target.
+    # All fields at the root, own embedding and head. Some fields are the target's.
     "DeepSpec": SHAPE
-    | PLACES
+    | MASK_AND_TAPS
     | {
         "architectures": ["Qwen3DSparkModel"],
         "rope_parameters": PLAIN | {"partial_rotary_factor": 0.25},
@@ -56,18 +42,18 @@ CASES = {
     | {
         "architectures": ["DSparkDraftModel"],
         "rope_parameters": YARN,
-        "dflash_config": PLACES | {"projector_type": "dspark"},
+        "dflash_config": MASK_AND_TAPS | {"projector_type": "dspark"},
     },
     "LiquidAI": SHAPE
     | {
         "architectures": ["Lfm2DSparkDraftModel"],
         "rope_parameters": PLAIN,
         "rope_is_neox_style": False,
-        "dflash_config": PLACES,
+        "dflash_config": MASK_AND_TAPS,
     },
-    # A causal block, a window, sinks, the anchor's slot kept for the anchor.
+    # A causal block, a window, sinks, and an anchor's slot that predicts nothing.
     "NVIDIA": SHAPE
-    | PLACES
+    | MASK_AND_TAPS
     | {
         "architectures": ["Qwen3DSparkModel"],
         "rope_parameters": PLAIN,
@@ -79,7 +65,7 @@ CASES = {
         "has_lm_head": False,
     },
     "Gemma 4": SHAPE
-    | PLACES
+    | MASK_AND_TAPS
     | {
         "architectures": ["Gemma4DSparkModel"],
         "model_type": "gemma4_text",
@@ -98,7 +84,7 @@ CASES = {
     },
     # Gates from q_proj, a quarter of each head rotated, norms as offsets from 1.
     "Qwen3.5": SHAPE
-    | PLACES
+    | MASK_AND_TAPS
     | {
         "architectures": ["Qwen35DSparkModel"],
         "model_type": "qwen3_5",
@@ -106,7 +92,7 @@ CASES = {
         "rope_parameters": PLAIN | {"partial_rotary_factor": 0.25},
     },
     "Bonsai": SHAPE
-    | PLACES
+    | MASK_AND_TAPS
     | {
         "architectures": ["Qwen3DSparkModel"],
         "rope_parameters": PLAIN,
@@ -130,8 +116,7 @@ CASES = {
         "markov_rank": 12,
     },
 }
-OWN = ("embed_tokens.weight", "lm_head.weight")
-# Which tables a case brings: embedding, head.
+# Whether a checkpoint has an embedding and a head of its own. The default is both.
 TABLES = {
     "SpecForge": (False, False),
     "LiquidAI": (False, False),
@@ -141,7 +126,7 @@ TOKENS = [*range(3, 43, 2)]  # the reduced vocabulary
 
 
 def published(case: str, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """Weights as the checkpoint of a case has them."""
+    """The weights as in the checkpoints of a case."""
     if case == "Qwen3.5":
         norms = {k: v - 1 for k, v in weights.items() if k.endswith("norm.weight")}
         return weights | norms
@@ -186,12 +171,10 @@ def main():
         arrays[f"{case}.embed"], arrays[f"{case}.head"] = embed, head
         caches, at, start = draft.make_ctx_cache(), 0, read.logits_start
         for i, rows in enumerate(ROUNDS):
-            features = mx.random.normal((1, rows, 96))
+            features, anchor, block = draw_round(rows)
             draft.update_context(features, at, caches)
             at += rows
-            anchor = mx.random.randint(0, 48, (1,))
-            block = mx.concatenate([anchor, mx.full((5,), 49, dtype=anchor.dtype)])
-            hidden = draft.backbone(draft.embed(block[None]), at, caches)
+            hidden = draft.backbone(draft.embed(block), at, caches)
             hidden = draft.head_slice(hidden, 6)
             logits = draft.compute_logits(hidden)
             path = draft.sample_block(logits[0], anchor.item())

@@ -1,13 +1,14 @@
-"""Make laguna.safetensors: what the published Laguna drafter computes.
+"""Make laguna.safetensors: inputs and outputs of the published Laguna drafter.
 
-Needs the package `mlx-vlm` 0.7.10 beside mlx and mlx-lm. As make_dflash_v1.py: random
-float32 weights under the checkpoint's names, four rounds with carried contexts, logits
-of every masked slot. Its window is held by index, the same for every row of a block;
-here it is wider than the text, so that what is compared is what it computes.
+As make_dflash_v1.py, with the logits of every masked slot. mlx-vlm computes the window
+from indices, the same for every row of a block, so the window here is wider than the
+text and has no effect.
 
-mlx-vlm hands a layer's attention the context rows as they are. SGLang's
-DFlashLagunaForCausalLM, which serves these checkpoints, passes them through the layer's
-input norm first (`prepare_context_hidden_for_kv`); so does this script.
+mlx-vlm passes the context rows to a layer's attention unchanged. SGLang's
+DFlashLagunaForCausalLM, which serves these checkpoints, applies the layer's input norm
+first (`prepare_context_hidden_for_kv`), and so does this script.
+
+Needs the package `mlx-vlm` 0.7.10 beside mlx and mlx-lm.
 
     python -m tests.golden.make_laguna
 """
@@ -17,7 +18,8 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
-ROUNDS = (40, 3, 1, 6)
+from tests.golden.inputs import ROUNDS, draw_round
+
 CONFIG = {
     "architectures": ["LagunaDFlashModel"],
     "model_type": "laguna",
@@ -47,7 +49,7 @@ CONFIG = {
 
 
 def layer_by_layer(draft, block, features, cache):
-    """Logits of a block, with context rows normed by every layer."""
+    """Logits of a block, with the input norm of each layer applied to the context."""
     h = draft._embed_input_tokens(block)
     context = draft._combine_hidden(features)
     for layer, entry in zip(draft.layers, cache, strict=True):
@@ -75,10 +77,8 @@ def main():
     draft.lm_head = lambda h: h @ head.T
     cache = draft.make_cache()
     for i, rows in enumerate(ROUNDS):
-        features = mx.random.normal((1, rows, 96))
-        anchor = mx.random.randint(0, 48, (1,))
-        block = mx.concatenate([anchor, mx.full((5,), 49, dtype=anchor.dtype)])
-        logits = layer_by_layer(draft, block[None], features, cache)[:, 1:]
+        features, anchor, block = draw_round(rows)
+        logits = layer_by_layer(draft, block, features, cache)[:, 1:]
         arrays |= {
             f"{i}.features": features,
             f"{i}.anchor": anchor,
