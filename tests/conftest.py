@@ -1,4 +1,4 @@
-"""Shared set-up: the CPU, imports of the helpers beside the tests, emulated Metal."""
+"""Setup of all tests: environment, CPU, folder of measurements, emulated Metal."""
 
 import signal
 
@@ -18,10 +18,10 @@ from tests import emulator  # noqa: E402
 
 pytest_plugins = ["tests.equipment.full"]
 
-# A shell starts what runs in its background deaf to Ctrl-C, which tests press.
+# A shell makes background processes ignore SIGINT, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What MLX tells of an M3 Max with 64 GB.
+# mx.device_info() of an M3 Max with 64 GB.
 APPLE = {
     "architecture": "applegpu_g15s",
     "device_name": "Apple M3 Max",
@@ -33,9 +33,11 @@ APPLE = {
 
 
 @pytest.fixture(autouse=True, scope="session")
-def curves(tmp_path_factory):
-    """What is measured is kept in a home of the session's own, programs' runs included;
-    the embedded pair's costs are there from the start."""
+def keep_measurements_apart(tmp_path_factory):
+    """Keep measurements in a home folder of this session, also in started processes.
+
+    The costs of the embedded pair are measured at the start.
+    """
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
@@ -45,9 +47,9 @@ def curves(tmp_path_factory):
 
 @pytest.fixture
 def metal(monkeypatch):
-    """Metal taken as available: mx.fast.metal_kernel runs on the emulator.
+    """Make Metal available: mx.fast.metal_kernel runs on the emulator.
 
-    The default device stays the CPU, and so does every other operation.
+    All other operations run on the CPU.
     """
     if reason := emulator.missing_requirement():
         pytest.skip(reason)
