@@ -1,4 +1,4 @@
-// What the executor's own files share.
+// Declarations that the executor's files share.
 #pragma once
 #include <stddef.h>
 
@@ -10,7 +10,7 @@ using Entry = void (*)(const Thread*, void* const*);
 constexpr int most_buffers = 64;
 constexpr size_t page = 4096;
 
-// One buffer as Python hands it over. `low` and `bytes` are what it may touch.
+// One buffer, as runner.py passes it. The kernel may access `bytes` bytes from `low` on.
 struct Buffer {
   char *pointer, *low;
   u64 bytes;
@@ -39,7 +39,7 @@ struct Launch {
 // fibers.cpp
 extern Thread threads[most_threads];
 extern Simdgroup* simdgroups;
-extern u32 threadgroup_epoch;  // barriers passed that order threadgroup memory
+extern u32 threadgroup_epoch;  // 1 + barriers so far that order threadgroup memory
 void prepare_fibers();
 u32 random_number();
 void seed_random(u32 seed);
@@ -56,7 +56,7 @@ void require_complete(const Launch& launch);
 
 // faults.cpp
 extern const Launch* running;
-// Runs `body`, and ends it at the first fault: true if there was one.
+// Runs `body` until its end or the first fault; returns whether there was a fault.
 bool guarded(void (*body)(), const Launch& launch, char* message, size_t size);
 [[noreturn]] void fail_access(bool write, char* address);
 }  // namespace emu

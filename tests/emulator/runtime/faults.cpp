@@ -1,4 +1,4 @@
-// From a fault of a kernel, be it a signal or a failed check, back to the launch.
+// Returns to the launch from a kernel's fault: a signal or a failed check.
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -16,14 +16,14 @@ const Launch* running;
 namespace {
 constexpr int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGVTALRM};
 constexpr int signal_count = sizeof signals / sizeof *signals;
-constexpr long near = 64 << 20;  // as far as the pages without access reach
+constexpr long near = 64 << 20;  // the size of the guard pages
 
 sigjmp_buf way_out;
 pthread_t runner;
 char text[4096];
 struct sigaction before[signal_count];
 
-// " (buffer 0 'x' of 256 bytes, ...)", for an address in or near one.
+// Writes " (buffer 0 'x' of 256 bytes, ...)" for an address in or near a buffer.
 void describe(const char* address, char* out, size_t size) {
   *out = 0;
   for (u32 i = 0; i < running->count; i++) {
@@ -53,7 +53,7 @@ void on_signal(int signal, siginfo_t* info, void* context) {
     fail_trap(signal, (char*)info->si_addr, write);
   }
   if (signal == SIGVTALRM) {
-    // A timer's signal may come to any thread of the process.
+    // The timer's signal may interrupt any thread of the process.
     if (running) pthread_kill(runner, signal);
     return;
   }
@@ -98,7 +98,7 @@ void fail_access(bool write, char* address) {
 }
 
 bool guarded(void (*body)(), const Launch& launch, char* message, size_t size) {
-  static char stack[1 << 16];  // for signals: a fiber's own may be what overflowed
+  static char stack[1 << 16];  // for signals, because a fiber's stack may have overflowed
   stack_t signal_stack = {}, old_stack;
   signal_stack.ss_sp = stack;
   signal_stack.ss_size = sizeof stack;

@@ -1,5 +1,5 @@
-// Threads of a threadgroup as fibers on one thread of the machine. A SIMD operation or
-// a barrier parks the lane; the last living one to arrive lets all of them go.
+// Threads of a threadgroup, as fibers on one thread of the machine. A lane waits at a SIMD
+// operation or a barrier until all lanes that have not returned are there.
 #include <stdio.h>
 #include <sys/mman.h>
 
@@ -28,7 +28,8 @@ u32 groups_ready, groups_alive, groups_waiting;  // simdgroups; waiting at the b
 u32 lowest(u32 mask) { return __builtin_ctz(mask); }
 u32 first(u32 count) { return count == simd_width ? every_lane : (1u << count) - 1; }
 
-// Saves the registers that a call must keep, changes stacks, and returns there.
+// Saves the registers that a call must preserve, changes stacks, and returns on the new
+// stack.
 __attribute__((naked, noinline)) void change_stack(void** save, void* to) {
   __asm__ volatile(
       "pushq %rbp\n pushq %rbx\n pushq %r12\n pushq %r13\n pushq %r14\n pushq %r15\n"
@@ -36,7 +37,7 @@ __attribute__((naked, noinline)) void change_stack(void** save, void* to) {
       "popq %r15\n popq %r14\n popq %r13\n popq %r12\n popq %rbx\n popq %rbp\n ret\n");
 }
 
-// A member of a mask: the next after `last`, the one before it, or any.
+// A bit of a mask: the next after `last`, the one before it, or a random one.
 u32 pick(u32 mask, u32 last) {
   if (options.seed == 0) {
     const u32 above = last >= 31 ? 0 : mask & ~((2u << last) - 1);
@@ -72,18 +73,18 @@ void release(Simdgroup& simd) {
 
 bool waits(const Thread& t) { return t.simd->waiting >> t.lane & 1; }
 
-bool together(const Thread& a, const Thread& b) {
+bool at_same_place(const Thread& a, const Thread& b) {
   if (waits(a) != waits(b)) return false;
   return !waits(a) || (a.operation == b.operation && a.place == b.place);
 }
 
-// Fails, and says where each run of threads stands.
-[[noreturn]] void fail_waiting(const char* why) {
+// Fails with a message that lists where the threads wait.
+[[noreturn]] void fail_with_places(const char* why) {
   char text[1500];
   int n = 0;
   for (u32 i = 0; i < group.threads && n < 1200; i++) {
     const Thread& t = threads[i];
-    if (i && together(t, threads[i - 1])) continue;
+    if (i && at_same_place(t, threads[i - 1])) continue;
     const bool alive = t.simd->alive >> t.lane & 1;
     n += snprintf(text + n, sizeof text - n, "%s from thread %u: ", n ? ";" : "", i);
     n += waits(t) ? snprintf(text + n, sizeof text - n, "%s line %u col %u", t.operation,
@@ -93,17 +94,17 @@ bool together(const Thread& a, const Thread& b) {
   fail("%s:%s", why, text);
 }
 
-// Opens the threadgroup barrier if every living simdgroup waits there.
+// Opens the threadgroup barrier if every simdgroup that has not returned waits at it.
 void try_barrier() {
   if (!groups_alive || groups_waiting != groups_alive) return;
   const Thread* one = nullptr;
   for (u32 i = 0; i < group.simdgroups; i++) {
     const Simdgroup& simd = simdgroups[i];
     if (simd.alive != first(simd.lanes))
-      fail_waiting("threadgroup_barrier after some threads have exited");
+      fail_with_places("threadgroup_barrier after some threads have exited");
     const Thread& t = threads[i * simd_width];
     if (one && t.place != one->place)
-      fail_waiting("threadgroup_barrier reached from different places");
+      fail_with_places("threadgroup_barrier reached from different places");
     one = &t;
   }
   stats.barriers++;
@@ -112,13 +113,13 @@ void try_barrier() {
   for (u32 i = 0; i < group.simdgroups; i++) release(simdgroups[i]);
 }
 
-// Every living lane of a simdgroup waits.
+// Completes the operation at which all lanes of a simdgroup wait.
 void resolve(Simdgroup& simd) {
   const Thread* lanes = &threads[simd.index * simd_width];
   const Thread& one = lanes[lowest(simd.waiting)];
   for (u32 left = simd.waiting; left; left &= left - 1)
-    if (!together(one, lanes[lowest(left)]))
-      fail_waiting("divergent simdgroup operation or barrier");
+    if (!at_same_place(one, lanes[lowest(left)]))
+      fail_with_places("divergent simdgroup operation or barrier");
   if (one.operation == threadgroup_barrier_name) {
     groups_waiting |= 1u << simd.index;
     return try_barrier();
@@ -132,12 +133,12 @@ void resolve(Simdgroup& simd) {
   release(simd);
 }
 
-void go_on(void** save) {
+void run_next(void** save) {
   Thread* next = next_thread();
   void* unused;
   if (!save) save = &unused;
   if (!next) {
-    if (groups_alive) fail_waiting("deadlock (threads wait at different barriers)");
+    if (groups_alive) fail_with_places("deadlock (threads wait at different barriers)");
     return change_stack(save, main_stack);
   }
   if (next == current) return;
@@ -164,7 +165,7 @@ void fiber() {
   } else if (simd.waiting == simd.alive) {
     resolve(simd);
   }
-  go_on(nullptr);
+  run_next(nullptr);
   __builtin_unreachable();
 }
 
@@ -182,11 +183,11 @@ void start_thread(u32 i, const u32 position[3]) {
   }
   t.stack_low = low;
   t.stack_high = low + stack_bytes;
-  // Staggered, so that lanes do not compete for the same lines of the cache.
+  // Staggered, so that lanes do not use the same cache lines.
   void** top = (void**)((size_t)(t.stack_high - 64 - i % 15 * 256) & ~size_t(63));
   *--top = nullptr;
   *--top = (void*)fiber;
-  t.stack = top - 6;  // the registers that change_stack takes off, of no meaning yet
+  t.stack = top - 6;  // the registers that change_stack pops; their values do not matter
 }
 
 void start_simdgroup(u32 i) {
@@ -213,7 +214,7 @@ void wait(const char* operation, u32 place, u32 flags) {
     resolve(simd);
     if ((simd.ready >> t.lane & 1) && options.seed < 2) return;
   }
-  go_on(&t.stack);
+  run_next(&t.stack);
 }
 
 u32 random_number() {
@@ -235,7 +236,7 @@ void prepare_fibers() {
   for (u32 i = 0; i < most_threads; i++) mprotect(stacks + i * stack_stride, page, PROT_NONE);
 }
 
-// Runs the threadgroup that `group` describes until its last thread ends.
+// Runs the threadgroup that `group` describes until its last thread returns.
 void run_threadgroup(Entry kernel_entry, void* const* kernel_arguments) {
   entry = kernel_entry;
   arguments = kernel_arguments;

@@ -15,8 +15,8 @@ constexpr u32 floating_point = 0x1F80, flush_subnormals = 0x8040;
 
 u64 divisor(u64 a, u64 b) { return b ? divisor(b, a % b) : a; }
 
-// The place of the i-th threadgroup to run, of `total`: i, reversed, or a walk in steps
-// that have no divisor in common with the total.
+// The index of the i-th threadgroup to run, of `total`: ascending, descending, or in steps
+// that have no common divisor with the total.
 struct Order {
   u64 total, step = 1, start = 0;
   explicit Order(u64 total) : total(total) {
@@ -45,7 +45,7 @@ u64 set_grid(const Launch& launch) {
   return total;
 }
 
-// Describes one threadgroup; those at the grid's edge are smaller.
+// Sets `group` to one threadgroup; those at the grid's edge are smaller.
 void set_group(u64 index) {
   const u32* n = group.groups;
   const u64 at[] = {index % n[0], index / n[0] % n[1], index / n[0] / n[1]};
@@ -85,8 +85,9 @@ u64 now() {
 
 using namespace emu;
 extern "C" {
-// Memory of `bytes` with `guard` bytes without access on either side: against the page
-// behind it (down to multiples of `align`) or the one before it.
+// Allocates `bytes` bytes between two guards of `guard` bytes that cannot be accessed: at
+// the end, right before the second guard (but aligned to `align`), else right after the
+// first.
 void* emu_allocate(size_t bytes, int at_end, size_t align, size_t guard, void** region,
                    size_t* region_bytes) {
   const size_t body = bytes ? (bytes + page - 1) / page * page : page;
@@ -107,7 +108,7 @@ void emu_protect(void* region, size_t region_bytes, size_t guard) {
 
 void emu_free(void* region, size_t region_bytes) { munmap(region, region_bytes); }
 
-// Runs a kernel; 1 and a message if it failed.
+// Runs a kernel. Returns 1 and writes a message if it failed.
 int emu_launch(const Launch* launch, const Options* how, Stats* counts, char* message,
                size_t message_size) {
   prepare_fibers();

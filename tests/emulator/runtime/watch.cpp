@@ -1,5 +1,6 @@
-// Every access of a watched kernel: exact bounds, order of accesses to threadgroup
-// memory, bytes of outputs that were written. clang calls the hooks at the end.
+// Checks every access of a kernel: exact bounds, the order of accesses to threadgroup
+// memory, the bytes of outputs that are written. clang inserts calls of the hooks at the
+// end of this file.
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,16 +8,16 @@
 
 namespace emu {
 namespace {
-// Who touched a byte of threadgroup memory, and after which barriers of the threadgroup
-// and of the simdgroup. Epochs count from 1.
+// The thread that accessed a byte of threadgroup memory, and after which barriers of the
+// threadgroup and of the simdgroup. Epochs count from 1; 0 means no access.
 struct Access {
   u32 epoch, simd_epoch;
   u16 thread;
   bool recent() const { return epoch == threadgroup_epoch; }
   u32 simdgroup() const { return thread / simd_width; }
 };
-// The last write and two reads by different threads: whoever writes next, one of the
-// two is another's.
+// The last write and two reads by different threads: one of the two is by another thread
+// than the next write.
 struct Cell {
   Access write, reads[2];
 };
@@ -25,7 +26,7 @@ Cell* cells;
 size_t cell_count;
 u32* writers[most_buffers];  // of each byte of an output: 1 + the threadgroup
 
-// Whether an access happened before what the current thread does now.
+// Whether an access is ordered before the current thread's access.
 bool ordered(const Access& access) {
   if (!access.recent() || access.thread == current->index) return true;
   return access.simdgroup() == current->simdgroup && access.simd_epoch != current->simd->epoch;
@@ -52,7 +53,7 @@ void read_cell(Cell& cell, long offset, const Access& now) {
       read = now;
       return;
     }
-  // Rather of two simdgroups: the lanes of one are ordered by more barriers.
+  // Prefer reads by two simdgroups: the lanes of one are ordered by more barriers.
   if (cell.reads[0].simdgroup() == cell.reads[1].simdgroup()) cell.reads[1] = now;
 }
 
@@ -85,7 +86,7 @@ bool within(const char* address, const T* object, size_t count = 1) {
   return address >= (const char*)object && address < (const char*)(object + count);
 }
 
-// What a kernel reads beside its buffers: its constants and the executor's state.
+// Whether an address belongs to the kernel's constants or the executor's state.
 bool own(const char* address) {
   return within(address, simdgroups, most_threads / simd_width) ||
          within(address, threads, most_threads) || within(address, &current) ||

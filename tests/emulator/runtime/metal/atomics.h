@@ -1,4 +1,4 @@
-// Atomic operations: threads take turns on one core, so plain ones do.
+// Atomic operations. Threads are fibers of one thread, so plain operations are atomic.
 #pragma once
 
 namespace metal {

@@ -1,6 +1,6 @@
-// bfloat: a float's upper half, rounded to nearest even after every operation. To float
-// it converts by itself, from float only when asked (Metal 3.1). With it, what concerns
-// all number types: traits and limits.
+// bfloat: a float's upper half, rounded to nearest even after every operation. It converts
+// to float implicitly, and from float explicitly (Metal 3.1). Also traits and limits of all
+// number types.
 #pragma once
 
 struct bfloat {

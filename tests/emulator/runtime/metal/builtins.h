@@ -1,5 +1,5 @@
-// Names of Apple's compiler that MLX's headers for bfloat16 and complex numbers call,
-// and parts of the library that only need to exist.
+// Builtins of Apple's compiler that MLX's headers for bfloat16 and complex numbers call,
+// and parts of the library that are declared but never called.
 #pragma once
 
 #define EMU_NAME(n) METAL_FUNC float __metal_##n(float x, bool) { return metal::n(x); }
@@ -33,7 +33,7 @@ EMU_NAME(simd_max) EMU_NAME(simd_min) EMU_NAME(simd_sum) EMU_NAME(simd_product)
 EMU_NAME(simd_prefix_exclusive_product) EMU_NAME(simd_prefix_exclusive_sum)
 EMU_NAME(simd_prefix_inclusive_product) EMU_NAME(simd_prefix_inclusive_sum)
 #undef EMU_NAME
-float __metal_simd_xor(float);  // named for bfloat16, but never called
+float __metal_simd_xor(float);  // mentioned for bfloat16, but never called
 #define EMU_NAME(n)                                  \
   template <class T>                                 \
   METAL_FUNC T __metal_##n(T x, ushort d, EMU_PLACE) { \
@@ -66,7 +66,7 @@ template <class T>
 constexpr bool is_function_constant_defined(const T&) { return true; }
 }  // namespace metal
 
-// The value of a function constant by its index, specialised in front of a program.
+// The value of a function constant by its index; a program begins with specialisations.
 namespace emu {
 template <int>
 constexpr double function_constant = 0;

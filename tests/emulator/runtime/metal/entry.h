@@ -1,4 +1,4 @@
-// What the generated entry point turns into a kernel's arguments.
+// Conversions to a kernel's arguments, for the generated entry point.
 #pragma once
 
 namespace emu {
@@ -12,7 +12,7 @@ struct Reference {
   template <class T>
   METAL_FUNC operator T&() const { return *(T*)at; }
 };
-// A position or size, as wide as the kernel wants it.
+// A position or size, converted to the type that the kernel declares.
 struct Triple {
   const u32* v;
   METAL_FUNC operator uint() const { return v[0]; }

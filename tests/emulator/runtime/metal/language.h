@@ -14,14 +14,14 @@
 #define METAL_PURE __attribute__((pure))
 #define METAL_ENABLE_IF(...)
 
-// One flat address space, but for the syntax-only compile that tells them apart.
+// One flat address space, except in the syntax check with EMU_SPACES.
 #ifdef EMU_SPACES
 #define device __attribute__((address_space(1)))
 #define constant __attribute__((address_space(2)))
 #define threadgroup __attribute__((address_space(3)))
 #else
 #define device
-#define constant const  // what is in it cannot be written
+#define constant const  // read-only memory
 #define threadgroup
 #endif
 #define thread
@@ -29,9 +29,9 @@
 #define ray_data
 #define object_data
 #define threadgroup_imageblock
-// Variables in threadgroup memory are found by their section.
+// Variables in threadgroup memory are in a section of their own.
 #define EMU_THREADGROUP_VARIABLE static threadgroup __attribute__((section("emu_threadgroup")))
-// Where in the source a call stands: line and column. A default argument of what waits.
+// Line and column of a call. A default argument of the functions that wait.
 #define EMU_HERE ((emu::u32)__builtin_LINE() | (emu::u32)__builtin_COLUMN() << 20)
 #define EMU_PLACE emu::u32 place = EMU_HERE
 

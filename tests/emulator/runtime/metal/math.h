@@ -1,9 +1,9 @@
-// Functions of floating point. precise:: rounds correctly; the default and fast:: ones
-// are only as good as option exp_mode says, as an Apple GPU's are not specified to a bit.
+// Floating-point functions. precise:: rounds correctly. The default and fast:: functions
+// have the precision of option exp_mode, because Apple does not specify them to the bit.
 #pragma once
 
 namespace emu {
-// Off by up to 2 units in the last place, the same for the same argument.
+// An error of up to 2 units in the last place that depends on the argument only.
 METAL_FUNC float roughly(float result, float x) {
   const bool ordinary = result > -3e38f && result < 3e38f && result != 0;
   if (options.exp_mode != 2 || !ordinary) return result;
@@ -14,7 +14,7 @@ constexpr double pi = 3.14159265358979323846L;
 }  // namespace emu
 
 namespace metal {
-// One function of `x`, a double: precise for float and half, rough for float.
+// Defines one function of `x`, a double: precise for float and half, rough for float.
 #define EMU_ROUGH(name)                                                                   \
   namespace fast {                                                                        \
   METAL_FUNC float name(float x) { return emu::roughly(precise::name(x), x); }            \
@@ -129,7 +129,7 @@ METAL_FUNC bool signbit(float x) { return __builtin_signbit(x); }
 EMU_CLASS(isnan) EMU_CLASS(isinf) EMU_CLASS(isfinite) EMU_CLASS(isnormal)
 #undef EMU_CLASS
 
-// Overloads, no templates: arguments of two types are ambiguous, as in Metal.
+// Overloads and not templates, so that arguments of two types are ambiguous, as in Metal.
 #define EMU_COMPARE(t, min_of, max_of)                                                    \
   METAL_FUNC constexpr t min(t a, t b) { return min_of; }                                 \
   METAL_FUNC constexpr t max(t a, t b) { return max_of; }                                 \
@@ -141,7 +141,7 @@ EMU_CLASS(isnan) EMU_CLASS(isinf) EMU_CLASS(isfinite) EMU_CLASS(isnormal)
 EMU_INTEGER(char) EMU_INTEGER(int8_t) EMU_INTEGER(uchar) EMU_INTEGER(short) EMU_INTEGER(ushort)
 EMU_INTEGER(int) EMU_INTEGER(uint) EMU_INTEGER(long) EMU_INTEGER(ulong) EMU_INTEGER(long long)
 EMU_INTEGER(unsigned long long)
-// A number wins over NaN.
+// Of a number and NaN, the number.
 #define EMU_FLOAT(t)                                                                      \
   EMU_COMPARE(t, a != a ? b : b < a ? b : a, a != a ? b : a < b ? b : a)                  \
   METAL_FUNC t mix(t a, t b, t f) { return a + (b - a) * f; }                             \
@@ -162,7 +162,7 @@ METAL_FUNC bfloat select(bfloat a, bfloat b, bool c) { return c ? b : a; }
 EMU_SAME(fma) EMU_SAME(fmax) EMU_SAME(fmin) EMU_SAME(max) EMU_SAME(min) EMU_SAME(clamp)
 #undef EMU_SAME
 
-// By component.
+// Functions of vectors, by component.
 #define EMU_EACH(name)                                           \
   template <class T, int N>                                      \
   METAL_FUNC vec<T, N> name(vec<T, N> x) {                       \

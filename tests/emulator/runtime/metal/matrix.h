@@ -1,5 +1,5 @@
-// simdgroup_matrix, 8x8: a lane holds two neighbours of one row, as MLX's steel kernels
-// assume. The sum of a product is taken in the order of option mma_order.
+// simdgroup_matrix, 8x8: a lane holds two neighbouring elements of one row, as MLX's steel
+// kernels assume. Option mma_order chooses the order of a product's sum.
 #pragma once
 
 namespace emu {
@@ -36,10 +36,10 @@ inline float matrix_sum(const float* a, const float* b, float c) {
 }
 
 template <class A, class B, class C>
-inline __attribute__((noinline)) void multiply(const Offers<Factors<A, B, C>>& offers) {
+inline __attribute__((noinline)) void multiply(const LaneValues<Factors<A, B, C>>& values) {
   float a[8][8], b[8][8], c[8][8], d[8][8];  // b by columns
   for (uint lane = 0; lane < simd_width; lane++) {
-    const auto factors = offers[lane];
+    const auto factors = values[lane];
     const uint row = matrix_row(lane), column = matrix_column(lane);
     for (int k = 0; k < 2; k++) {
       a[row][column + k] = (float)factors.a[k];
@@ -49,8 +49,8 @@ inline __attribute__((noinline)) void multiply(const Offers<Factors<A, B, C>>& o
   }
   for (int i = 0; i < 8; i++)
     for (int j = 0; j < 8; j++) d[i][j] = matrix_sum(a[i], b[j], c[i][j]);
-  __builtin_memcpy(offers.simd->result, d, sizeof d);
-  offers.simd->result_turn = offers.simd->turn;
+  __builtin_memcpy(values.simd->result, d, sizeof d);
+  values.simd->result_turn = values.simd->turn;
 }
 
 #ifdef EMU_SPACES
@@ -95,7 +95,7 @@ METAL_FUNC simdgroup_matrix<T, R, C> make_diagonal_simdgroup_matrix(T v) {
 #define EMU_SAME_TYPE(pointer)                                                             \
   static_assert(is_same_v<remove_cv_t<decltype(emu::value_of(*pointer))>, T>,              \
                 "element type differs from the matrix type")
-// Where element k of a lane lies in memory.
+// The address of element k of a lane.
 METAL_FUNC ulong matrix_place(uint k, ulong per_row, ulong2 origin, bool transposed) {
   const uint lane = emu::current->lane;
   const ulong row = emu::matrix_row(lane), column = emu::matrix_column(lane) + k;
@@ -126,13 +126,13 @@ METAL_FUNC void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& 
   const emu::Factors<A, B, C> own{{a.elements[0], a.elements[1]},
                                   {b.elements[0], b.elements[1]},
                                   {c.elements[0], c.elements[1]}};
-  const auto offers = emu::offer(own, "simdgroup_multiply_accumulate", place);
-  if (offers.simd->active != emu::every_lane)
+  const auto values = emu::exchange(own, "simdgroup_multiply_accumulate", place);
+  if (values.simd->active != emu::every_lane)
     emu::fail("simdgroup_multiply_accumulate with inactive lanes");
-  if (offers.simd->result_turn != offers.simd->turn) emu::multiply(offers);
-  const uint first = emu::matrix_row(offers.lane) * 8 + emu::matrix_column(offers.lane);
+  if (values.simd->result_turn != values.simd->turn) emu::multiply(values);
+  const uint first = emu::matrix_row(values.lane) * 8 + emu::matrix_column(values.lane);
   float pair[2];
-  __builtin_memcpy(pair, offers.simd->result + 4 * first, sizeof pair);
+  __builtin_memcpy(pair, values.simd->result + 4 * first, sizeof pair);
   for (int k = 0; k < 2; k++) d.elements[k] = D(pair[k]);
 }
 template <class D, class A, class B>

@@ -1,5 +1,5 @@
-// Barriers and operations among the lanes of a simdgroup. A lane leaves its value in its
-// slot, waits for the others, and reads theirs.
+// Barriers, and operations among the lanes of a simdgroup. A lane writes its value to its
+// slot, waits for the other lanes, and reads their slots.
 #pragma once
 
 namespace metal {
@@ -23,9 +23,9 @@ METAL_FUNC void atomic_thread_fence(...) {}
 }  // namespace metal
 
 namespace emu {
-// What the lanes offered in one operation.
+// The values of the lanes in one operation.
 template <class T>
-struct Offers {
+struct LaneValues {
   Simdgroup* simd;
   const u8 (*slot)[64];
   u32 lane;
@@ -43,7 +43,7 @@ struct Offers {
 };
 
 template <class T>
-METAL_FUNC Offers<T> offer(const T& value, const char* operation, u32 place) {
+METAL_FUNC LaneValues<T> exchange(const T& value, const char* operation, u32 place) {
   static_assert(sizeof(T) <= sizeof(Simdgroup::slot[0][0]));
   const Thread* t = current;
   Simdgroup* simd = t->simd;
@@ -53,8 +53,8 @@ METAL_FUNC Offers<T> offer(const T& value, const char* operation, u32 place) {
   return {simd, simd->slot[turn], t->lane};
 }
 
-// Folds the lanes' values in the order of option simd_order, or with its neighbours
-// first where lanes are missing.
+// Reduces the lanes' values in the order of option simd_order, or neighbours first if
+// lanes are missing.
 template <class T, class F>
 T fold(T* a, u32 active, F f) {
   const u32 order = active == every_lane ? options.simd_order : 4;
@@ -85,32 +85,32 @@ T fold(T* a, u32 active, F f) {
 }
 
 template <class T, class F>
-inline __attribute__((noinline)) void make_result(const Offers<T>& offers, F f) {
+inline __attribute__((noinline)) void make_result(const LaneValues<T>& values, F f) {
   T a[simd_width];
   for (u32 i = 0; i < simd_width; i++)
-    __builtin_memcpy((void*)&a[i], offers.slot[i], sizeof(T));
-  const T result = fold(a, offers.simd->active, f);
-  __builtin_memcpy(offers.simd->result, &result, sizeof(T));
-  offers.simd->result_turn = offers.simd->turn;
+    __builtin_memcpy((void*)&a[i], values.slot[i], sizeof(T));
+  const T result = fold(a, values.simd->active, f);
+  __builtin_memcpy(values.simd->result, &result, sizeof(T));
+  values.simd->result_turn = values.simd->turn;
 }
 
 template <class T, class F>
 METAL_FUNC T reduce(T value, const char* operation, u32 place, F f) {
-  const auto offers = offer(value, operation, place);
-  if (offers.simd->result_turn != offers.simd->turn) make_result(offers, f);
+  const auto values = exchange(value, operation, place);
+  if (values.simd->result_turn != values.simd->turn) make_result(values, f);
   T result;
-  __builtin_memcpy((void*)&result, offers.simd->result, sizeof result);
+  __builtin_memcpy((void*)&result, values.simd->result, sizeof result);
   return result;
 }
 
 template <class T, class F>
 METAL_FUNC T prefix(T value, T start, bool inclusive, const char* operation, u32 place, F f) {
-  const auto offers = offer(value, operation, place);
+  const auto values = exchange(value, operation, place);
   T sum = start;
   bool any = false;
-  for (u32 i = 0; i < offers.lane + inclusive; i++) {
-    if (!(offers.simd->active >> i & 1)) continue;
-    sum = any ? f(sum, offers[i]) : offers[i];
+  for (u32 i = 0; i < values.lane + inclusive; i++) {
+    if (!(values.simd->active >> i & 1)) continue;
+    sum = any ? f(sum, values[i]) : values[i];
     any = true;
   }
   return sum;
@@ -141,14 +141,14 @@ EMU_PREFIX(simd_prefix_exclusive_sum, 0, false, a + b)
 EMU_PREFIX(simd_prefix_inclusive_product, 1, true, a * b)
 EMU_PREFIX(simd_prefix_exclusive_product, 1, false, a * b)
 
-// One lane's value, from a lane that follows from its own (`l`) and an argument (`n`);
-// beyond the group's ends (`own`) it keeps what it has.
+// Defines a shuffle: a lane reads the lane that follows from its own index (`l`) and an
+// argument (`n`), or keeps its own value beyond the group's ends (`own`).
 #define EMU_SHUFFLE(name, own, from)                                                          \
   template <class T>                                                                          \
   METAL_FUNC T name(T v, ushort n, EMU_PLACE) {                                               \
-    const auto offers = emu::offer(v, #name, place);                                          \
-    const uint l = offers.lane;                                                               \
-    return (own) ? v : offers[from];                                                          \
+    const auto values = emu::exchange(v, #name, place);                                       \
+    const uint l = values.lane;                                                               \
+    return (own) ? v : values[from];                                                          \
   }
 EMU_SHUFFLE(simd_broadcast, false, n)
 EMU_SHUFFLE(simd_shuffle, false, n)
@@ -166,9 +166,9 @@ EMU_SHUFFLE(quad_shuffle_down, (l & 3) + n > 3, l + n)
   template <class T>                                                                          \
   METAL_FUNC T name(T v, T fill, ushort n, EMU_PLACE) {                                       \
     struct Both { T v, fill; };                                                               \
-    const auto offers = emu::offer(Both{v, fill}, #name, place);                              \
-    const uint l = offers.lane;                                                               \
-    const Both other = offers[(from) & 31];                                                   \
+    const auto values = emu::exchange(Both{v, fill}, #name, place);                           \
+    const uint l = values.lane;                                                               \
+    const Both other = values[(from) & 31];                                                   \
     return (outside) ? other.fill : other.v;                                                  \
   }
 EMU_FILL(simd_shuffle_and_fill_up, l < n, l - n)
@@ -176,10 +176,10 @@ EMU_FILL(simd_shuffle_and_fill_down, l + n > 31, l + n)
 #define EMU_QUAD(name, expression)                                                            \
   template <class T>                                                                          \
   METAL_FUNC T name(T v, EMU_PLACE) {                                                         \
-    const auto offers = emu::offer(v, #name, place);                                          \
-    const uint q = offers.lane & ~3u;                                                         \
+    const auto values = emu::exchange(v, #name, place);                                       \
+    const uint q = values.lane & ~3u;                                                         \
     const auto f = [](T a, T b) -> T { return T(expression); };                               \
-    return f(f(offers[q], offers[q + 1]), f(offers[q + 2], offers[q + 3]));                   \
+    return f(f(values[q], values[q + 1]), f(values[q + 2], values[q + 3]));                   \
   }
 EMU_QUAD(quad_sum, a + b)
 EMU_QUAD(quad_product, a * b)
@@ -193,12 +193,12 @@ EMU_QUAD(quad_min, min(a, b))
 
 template <class T>
 METAL_FUNC T simd_broadcast_first(T v, EMU_PLACE) {
-  const auto offers = emu::offer(v, "simd_broadcast_first", place);
-  return offers[__builtin_ctz(offers.simd->active)];
+  const auto values = emu::exchange(v, "simd_broadcast_first", place);
+  return values[__builtin_ctz(values.simd->active)];
 }
 METAL_FUNC bool simd_is_first(EMU_PLACE) {
-  const auto offers = emu::offer(0, "simd_is_first", place);
-  return offers.lane == (uint)__builtin_ctz(offers.simd->active);
+  const auto values = emu::exchange(0, "simd_is_first", place);
+  return values.lane == (uint)__builtin_ctz(values.simd->active);
 }
 struct simd_vote {
   using vote_t = ulong;
@@ -219,6 +219,6 @@ METAL_FUNC bool simd_any(bool p, EMU_PLACE) {
   return emu::reduce((uint)p, "simd_any", place, [](uint a, uint b) { return a | b; });
 }
 METAL_FUNC simd_vote simd_active_threads_mask(EMU_PLACE) {
-  return simd_vote(emu::offer(0, "simd_active_threads_mask", place).simd->active);
+  return simd_vote(emu::exchange(0, "simd_active_threads_mask", place).simd->active);
 }
 }  // namespace metal

@@ -38,7 +38,7 @@ struct swizzle {
   constexpr T operator[](int i) const { return value()[i]; }
 };
 
-// How many components a constructor's argument brings.
+// The number of components of a constructor's argument.
 template <class T>
 constexpr int width = 1;
 template <class T, int N>
