@@ -1,11 +1,11 @@
-"""Between MLX's arrays and NumPy's: same bytes, same strides."""
+"""Conversion between MLX's arrays and NumPy's, with the same bytes and strides."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 import numpy as np
 
-# bfloat16 travels as its bit pattern.
+# bfloat16 is represented by its bit pattern.
 NUMPY = {
     mx.bool_: np.bool_,
     mx.int8: np.int8,
@@ -33,11 +33,11 @@ def to_numpy(array: mx.array | np.ndarray) -> np.ndarray:
 
 
 def to_mlx(array: np.ndarray, dtype: mx.Dtype) -> mx.array:
-    """An MLX array of this type from its bytes."""
-    made = mx.array(array)
-    return made.view(mx.bfloat16) if dtype == mx.bfloat16 else made
+    """An MLX array of this dtype from its bytes."""
+    result = mx.array(array)
+    return result.view(mx.bfloat16) if dtype == mx.bfloat16 else result
 
 
 def strides(array: np.ndarray) -> np.ndarray:
-    """Strides in elements, as MLX hands them to a kernel."""
+    """Strides in elements, as MLX passes them to a kernel."""
     return np.array([s // array.itemsize for s in array.strides], np.int64)

@@ -1,6 +1,6 @@
-"""The one error of the emulator."""
+"""The emulator's error."""
 
 
 class EmulatorError(RuntimeError):
-    """A kernel that Metal would refuse, that does what it must not, or that cannot
-    be emulated."""
+    """A kernel that Metal would reject, that has undefined behaviour, or that cannot be
+    emulated."""

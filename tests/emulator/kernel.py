@@ -1,7 +1,8 @@
-"""What mx.fast.metal_kernel returns while Metal is emulated.
+"""The emulated mx.fast.metal_kernel.
 
-The source that runs is MLX's own: where there is no Metal, MLX still records a call
-while a function is exported, with the whole text that a Mac would compile.
+Owns the way from a call of a kernel to its source, which is MLX's own: without Metal,
+MLX still records the call while a function is exported, with the whole text that a Mac
+would compile. Does not know how the source runs; see launch.py.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from .errors import EmulatorError
 from .launch import Output, load, run
 from .runner import Buffer
 
-# MLX's own, whatever a test puts in its place later.
+# MLX's own function, which a test may replace later.
 _metal_kernel = mx.fast.metal_kernel
-# Below so many elements MLX hands an array over as `constant`.
-_CONSTANT = 8
+# MLX passes arrays with fewer elements as `constant`.
+_MIN_DEVICE_ELEMENTS = 8
 
 
 def metal_kernel(
@@ -33,8 +34,8 @@ def metal_kernel(
     atomic_outputs: bool = False,
     compile_options: dict[str, str] | None = None,
 ) -> MetalKernel:
-    """The stand-in for mx.fast.metal_kernel."""
-    more = {} if compile_options is None else {"compile_options": compile_options}
+    """Has the arguments of mx.fast.metal_kernel."""
+    options = {} if compile_options is None else {"compile_options": compile_options}
     recorder = _metal_kernel(
         name=name,
         input_names=input_names,
@@ -43,7 +44,7 @@ def metal_kernel(
         header=header,
         ensure_row_contiguous=ensure_row_contiguous,
         atomic_outputs=atomic_outputs,
-        **more,
+        **options,
     )
     math = (compile_options or {}).get("math_mode", "safe")
     return MetalKernel(
@@ -52,7 +53,7 @@ def metal_kernel(
 
 
 class MetalKernel:
-    """A kernel that runs here when it is called."""
+    """A kernel that is emulated when it is called, with the arguments of MLX's."""
 
     def __init__(self, recorder, input_names, output_names, contiguous, math):
         self.recorder = recorder
@@ -104,10 +105,10 @@ class MetalKernel:
         return self.records[key]
 
     def _buffers(self, inputs, record) -> Iterator[Buffer]:
-        """The inputs as MLX binds them, with shapes and strides where asked for."""
-        facts, recorded = record["arguments"][8], record["inputs"]
-        for name, value, wanted, (_, _, dtype) in zip(
-            self.input_names, inputs, facts, recorded, strict=True
+        """The inputs as MLX binds them, with the shapes and strides that it uses."""
+        used, recorded = record["arguments"][8], record["inputs"]
+        for name, value, uses, (_, _, dtype) in zip(
+            self.input_names, inputs, used, recorded, strict=True
         ):
             if not isinstance(value, mx.array):
                 value = mx.array(value, dtype)
@@ -116,7 +117,7 @@ class MetalKernel:
                 data = np.require(data, requirements="C")
             yield Buffer(name, data)
             if data.ndim:
-                shape, stride, ndim = wanted
+                shape, stride, ndim = uses
                 if shape:
                     yield Buffer(f"{name}_shape", np.array(data.shape, np.int32))
                 if stride:
@@ -126,26 +127,28 @@ class MetalKernel:
 
 
 def _kind(value) -> tuple:
-    """All of an input that the generated source depends on."""
+    """The properties of an input on which the generated source depends."""
     if isinstance(value, mx.array):
-        return value.dtype, value.ndim == 0, value.size < _CONSTANT
+        return value.dtype, value.ndim == 0, value.size < _MIN_DEVICE_ELEMENTS
     return type(value), mx.array(value).dtype
 
 
 def _record(recorder, inputs, call) -> dict:
-    """Call MLX's kernel inside an export and keep what it recorded."""
+    """Call MLX's kernel inside an export, and return what MLX records."""
     call = {name: value for name, value in call.items() if value is not None}
     arrays = [x for x in inputs if isinstance(x, mx.array)]
 
     def traced(*placeholders):
-        given = iter(placeholders)
+        traced_arrays = iter(placeholders)
         return recorder(
-            inputs=[next(given) if isinstance(x, mx.array) else x for x in inputs],
+            inputs=[
+                next(traced_arrays) if isinstance(x, mx.array) else x for x in inputs
+            ],
             **call,
         )
 
     events: list[dict] = []
-    # Placeholders are distinct, so an array that is passed twice keeps both places.
+    # Placeholders are distinct, so an array that is passed twice is recorded twice.
     placeholders = [mx.zeros(a.shape, a.dtype) for a in arrays]
     mx.export_function(events.append, traced, *placeholders)
     found = [e for e in events if e.get("name") == "CustomKernel"]

@@ -1,4 +1,4 @@
-"""A launch as tests see it: one run per seed, outputs that must agree."""
+"""Launches for tests: one run per seed, with outputs that must be equal."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .options import current
 from .program import Program
 from .runner import Buffer, Loaded
 
-# What an unwritten output holds, by turns: NaN, then a large negative number; and
-# what lies between the rows of a strided input.
+# Bytes of outputs before a run: NaN and a large negative number, in turn. Bytes between
+# the rows of a strided input.
 POISONS = (0xFF, 0xCB)
 GAPS = (0xFE, 0xC5)
 
@@ -27,7 +27,7 @@ _loading = Lock()
 
 @dataclass(frozen=True)
 class Output:
-    """An output to allocate; `init` fills it, else it holds poison."""
+    """An output to allocate, filled with `init`, or with poison if that is None."""
 
     name: str
     shape: tuple[int, ...]
@@ -37,13 +37,13 @@ class Output:
     def blank(self, poison: int) -> np.ndarray:
         if self.init is not None:
             return to_numpy(mx.full(self.shape, self.init, self.dtype))
-        made = np.empty(self.shape, NUMPY[self.dtype])
-        made.reshape(-1).view(np.uint8)[:] = poison
-        return made
+        array = np.empty(self.shape, NUMPY[self.dtype])
+        array.reshape(-1).view(np.uint8)[:] = poison
+        return array
 
 
 def last() -> dict[str, object]:
-    """Counts of the last launch (its last seed), its `call` and `source`."""
+    """Counts of the last launch (of its last seed), its `call` and `source`."""
     return dict(_last)
 
 
@@ -53,13 +53,13 @@ def load(
     constants: dict[int, int | float | bool],
     math: str = "safe",
 ) -> Loaded:
-    """The program under the options in force, compiled once in this process."""
-    now = current()
+    """The program with the current options, loaded once in this process."""
+    options = current()
     key = (source, call, tuple(sorted(constants.items())), math)
-    key += (now.contract, now.math, now.checks, now.spaces)
+    key += (options.contract, options.math, options.checks, options.spaces)
     with _loading:
         if key not in _programs:
-            _programs[key] = Loaded(Program(source, call, constants, now, math))
+            _programs[key] = Loaded(Program(source, call, constants, options, math))
         return _programs[key]
 
 
@@ -70,7 +70,7 @@ def run(
     grid: Sequence[int],
     threadgroup: Sequence[int],
 ) -> dict[int, mx.array]:
-    """Run once per seed with other poison and other guards each time.
+    """Run once per seed, with alternating poison and guards.
 
     Raises:
         EmulatorError: A run failed, or two runs differ.
@@ -83,17 +83,17 @@ def run(
         for index, out in outputs.items():
             blank = out.blank(POISONS[turn % 2])
             buffers[index] = Buffer(out.name, blank, True, out.init is None)
-        made, stats = loaded.launch(
+        results, stats = loaded.launch(
             *(buffers, grid, threadgroup, options),
             seed=seed,
             gap=GAPS[turn % 2],
             at_end=turn % 2 == 0,
         )
-        runs.append(made)
+        runs.append(results)
         for index, out in outputs.items():
-            if said := _difference(out, runs[0][index], made[index], strided):
+            if problem := _difference(out, runs[0][index], results[index], strided):
                 raise EmulatorError(
-                    f"{loaded.program.call}: output '{out.name}' {said} (seeds "
+                    f"{loaded.program.call}: output '{out.name}' {problem} (seeds "
                     f"{options.seeds[0]} and {seed})"
                 )
     _last.clear()
@@ -104,7 +104,7 @@ def run(
 def _difference(
     out: Output, first: np.ndarray, other: np.ndarray, strided: bool
 ) -> str:
-    """How two runs differ; "" if they do not."""
+    """How two runs differ, as a predicate; "" if they are equal."""
     a, b = _elements(first), _elements(other)
     differ = np.flatnonzero((a != b).any(axis=1))
     if not differ.size:
@@ -119,7 +119,7 @@ def _difference(
 
 
 def _elements(array: np.ndarray) -> np.ndarray:
-    """The bytes of each element, one row each."""
+    """The bytes of an array, one row per element."""
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat.view(np.uint8).reshape(len(flat), -1) if len(flat) else flat[:, None]
 
@@ -134,17 +134,17 @@ def run_source(
     groups: Sequence[int] | None = None,
     function_constants: dict[int, int | float | bool] | None = None,
 ) -> dict[int, mx.array]:
-    """Run any kernel, one of MLX's own headers for instance.
+    """Run any kernel, for example one in MLX's headers.
 
     Args:
-        source: Metal source that holds or includes the kernel.
-        call: Its name with template arguments, `sdpa_vector<half, 64, 64>`.
-        buffers: Inputs by buffer index, strides as they are.
-        outputs: Shape and type by buffer index.
-        grid: Threads in each direction, or
-        groups: threadgroups in each direction.
+        source: Metal source that contains or includes the kernel.
+        call: Its name with template arguments: `sdpa_vector<half, 64, 64>`.
+        buffers: Inputs by buffer index, with their strides.
+        outputs: Shape and dtype by buffer index.
+        grid: Threads in each direction; or give `groups`.
         threadgroup: Threads of a threadgroup in each direction.
-        function_constants: Their values by index; 0 where not named.
+        groups: Threadgroups in each direction.
+        function_constants: Their values by index; 0 if not given.
     """
     loaded = load(source, call, function_constants or {})
     name = loaded.program.name

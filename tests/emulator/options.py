@@ -1,4 +1,4 @@
-"""What may vary between two runs of a kernel, and the setting now in force."""
+"""Options of compiling and running a kernel, and the current ones."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ class Options:
     """How kernels are compiled and run.
 
     Args:
-        seeds: One run each, outputs compared bit by bit. 0 runs lanes, simdgroups and
-            threadgroups in order, 1 in reverse, others in a random order.
-        checks: Watch every access: exact bounds, races on threadgroup memory, reads
-            of what was never written. Ten times slower.
+        seeds: One run per seed, whose outputs must be equal bit by bit. 0 runs lanes,
+            simdgroups and threadgroups in order, 1 in reverse, others in random order.
+        checks: Check every access: exact bounds, races on threadgroup memory, reads of
+            memory that was never written. Ten times slower.
         spaces: Also compile with address spaces as part of the types.
         contract: Contraction of multiply and add: "on" within a statement, "off",
             "fast" across statements.
-        math: "safe", "relaxed" (sums in any order) or "fast" (no NaN, no infinity
-            either); None takes what the kernel asks for.
+        math: "safe", "relaxed" (sums in any order) or "fast" (also no NaN and no
+            infinity); None is the kernel's own math mode.
         simd_order: Order of a SIMD reduction: 0 butterfly with neighbours first, 1
             halves first, 2 sequential, 3 sequential from the last lane.
         mma_order: Sum of an 8x8 matrix product: 0 fused, 1 multiply then add, 2
             pairwise, 3 in double.
-        exp_mode: exp, log and the like, but those in precise::, are 0 correctly
-            rounded, 1 the same but exp(x) is exp2(x * log2 e), 2 off by up to 2
-            units in the last place.
+        exp_mode: exp, log and similar functions outside precise:: are 0 correctly
+            rounded, 1 the same but exp(x) is exp2(x * log2 e), 2 wrong by up to 2 units
+            in the last place.
         ftz: Flush subnormals to zero.
-        cpu_limit_ms: CPU time for one run.
-        max_groups: Run only so many threadgroups; 0 runs all.
+        cpu_limit_ms: CPU time that one run may take.
+        max_groups: The number of threadgroups to run; 0 runs all.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -50,13 +50,13 @@ _options = Options()
 
 
 def current() -> Options:
-    """The options in force."""
+    """The current options."""
     return _options
 
 
 @contextmanager
 def using(**changes: object) -> Iterator[Options]:
-    """Change options for the launches inside; those not named stay as they are."""
+    """Change the given options for the launches inside the block."""
     global _options
     outer = _options
     _options = replace(outer, **changes)

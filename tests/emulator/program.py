@@ -1,6 +1,6 @@
 """A kernel as a program: its flags, its entry point, its parameters, its checks.
 
-Knows Metal's words and clang's flags; compiler.py knows how to run clang.
+Owns the flags and the text around a kernel. Does not run clang; see compiler.py.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from .compiler import LANGUAGE, PREFIX, headers, library, syntax_errors
 from .errors import EmulatorError
 from .options import Options
 from .rewrite import metal_to_cpp
-from .signature import Parameter, parameters, unspaced
+from .signature import Parameter, parameters, parameters_without_space
 
 CODE = "-O2 -march=x86-64-v3 -fPIC -fno-plt -fvisibility=hidden".split()
 TRAPS = """-fsanitize=bounds,alignment,shift,integer-divide-by-zero,vla-bound
     -fsanitize-trap=all""".split()
-# Instruments every access of up to 16 bytes, so wider ones must not be made of narrow
-# ones; the hooks are the runtime's own.
+# Instruments accesses of up to 16 bytes, so clang must not combine accesses to wider
+# ones. The hooks are in runtime/watch.cpp.
 WATCH = """-fsanitize=thread -mllvm -tsan-instrument-func-entry-exit=0
     -fno-vectorize -fno-slp-vectorize""".split()
-# What a kernel's math mode allows on top of contraction.
+# What a kernel's math mode allows besides contraction.
 MATH = {
     "safe": [],
     "relaxed": "-fassociative-math -freciprocal-math -fno-signed-zeros".split(),
@@ -36,7 +36,7 @@ extern "C" {{
 #define EMU_EXPORT __attribute__((visibility("default")))
 #define EMU_OWN __attribute__((visibility("hidden"))) extern char
 EMU_OWN __ehdr_start[], _end[];
-// There are none if no variable is in threadgroup memory.
+// These symbols are missing if no variable is in threadgroup memory.
 #pragma weak __start_emu_threadgroup
 #pragma weak __stop_emu_threadgroup
 EMU_OWN __start_emu_threadgroup[], __stop_emu_threadgroup[];
@@ -52,14 +52,14 @@ EMU_EXPORT void emu_memory(char** shared, char** image) {{
 
 
 class Program:
-    """One kernel, compiled and ready to be launched.
+    """One compiled kernel.
 
     Args:
-        source: Metal source that holds or includes the kernel.
-        call: Its name with template arguments, `sdpa_vector<half, 64, 64>`.
+        source: Metal source that contains or includes the kernel.
+        call: Its name with template arguments: `sdpa_vector<half, 64, 64>`.
         constants: Values of function constants by index.
-        options: contract, math, checks and spaces count.
-        math: What the kernel asks for, where options do not say.
+        options: Of these contract, math, checks and spaces are used.
+        math: The kernel's own math mode, used if `options.math` is None.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Program:
         self.checks = options.checks
         body = metal_to_cpp(source)
         self.parameters = find_parameters(body, call)
-        prologue = PROLOGUE.format(constants=_specialised(constants))
+        prologue = PROLOGUE.format(constants=_specialisations(constants))
         arguments = ", ".join(p.argument for p in self.parameters)
         epilogue = EPILOGUE.format(call=call, args=arguments)
         if options.spaces:
@@ -91,12 +91,12 @@ class Program:
         self.library = library(call, prologue + body + epilogue, flags)
 
     def name(self, buffer: int) -> str:
-        """What the kernel calls a buffer."""
+        """The name of a buffer in the kernel."""
         names = {p.buffer: p.name for p in self.parameters}
         return names.get(buffer, str(buffer))
 
 
-def _specialised(constants: dict[int, int | float | bool]) -> str:
+def _specialisations(constants: dict[int, int | float | bool]) -> str:
     return " ".join(
         f"template <> constexpr double function_constant<{index}> = {float(value)};"
         for index, value in sorted(constants.items())
@@ -129,18 +129,18 @@ def _included(text: str, seen: set[str]) -> str:
 def check_spaces(
     call: str, source: str, prologue: str, body: str, epilogue: str
 ) -> None:
-    """Compile with address spaces as part of the types.
+    """Raise EmulatorError if the kernel mixes address spaces.
 
-    bfloat becomes half, as a class in `device` memory cannot call its own members in
-    C++, and only errors in the kernel's own lines count: MLX's headers have some.
+    bfloat is replaced by half, because in C++ an object in `device` memory cannot call
+    its own members. Errors in MLX's headers are ignored.
     """
 
-    def plain(text: str) -> str:
+    def without_bfloat(text: str) -> str:
         return re.sub(r"\bbfloat(16_t)?\b", "half", text)
 
-    text = PREFIX + prologue + plain(body) + plain(epilogue)
+    text = PREFIX + prologue + without_bfloat(body) + without_bfloat(epilogue)
     messages = syntax_errors(text, [*LANGUAGE, "-DEMU_SPACES", "-ferror-limit=0"])
-    faults = unspaced(source) + [
+    faults = parameters_without_space(source) + [
         line
         for line in messages.splitlines()
         if line.startswith("kernel.metal:") and "error:" in line

@@ -1,14 +1,14 @@
-"""From Metal's language to C++: the few changes of text, line numbers kept.
+"""Rewrites Metal source as C++, with the same line numbers.
 
-Knows no compiler and no file. Everything that a header can define is defined in
-`runtime/`; here is only what a header cannot do.
+Owns the changes of text that a header cannot make; everything else is defined in
+`runtime/`. Knows no compiler and no file.
 """
 
 from __future__ import annotations
 
 import re
 
-# A local declaration `threadgroup T name[..];`, not a pointer and not a parameter.
+# A local declaration `threadgroup T name[..];`, neither a pointer nor a parameter.
 _THREADGROUP = re.compile(
     r"(^|[;{}]|\\\n)([ \t\r\n\\]*)threadgroup([ \t\r\n]+)"
     r"((?:[^;(){}=\[]|\[[^;\]]*\]|\([^;(){}]*\))*);",
@@ -20,14 +20,14 @@ _ATTRIBUTE = r"\[\[[^\]]*\]\](?:\s|\\\n)*"
 _SUBSTITUTIONS = [
     # Attributes of an explicit instantiation.
     (rf"\btemplate((?:\s|\\\n)*)(?:{_ATTRIBUTE})+(?=decltype|void)", r"template\1"),
-    # A function constant gets its value where the program is put together.
+    # A function constant gets its value from the program's prologue.
     (
         r"\bconstant\s+(\w+)\s+(\w+)\s*\[\[\s*function_constant\((\d+)\)\s*\]\]\s*;",
         r"static const \1 \2 = (\1)emu::function_constant<\3>;",
     ),
     # A threadgroup parameter of a kernel; the name is a macro here.
     (r"\[\[\s*threadgroup\(\d+\)\s*\]\]", ""),
-    # All of the library is in one header.
+    # The whole library is in one header.
     (r"#(\s*)include\s*<metal_\w+>", r"#\1include <metal_stdlib>"),
     (r"\b(\d+\.\d*|\.\d+|\d+)bf\b", r"bfloat(\1f)"),
     (
@@ -37,13 +37,13 @@ _SUBSTITUTIONS = [
 ]
 
 
-def blank(text: str) -> str:
-    """White space of the same height."""
+def line_ends(text: str) -> str:
+    """The text's line ends."""
     return re.sub(r"[^\n]", "", text)
 
 
 def without_comments(text: str) -> str:
-    """The text with blanks for comments."""
+    """The text with spaces in place of comments."""
 
     def cut(match: re.Match) -> str:
         found = match.group(0)
@@ -55,7 +55,7 @@ def without_comments(text: str) -> str:
 def metal_to_cpp(text: str) -> str:
     """Rewrite one file of Metal source."""
     text = without_comments(text)
-    # Declarations in a row share their separators: go on until nothing changes.
+    # Neighbouring declarations share a separator, so repeat until nothing changes.
     before = None
     while before != text:
         before, text = text, _THREADGROUP.sub(_to_section, text)
@@ -65,7 +65,7 @@ def metal_to_cpp(text: str) -> str:
 
 
 def _to_section(match: re.Match) -> str:
-    """Give a threadgroup variable static storage, where it is one."""
+    """Give static storage to a threadgroup variable, if the match is one."""
     start, space, gap, declaration = match.groups()
     flat = declaration
     for _ in range(6):
@@ -77,10 +77,10 @@ def _to_section(match: re.Match) -> str:
 
 
 def one_address_space(name: str, text: str) -> str:
-    """Drop the overloads of MLX's headers that differ in address space alone.
+    """Remove the overloads in MLX's headers that differ only in an address space.
 
     Args:
-        name: The file's name; two files of MLX have such overloads.
+        name: The file's name; two of MLX's files have such overloads.
         text: Its text.
     """
     if name == "complex.h":
@@ -90,24 +90,24 @@ def one_address_space(name: str, text: str) -> str:
             r"template <typename T>\s*struct "
             r"pointer_element<(device|constant|threadgroup) T\*> \{.*?\};"
         )
-        return re.sub(pattern, lambda m: blank(m.group(0)), text, flags=re.S)
+        return re.sub(pattern, lambda m: line_ends(m.group(0)), text, flags=re.S)
     return text
 
 
 def _without_space_members(text: str) -> str:
-    """Keep the members of complex_t that act on `thread` memory."""
+    """Keep only the members of complex_t for `thread` memory."""
     opening = "struct complex_t {"
     start = text.index(opening) + len(opening)
     end = matching(text, start, "{}")
     spaced = r"\)\s*(const\s+)?(threadgroup|device|constant)\b"
     body = "".join(
-        blank(member) if re.search(spaced, member) else member
+        line_ends(member) if re.search(spaced, member) else member
         for member in _members(text[start : end - 1])
     )
     rest = re.sub(
         r"template <typename T>\nconstexpr (threadgroup|device) complex_t<T>& "
         r"operator\+=\(.*?\n}\n",
-        lambda m: blank(m.group(0)),
+        lambda m: line_ends(m.group(0)),
         text[end - 1 :],
         flags=re.S,
     )
@@ -115,7 +115,7 @@ def _without_space_members(text: str) -> str:
 
 
 def _members(body: str) -> list[str]:
-    """Split a struct's body behind each member."""
+    """Split a struct's body after each member."""
     members, member, depth = [], "", 0
     for char in body:
         member += char
@@ -127,7 +127,7 @@ def _members(body: str) -> list[str]:
 
 
 def matching(text: str, start: int, pair: str) -> int:
-    """The position behind the bracket that closes the one open before `start`."""
+    """The position after the bracket that closes the one opened before `start`."""
     depth, at = 1, start
     while depth:
         depth += {pair[0]: 1, pair[1]: -1}.get(text[at], 0)
@@ -136,7 +136,7 @@ def matching(text: str, start: int, pair: str) -> int:
 
 
 def split(text: str, separator: str = ",") -> list[str]:
-    """Split at separators that are inside no bracket."""
+    """Split at separators outside brackets."""
     parts, part, depth = [], "", 0
     for char in text:
         depth += {"(": 1, "[": 1, "{": 1, "<": 1}.get(char, 0)

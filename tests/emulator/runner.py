@@ -1,7 +1,7 @@
-"""Launches: buffers between guard pages, one run of a compiled program.
+"""One run of a compiled program, with its buffers between guard pages.
 
-Knows the executor's C interface. The executor is one machine with global state, so
-one launch runs at a time.
+Owns the executor's C interface. The executor has global state, so one launch runs at a
+time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .options import Options
 from .program import Program
 
 THREADGROUP_MEMORY = 32 * 1024
-# Bytes without access on either side of a buffer.
+# Bytes on either side of a buffer that cannot be accessed.
 GUARD = 64 << 20
 _LOCK = Lock()
 
@@ -30,11 +30,11 @@ def _structure(**fields: type) -> type[ctypes.Structure]:
 
 
 # As in runtime/machine.h and runtime/executor.h.
-_KNOBS = "seed simd_order mma_order exp_mode ftz cpu_limit_ms max_groups".split()
-_COUNTS = """groups threads switches barriers simd_ops partial inactive_reads accesses
-    shared_bytes threadgroup_bytes nanoseconds""".split()
-_Options = _structure(**dict.fromkeys(_KNOBS, ctypes.c_uint32))
-_Stats = _structure(**dict.fromkeys(_COUNTS, ctypes.c_uint64))
+_OPTION_NAMES = "seed simd_order mma_order exp_mode ftz cpu_limit_ms max_groups".split()
+_COUNT_NAMES = """groups threads switches barriers simd_ops partial inactive_reads
+    accesses shared_bytes threadgroup_bytes nanoseconds""".split()
+_Options = _structure(**dict.fromkeys(_OPTION_NAMES, ctypes.c_uint32))
+_Stats = _structure(**dict.fromkeys(_COUNT_NAMES, ctypes.c_uint64))
 _Range = _structure(low=ctypes.c_void_p, high=ctypes.c_void_p)
 _Buffer = _structure(
     pointer=ctypes.c_void_p,
@@ -61,10 +61,10 @@ class Buffer:
     """One buffer of a launch.
 
     Args:
-        name: What messages call it.
-        data: Its content: an array with the strides that the kernel is to find.
+        name: Its name in messages.
+        data: Its content, an array with the strides that the kernel gets.
         writable: Whether it is an output.
-        complete: Whether the kernel must write all of it.
+        complete: Whether the kernel must write every byte.
     """
 
     name: str
@@ -89,10 +89,10 @@ def _executor() -> ctypes.CDLL:
 
 
 class _Guarded:
-    """A copy of an array's memory with pages without access on either side.
+    """A copy of an array's memory between guard pages.
 
-    Bytes between the rows of a strided array hold `gap`: they are not the kernel's
-    to use.
+    Bytes between the rows of a strided array hold `gap`, because the kernel must not
+    read them.
     """
 
     def __init__(self, buffer: Buffer, at_end: bool, gap: int):
@@ -107,30 +107,30 @@ class _Guarded:
             *(ctypes.byref(self.region), ctypes.byref(self.size)),
         )
         if not self.start:
-            raise EmulatorError("no memory for a guarded buffer")
+            raise EmulatorError("there is no memory for a guarded buffer")
         self.memory = (ctypes.c_uint8 * max(extent, 1)).from_address(self.start)
         if data.size:
             if extent != data.nbytes:
                 ctypes.memset(self.start, gap, extent)
-            self._like(data)[...] = data
+            self._as_array(data)[...] = data
         if not buffer.writable:
             _executor().emu_protect(self.region, self.size, GUARD)
 
-    def _like(self, data: np.ndarray) -> np.ndarray:
+    def _as_array(self, data: np.ndarray) -> np.ndarray:
         return np.ndarray(
             data.shape, data.dtype, self.memory, self.offset, data.strides
         )
 
     def content(self, data: np.ndarray) -> np.ndarray:
-        """What is there now, in the shape of `data`."""
-        return self._like(data).copy() if data.size else data.copy()
+        """A copy of the memory, in the shape of `data`."""
+        return self._as_array(data).copy() if data.size else data.copy()
 
     def free(self) -> None:
         _executor().emu_free(self.region, self.size)
 
 
 class Loaded:
-    """A program's library in this process."""
+    """A program's library, loaded into this process."""
 
     def __init__(self, program: Program):
         _executor()
@@ -156,22 +156,23 @@ class Loaded:
         gap: int = 0xFE,
         at_end: bool = True,
     ) -> tuple[dict[int, np.ndarray], dict[str, int]]:
-        """One run.
+        """Run the program once.
 
         Args:
-            buffers: By index.
+            buffers: Inputs and outputs by index.
             grid: Threads in each direction.
             threadgroup: Threads of a threadgroup in each direction.
-            options: The knobs of the run.
-            seed: The order of threads.
-            gap: Fills what lies between the rows of strided inputs.
-            at_end: Put buffers against the guard page behind them, else before them.
+            options: See Options.
+            seed: Chooses the order of threads.
+            gap: The byte between the rows of strided inputs.
+            at_end: Place buffers right before the guard page after them, else right
+                after the one before them.
 
         Returns:
-            The outputs by index, and counts of what happened.
+            The outputs by index, and counts of events.
 
         Raises:
-            EmulatorError: The kernel did what it must not.
+            EmulatorError: The kernel has a fault.
         """
         guarded: dict[int, _Guarded] = {}
         with _LOCK:
@@ -211,7 +212,7 @@ class Loaded:
             grid=tuple(grid),
             threadgroup=tuple(threadgroup),
         )
-        values = {"seed": seed} | {k: getattr(options, k) for k in _KNOBS[1:]}
+        values = {"seed": seed} | {k: getattr(options, k) for k in _OPTION_NAMES[1:]}
         stats, message = _Stats(), ctypes.create_string_buffer(4096)
         failed = _executor().emu_launch(
             *map(ctypes.byref, (launch, _Options(**values), stats)),
@@ -220,4 +221,4 @@ class Loaded:
         )
         if failed:
             raise EmulatorError(f"{self.program.call}: {message.value.decode()}")
-        return {name: getattr(stats, name) for name in _COUNTS}
+        return {name: getattr(stats, name) for name in _COUNT_NAMES}

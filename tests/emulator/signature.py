@@ -1,4 +1,4 @@
-"""A kernel's parameters, and how the entry point fills them."""
+"""A kernel's parameters, and the arguments that the entry point passes for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .errors import EmulatorError
 from .rewrite import matching, split, without_comments
 
-# Metal's attributes and where the runtime keeps their values.
+# Metal's attributes, and where the runtime stores their values.
 _TRIPLES = {
     "thread_position_in_grid": "t->in_grid",
     "thread_position_in_threadgroup": "t->in_group",
@@ -34,12 +34,12 @@ _NUMBERS = {
 _WITH_SPACE = re.compile(
     r"\b(device|constant|thread|threadgroup|ray_data|object_data)\b"
 )
-_NO_FUNCTION = "if for while switch return sizeof decltype constexpr".split()
+_NOT_FUNCTIONS = "if for while switch return sizeof decltype constexpr".split()
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel: `buffer` is its index, None for an attribute."""
+    """One parameter of a kernel; `buffer` is its index, or None for an attribute."""
 
     name: str
     buffer: int | None
@@ -47,7 +47,7 @@ class Parameter:
 
 
 def parameters(source: str, function: str) -> list[Parameter] | None:
-    """The parameters of a kernel in rewritten source; None if it is not there."""
+    """The parameters of a kernel in rewritten source; None if it is not in there."""
     found = re.search(rf"\bvoid\s+{re.escape(function)}\s*\(", source)
     if not found:
         return None
@@ -71,13 +71,13 @@ def _parameter(text: str) -> Parameter:
     raise EmulatorError(f"parameter {declaration!r}: cannot emulate {attributes!r}")
 
 
-def unspaced(source: str) -> list[str]:
-    """Pointer and reference parameters that name no address space, which Metal
-    refuses."""
+def parameters_without_space(source: str) -> list[str]:
+    """Messages for pointers and references without an address space, which Metal
+    rejects."""
     source = without_comments(source)
     faults = []
     for match in re.finditer(r"\b(\w+)\s*\(", source):
-        if match[1] in _NO_FUNCTION:
+        if match[1] in _NOT_FUNCTIONS:
             continue
         parts = _definition(source, match)
         for part in split(parts) if parts else ():
@@ -92,7 +92,7 @@ def unspaced(source: str) -> list[str]:
 
 
 def _definition(source: str, match: re.Match) -> str:
-    """The parameter list if a match opens a function's definition, else ""."""
+    """The parameter list if a match begins a function's definition, else ""."""
     try:
         end = matching(source, match.end(), "()")
     except IndexError:

@@ -27,15 +27,15 @@ def test_correct_kernel(metal):
         y[i] = t[i ^ 1] + simd_sum(x[i]);"""
     y = launch(body, count())
     x = np.arange(64)
-    want = (63 - (x ^ 1)) + x.reshape(2, 32).sum(1).repeat(32)
-    assert np.array_equal(np.array(y), want)
-    seen = emulator.last()
-    assert (seen["threads"], seen["barriers"], seen["threadgroup_bytes"]) == (
+    expected = (63 - (x ^ 1)) + x.reshape(2, 32).sum(1).repeat(32)
+    assert np.array_equal(np.array(y), expected)
+    counts = emulator.last()
+    assert (counts["threads"], counts["barriers"], counts["threadgroup_bytes"]) == (
         64,
         2,
         256,
     )
-    assert seen["accesses"] > 0
+    assert counts["accesses"] > 0
 
 
 @pytest.mark.parametrize("size", ("64 == 64 ? 64 : 1", "sizeof(float2) * 8"))
@@ -45,7 +45,7 @@ def test_sizes_of_threadgroup_arrays(metal, size):
 
 
 def test_wide_accesses_are_watched(metal):
-    """A thread's 8 neighbours must not become one access that no check sees."""
+    """clang must not combine neighbouring accesses to one that is not checked."""
     body = """float t[8];
         for (int e = 0; e < 8; e++) t[e] = 2 * x[8 * i + e];
         for (int e = 0; e < 8; e++) y[8 * i + e] = t[e];"""
@@ -67,7 +67,7 @@ def test_source_is_what_mlx_generates(metal, capfd):
 
 
 def test_scalar_inputs(metal):
-    """A Python number is a `constant` reference of the type that MLX gives it."""
+    """A Python number is a `constant` reference of the type that MLX chooses."""
     kernel = make_kernel("y[i] = i % 2 ? float(n / 4) : float(sizeof(n));", ["n"])
     for value, size, quarter in (
         (7, 4, 1),
@@ -83,7 +83,7 @@ SPACED = "float first(const {} float* p) {{ return p[0]; }}\n"
 
 
 def test_small_inputs_are_constant(metal):
-    """An input of 7 elements is no `device` pointer, one of 8 is."""
+    """An input of 8 elements is a `device` pointer, an input of 7 elements is not."""
     takes_device = make_kernel("y[i] = first(x);", header=SPACED.format("device"))
     takes_constant = make_kernel("y[i] = first(x);", header=SPACED.format("constant"))
     with emulator.using(spaces=True):
@@ -182,12 +182,12 @@ def test_metal_taken_as_available(metal):
 
 
 @pytest.mark.skipif(mx.metal.is_available(), reason="a Mac has it")
-def test_metal_is_given_back():
+def test_metal_is_not_available_after_a_test():
     assert not mx.metal.is_available()
     assert "memory_size" not in mx.device_info()
 
 
-@pytest.mark.skipif(platform.system() != "Linux", reason="asks for Linux first")
+@pytest.mark.skipif(platform.system() != "Linux", reason="Linux is required first")
 def test_no_clang(monkeypatch):
     monkeypatch.setattr("tests.emulator.compiler.CLANG", "clang++-none")
     assert emulator.missing_requirement().endswith(

@@ -1,4 +1,4 @@
-"""The emulator computes as Metal does: its language, MLX's and mlx-lm's own kernels."""
+"""The emulator computes as Metal does: Metal's functions, kernels of MLX and mlx-lm."""
 
 import importlib.util
 from functools import reduce
@@ -15,7 +15,7 @@ QUADS = LANES & ~3
 
 
 def lanes(expression, x=V, **options):
-    """An expression of `v` and `l`, in each lane of one simdgroup."""
+    """An expression of `v` and `l`, evaluated in each lane of one simdgroup."""
     kernel = emulator.metal_kernel(
         name="lanes",
         input_names=["x"],
@@ -91,12 +91,12 @@ EXPRESSIONS = {
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_expression(metal, expression):
-    want = np.broadcast_to(np.float32(EXPRESSIONS[expression]), 32)
-    assert np.array_equal(lanes(expression), want)
+    expected = np.broadcast_to(np.float32(EXPRESSIONS[expression]), 32)
+    assert np.array_equal(lanes(expression), expected)
 
 
 def test_inactive_lanes(metal):
-    """Lanes that have returned take no part; what they held is garbage."""
+    """Lanes that have returned take no part, and reading their values gives garbage."""
     kernel = emulator.metal_kernel(
         name="t",
         input_names=["x"],
@@ -118,20 +118,20 @@ def test_inactive_lanes(metal):
 
 
 def test_order_of_simd_sum(metal):
-    """Each modelled order, against the same order in NumPy."""
+    """Each order of simd_sum, against the same order in NumPy."""
     x = (np.float32(1.37) ** LANES * (-1) ** (LANES // 3)).astype(np.float32)
     near, halves = x, x
     for d in (1, 2, 4, 8, 16):
         near = near.reshape(-1, 2).sum(1)
         halves = halves[: 16 // d] + halves[16 // d :]
-    want = (near[0], halves[0], reduce(np.add, x), reduce(np.add, x[::-1]))
-    got = [lanes("simd_sum(v)", x, simd_order=i)[0] for i in range(4)]
-    assert got == list(want)
-    assert len(set(got)) > 2
+    expected = (near[0], halves[0], reduce(np.add, x), reduce(np.add, x[::-1]))
+    found = [lanes("simd_sum(v)", x, simd_order=i)[0] for i in range(4)]
+    assert found == list(expected)
+    assert len(set(found)) > 2
 
 
 def test_contraction(metal):
-    """(1 + e)^2 - (1 + 2e): the e^2 lives only in a fused multiply-add."""
+    """(1 + e)^2 - (1 + 2e) is e^2 with a fused multiply-add, else 0."""
     x = np.full(32, 1 + 2.0**-12, np.float32)
     once = "v * v - (1 + 0x1p-11f)"
     assert (lanes(once, x, contract="on") == 2.0**-24).all()
@@ -145,11 +145,13 @@ def test_contraction(metal):
 @pytest.mark.parametrize("mode", (0, 1, 2))
 def test_exp_modes(metal, mode):
     x = np.linspace(-9, 9, 32).astype(np.float32)
-    want = np.exp(x.astype(np.float64)).astype(np.float32)
-    off = np.abs(lanes("exp(v)", x, exp_mode=mode).view(np.int32) - want.view(np.int32))
-    # exp2(x log2 e) inherits the rounding of x log2 e: 13 * 2^-24 relative to 1.
+    expected = np.exp(x.astype(np.float64)).astype(np.float32)
+    off = np.abs(
+        lanes("exp(v)", x, exp_mode=mode).view(np.int32) - expected.view(np.int32)
+    )
+    # exp2(x log2 e) has the rounding error of x log2 e: 13 * 2^-24 relative to 1.
     assert off.max() == 0 if mode == 0 else 0 < off.max() <= (16, 2)[mode - 1]
-    assert np.array_equal(lanes("precise::exp(v)", x, exp_mode=mode), want)
+    assert np.array_equal(lanes("precise::exp(v)", x, exp_mode=mode), expected)
 
 
 def test_flushed_subnormals(metal):
@@ -178,8 +180,8 @@ def test_half_precision_rounds_each_step(metal, dtype):
         output_dtypes=[dtype],
     )
     with mx.stream(mx.cpu):
-        want = (a * b + a) / b - 3 * a
-    assert mx.array_equal(y, want)
+        expected = (a * b + a) / b - 3 * a
+    assert mx.array_equal(y, expected)
 
 
 QUANTIZED = "".join(
@@ -187,7 +189,7 @@ QUANTIZED = "".join(
     for name in ("steel/gemm/gemm", "quantized_utils", "quantized")
 )
 NAMES = {mx.float32: "float", mx.float16: "half", mx.bfloat16: "bfloat"}
-# Units in the last place of one rounding to the output's type.
+# The relative error of one rounding to the output's dtype.
 EPS = {mx.float32: 2.0**-24, mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}
 
 
@@ -197,7 +199,7 @@ def int32(*values):
 
 @pytest.mark.parametrize("dtype", NAMES)
 def test_mlx_quantized_one_row_kernel(metal, dtype):
-    """qmv_fast, 4-bit: K + 8 float32 additions, then one rounding to the type."""
+    """qmv_fast, 4-bit: K + 8 additions in float32, then one rounding to the dtype."""
     mx.random.seed(1)
     rows, K, N = 2, 512, 32
     w, scales, biases = mx.quantize(mx.random.normal((N, K)).astype(dtype), 64, 4)
@@ -217,13 +219,13 @@ def test_mlx_quantized_one_row_kernel(metal, dtype):
     full = [a.astype(mx.float32) for a in (scales, biases)]
     weights = mx.dequantize(w, *full, 64, 4)
     x = x.astype(mx.float32)
-    want, size = x @ weights.T, mx.abs(x) @ mx.abs(weights.T)
-    bound = EPS[dtype] * mx.abs(want) + 2.0**-24 * 32 * size
-    assert mx.all(mx.abs(y.astype(mx.float32) - want) <= bound)
+    expected, size = x @ weights.T, mx.abs(x) @ mx.abs(weights.T)
+    bound = EPS[dtype] * mx.abs(expected) + 2.0**-24 * 32 * size
+    assert mx.all(mx.abs(y.astype(mx.float32) - expected) <= bound)
 
 
 def test_mlx_attention_kernel(metal):
-    """sdpa_vector: causal, grouped heads, keys a slice of a longer cache."""
+    """sdpa_vector: causal, grouped heads, keys that are a slice of a longer cache."""
     mx.random.seed(2)
     heads, kv_heads, rows, context, cap, dim = 4, 2, 3, 50, 64, 64
     q = mx.random.normal((1, heads, rows, dim))
@@ -240,9 +242,11 @@ def test_mlx_attention_kernel(metal):
         threadgroup=(1024, 1, 1),
         function_constants={22: True},
     )[3]
-    want = mx.fast.scaled_dot_product_attention(q, k, v, scale=dim**-0.5, mask="causal")
+    expected = mx.fast.scaled_dot_product_attention(
+        q, k, v, scale=dim**-0.5, mask="causal"
+    )
     # Values of order 1, fewer than 64 additions.
-    assert mx.abs(y - want).max() < 64 * 2.0**-24
+    assert mx.abs(y - expected).max() < 64 * 2.0**-24
 
 
 MATMUL = """
@@ -279,16 +283,16 @@ def test_simdgroup_matrices(metal, dtype):
     a = mx.random.normal((16, 64)).astype(dtype)
     b = mx.random.normal((24, 64)).astype(dtype)
     wide = [m.astype(mx.float32) for m in (a, b)]
-    want, size = wide[0] @ wide[1].T, mx.abs(wide[0]) @ mx.abs(wide[1].T)
+    expected, size = wide[0] @ wide[1].T, mx.abs(wide[0]) @ mx.abs(wide[1].T)
     results = [matmul(a, b, mma_order=order, seeds=(0, 1)) for order in range(4)]
     for y in results:
-        assert mx.all(mx.abs(y - want) <= 2.0**-24 * 64 * size)
+        assert mx.all(mx.abs(y - expected) <= 2.0**-24 * 64 * size)
     if dtype == mx.float32:
         assert not mx.array_equal(results[0], results[1])
 
 
 def test_lane_map_of_matrices(metal):
-    """A lane's two elements lie where MLX's steel kernels expect them."""
+    """A lane has the two elements that MLX's steel kernels expect."""
     q = LANES // 4
     row, col = (q & 4) + LANES // 2 % 4, (q & 2) * 2 + LANES % 2 * 2
     cells = np.arange(64, dtype=np.float32)
@@ -303,7 +307,7 @@ def test_lane_map_of_matrices(metal):
 
 @pytest.fixture
 def gated_delta(metal):
-    """A fresh copy of mlx-lm's module, whose kernels are made when it is imported."""
+    """A new copy of mlx-lm's module, which makes its kernels when it is imported."""
     spec = importlib.util.find_spec("mlx_lm.models.gated_delta")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -327,12 +331,12 @@ def delta_case(dtype, B=1, T=3, Hk=1, Hv=2, Dk=128, Dv=8):
 def test_mlx_lm_gated_delta(gated_delta, dtype):
     case = delta_case(dtype)
     wide = [a.astype(mx.float32) for a in case]
-    want, state = gated_delta.gated_delta_ops(*wide)
+    expected, state = gated_delta.gated_delta_ops(*wide)
     y, kept = gated_delta.gated_delta_kernel_unpacked(*case)
     # Sums of 128 products of order 1/128; y is rounded to the type.
     assert mx.abs(kept - state).max() < 128 * 2.0**-24
-    error = mx.abs(y.astype(mx.float32) - want)
-    assert mx.all(error <= EPS[dtype] * mx.abs(want) + 128 * 2.0**-24)
+    error = mx.abs(y.astype(mx.float32) - expected)
+    assert mx.all(error <= EPS[dtype] * mx.abs(expected) + 128 * 2.0**-24)
     packed = gated_delta.gated_delta_kernel(*case)
     assert mx.array_equal(packed[1], kept)
 
@@ -340,7 +344,7 @@ def test_mlx_lm_gated_delta(gated_delta, dtype):
 def test_mlx_lm_gated_delta_masked(gated_delta):
     mask = mx.array([[True, False, True]])
     case = delta_case(mx.float32)
-    want, state = gated_delta.gated_delta_ops(*case, mask=mask)
+    expected, state = gated_delta.gated_delta_ops(*case, mask=mask)
     y, kept = gated_delta.gated_delta_kernel(*case, mask)
     assert mx.abs(kept - state).max() < 128 * 2.0**-24
-    assert mx.abs((y - want)[:, ::2]).max() < 128 * 2.0**-24
+    assert mx.abs((y - expected)[:, ::2]).max() < 128 * 2.0**-24
