@@ -81,7 +81,7 @@ def with_untrained_drafter(pair: Pair, seed: int = 0) -> Pair:
     pair.require_drafter()
     trained = pair.drafter
     mx.random.seed(seed)
-    drafter = make(trained.config, trained.own_window)
+    drafter = make(trained.config, trained.window_limit)
     drafter.set_dtype(trained.dtype)
     drafter.eval()
     mx.eval(drafter.parameters())

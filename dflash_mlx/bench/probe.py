@@ -167,7 +167,7 @@ def probe(
 
 def with_config(drafter: DFlash, config: DFlashConfig) -> DFlash:
     """A drafter with the same weights and another config."""
-    copy = type(drafter)(config, drafter.own_window)
+    copy = type(drafter)(config, drafter.window_limit)
     for name, module in drafter.items():
         copy[name] = module
     copy.eval()

@@ -292,7 +292,7 @@ def widen_drafter(
             num_target_layers=large.num_hidden_layers,
             target_layer_ids=tuple(taps),
         ),
-        drafter.own_window,
+        drafter.window_limit,
     )
     layers = spread_evenly(drafter.config.num_hidden_layers, draft.num_hidden_layers)
     for at, layer in enumerate(wide.layers):

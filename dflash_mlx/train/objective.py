@@ -61,7 +61,7 @@ def make_batch(
         rng: Source of the random anchors.
     """
     width, count = config.block_size, options.anchors
-    drafts = width - config.drafts_from
+    drafts = width - config.first_draft_row
     length = min(options.max_length, max(len(e.ids) for e in examples))
     ids = np.zeros((len(examples), length), dtype=np.uint32)
     anchors = np.zeros((len(examples), count), dtype=np.int32)
@@ -140,12 +140,12 @@ def block_hidden(drafter: DFlash, features: mx.array, batch: Batch) -> mx.array:
     from_anchor = drafter.config.window_from_anchor
     contexts, masks = drafter.context(features), {}
     for layer in range(len(contexts)):
-        sight = drafter.layer_sight(layer)
+        sight = drafter.layer_visibility(layer)
         if sight not in masks:
             window, causal = sight
             masks[sight] = block_mask(*shape, window, from_anchor, causal)
-    per_layer = [masks[drafter.layer_sight(layer)] for layer in range(len(contexts))]
-    return drafter.hidden(batch.blocks, contexts, batch.anchors.reshape(-1), per_layer)
+    per_layer = [masks[drafter.layer_visibility(layer)] for layer in range(len(contexts))]
+    return drafter.forward_blocks(batch.blocks, contexts, batch.anchors.reshape(-1), per_layer)
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def dflash2_loss(drafter: DFlash2, slots: Slots) -> SlotLosses:
     logits = drafter.logits(hidden).astype(mx.float32)
     selector = drafter.candidate_selector
     ids = selector.candidates(mx.stop_gradient(logits))
-    edges = selector.edges(slots.previous, selector.pulls(hidden, ids))
+    edges = selector.transition_scores(slots.previous, selector.candidate_codes(hidden, ids))
     scores = mx.take_along_axis(logits, ids, axis=-1) + edges
     is_label = (ids == labels[..., None]).astype(mx.float32)
     has_label = is_label.sum(-1)
@@ -217,7 +217,7 @@ def dspark_loss(drafter: DSpark, slots: Slots) -> SlotLosses:
     hidden, before = slots.predicting, slots.previous
     logits = drafter.logits(hidden)
     if "markov_head" in drafter:
-        state, biases = drafter.start(slots.anchors, slots.hidden), []
+        state, biases = drafter.initial_state(slots.anchors, slots.hidden), []
         for k in range(before.shape[1]):
             bias, state = drafter.markov_head(before[:, k], hidden[:, k], state)
             biases.append(bias)

@@ -88,7 +88,7 @@ class Trainer:
             self.examples, options.max_length
         )
         self.drafter.config = replace(self.drafter.config, context_window=window)
-        self.drafter.own_window = window
+        self.drafter.window_limit = window
         self.pair = Pair.of(pair.model, self.drafter, pair.target.config)
         warmup = round(options.steps * options.warmup)
         self.optimizer = make_optimizer(options.lr, options.steps, warmup)

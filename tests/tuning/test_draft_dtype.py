@@ -62,6 +62,6 @@ def test_a_drafter_computes_in_its_own_dtype(dtype, target):
     cache, wide = drafter.make_cache(), mx.float32 if target == "float32" else None
     drafter.extend(mx.random.normal((1, 9, 128)), cache)
     assert cache[0].fetch()[0].dtype == dtype
-    hidden = drafter.block(mx.array([5]), cache, 8)
+    hidden = drafter.forward_block(mx.array([5]), cache, 8)
     assert hidden.dtype == dtype
     assert drafter.logits(hidden).dtype == (wide or mx.bfloat16)

@@ -65,7 +65,7 @@ def empty(
     weights = found.tensors(read_weights(folder))
     config = with_tensors(config or found.config, weights.keys())
     if window is None:
-        window = config.usual_window
+        window = config.default_window
     drafter = make(config, window or None)
     if bits := packed_bits(folder):
         pack(drafter, bits, weights)

@@ -1,7 +1,7 @@
-"""The drafter contract, and the one cache that drafters use.
+"""The drafter contract: what a drafter offers, and how it asks for tokens.
 
-A drafter sees features of committed tokens only, and its cache holds nothing else,
-so it never needs a rollback. It knows nothing of the target but two functions.
+A drafter sees features of committed tokens only, and its cache holds nothing else, so
+it never needs a rollback. Does not know the target, except for its embedding and head.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import mlx.core as mx
 
 from ...cache.context import ContextCache
 
-# choose(logits [1, n, V], slots, ids=None) -> ids [1, n]: the caller's choice for
-# block slots (1-based); with candidates ids [1, n, k], logits are [1, n, k] over them.
+# choose(logits [1, n, V], slots, ids=None) -> ids [1, n]: the caller chooses tokens.
+# `slots` numbers the drafts of the block, from 1. With candidates `ids` [1, n, k] the
+# logits are [1, n, k] over them.
 Choose = Callable[..., mx.array]
 
 
@@ -22,9 +23,10 @@ class Drafter(Protocol):
     """What the loop needs of a drafter.
 
     Attributes:
-        taps: 0-based target layers whose output it reads, in order; may be empty.
-        block_size: Rows of a block that it was trained for, the anchor included.
-        window: How many of the last committed rows it can see; None is all.
+        taps: 0-based target layers whose output the drafter reads, in order. May be
+            empty.
+        block_size: Rows of the blocks that it was trained for, the anchor included.
+        window: The number of last committed rows that it can see; None is all.
     """
 
     taps: tuple[int, ...]
@@ -32,26 +34,26 @@ class Drafter(Protocol):
     window: int | None
 
     def bind(self, embed: Callable, head: Callable) -> None:
-        """Give it the target's embedding ([1, n] -> [1, n, H]) and head."""
+        """Set the target's embedding ([1, n] -> [1, n, H]) and head."""
 
     def make_cache(self) -> list[ContextCache]:
-        """A fresh, empty context; the loop skips and cuts its entries itself."""
+        """Make an empty context. The loop skips and cuts its entries itself."""
 
     def extend(self, features: mx.array, cache: list[ContextCache]) -> None:
-        """Add n newly committed tokens: features [1, n, len(taps) * H]."""
+        """Add the features [1, n, len(taps) * H] of n newly committed tokens."""
 
     def propose(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> mx.array:
-        """Guess what follows `anchor` [1]: ids [1, width - 1]."""
+        """Draft the tokens after `anchor` [1]: ids [1, width - 1]."""
 
 
 @runtime_checkable
 class Confident(Protocol):
-    """A drafter that may say how far its drafts can be trusted.
+    """A drafter that can estimate the acceptance of its drafts.
 
     Attributes:
-        confident: Whether this one does.
+        confident: Whether this checkpoint has what the estimate needs.
     """
 
     confident: bool
@@ -59,5 +61,5 @@ class Confident(Protocol):
     def propose_with_confidence(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> tuple[mx.array, mx.array]:
-        """As propose; ids [1, width - 1], and for each [1, width - 1] the chance that
-        it is kept, given that those before it are."""
+        """As `propose`: ids [1, width - 1], and for each draft the probability
+        [1, width - 1] that it is accepted if all drafts before it are."""

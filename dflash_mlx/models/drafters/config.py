@@ -161,7 +161,7 @@ class DFlashConfig:
         return {field.name for field in fields(cls)}
 
     @property
-    def usual_window(self) -> int | None:
+    def default_window(self) -> int | None:
         """Committed rows to show where nobody chose; None is all.
 
         Drafters are trained on texts of some length; rows further back than that are
@@ -172,8 +172,8 @@ class DFlashConfig:
         return self.context_window or DEFAULT_WINDOW
 
     @property
-    def drafts_from(self) -> int:
-        """The first slot that predicts."""
+    def first_draft_row(self) -> int:
+        """The first row of a block that drafts: the anchor's, or the one after it."""
         return 0 if self.sample_from_anchor else 1
 
     def to_json(self) -> dict[str, Any]:

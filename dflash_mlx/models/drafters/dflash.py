@@ -1,10 +1,11 @@
-"""The DFlash v1 drafter (arXiv 2602.06036, section 3): a block in one pass.
+"""The DFlash v1 drafter (arXiv 2602.06036, section 3): drafts a block in one pass.
 
-Owns the architecture. Attribute names are the checkpoint's. Of the target it knows an
-embedding, a head and features.
+Owns the architecture; attribute names are the checkpoint's. Of the target it knows an
+embedding function, a head function and features. Does not know tokens' text, samplers
+or the loop.
 
-A forward is the same code for one block (drafting) and for many blocks of many
-sequences at once (training): blocks are batch rows, context is per sequence.
+One forward serves one block (drafting) and many blocks of many sequences at once
+(training): blocks are batch rows, context is per sequence.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ class DFlash(nn.Module):
     """A DFlash v1 drafter (the Drafter protocol).
 
     Args:
-        config: Its numbers.
-        window: See only this many of the last committed rows; None sees all.
+        config: The drafter's numbers.
+        window: The most committed rows that any layer sees; None sets no limit.
+
+    Attributes:
+        window_limit: That limit.
     """
 
     LAYER = Layer
@@ -34,7 +38,7 @@ class DFlash(nn.Module):
     def __init__(self, config: DFlashConfig, window: int | None = None):
         super().__init__()
         self.config = config
-        self.own_window = window
+        self.window_limit = window
         dim, taps = config.hidden_size, len(config.target_layer_ids)
         tapped, eps = config.target_hidden_size or dim, config.rms_norm_eps
         if config.norm_taps:
@@ -55,51 +59,51 @@ class DFlash(nn.Module):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """What it computes in, whatever the target does."""
+        """The dtype that the drafter computes in, whatever the target's is."""
         return self.norm.weight.dtype
 
     @property
     def bits(self) -> int | None:
-        """Bits of its packed layers; None where none is packed."""
+        """Bits of the quantized layers; None if there are none."""
         packed = (m for m in self.modules() if isinstance(m, nn.QuantizedLinear))
         return next((module.bits for module in packed), None)
 
     @property
     def taps(self) -> tuple[int, ...]:
-        """Target layers whose output it reads."""
+        """The target layers whose output the drafter reads."""
         return self.config.target_layer_ids
 
-    def layer_sight(self, layer: int) -> tuple[int | None, bool]:
-        """A layer's trained window (None is all), and whether its block is causal."""
+    def layer_visibility(self, layer: int) -> tuple[int | None, bool]:
+        """A layer's trained window (None sees all), and whether a block is causal."""
         kinds, causal = self.config.layer_types, self.config.is_causal
         sliding = bool(kinds) and kinds[layer] == SLIDING
         window = self.config.sliding_window if sliding else None
         return window, sliding if causal is None else causal
 
     def layer_window(self, layer: int) -> int | None:
-        """Committed rows that a layer's block can see; None is all.
+        """The number of committed rows that a block sees in a layer; None is all.
 
-        A sliding window of W counts the row itself, so slot 0 sees W - 1 before it;
-        one from the anchor does not.
+        A sliding window of W counts the row itself, so the anchor sees W - 1 rows
+        before it; a window that starts at the anchor does not.
         """
-        sizes, (window, _) = [self.own_window], self.layer_sight(layer)
+        sizes, (window, _) = [self.window_limit], self.layer_visibility(layer)
         if window is not None:
             sizes.append(window - (0 if self.config.window_from_anchor else 1))
         return min((size for size in sizes if size is not None), default=None)
 
     @property
     def window(self) -> int | None:
-        """Committed rows that some layer can see; None is all."""
+        """The most committed rows that a layer sees; None is all."""
         sizes = [self.layer_window(layer) for layer in range(len(self.layers))]
         return None if None in sizes else max(sizes)
 
     @property
     def block_size(self) -> int:
-        """Rows to verify: the anchor, and what a block of trained size drafts."""
-        return self.config.block_size + 1 - self.config.drafts_from
+        """Rows to verify: the anchor, and the drafts of a block of trained size."""
+        return self.config.block_size + 1 - self.config.first_draft_row
 
     def bind(self, embed: Callable, head: Callable) -> None:
-        """Borrow the target's embedding and head, or use its own."""
+        """Use the target's embedding and head where the checkpoint has none."""
         self._embed = self.embed_tokens if "embed_tokens" in self else embed
         self._head, self._head_dtype = head, None
         if "lm_head" in self:
@@ -108,11 +112,11 @@ class DFlash(nn.Module):
             self._head_dtype = embed(mx.zeros((1,), mx.int32)).dtype
 
     def make_cache(self) -> list[ContextCache]:
-        """One empty context a layer."""
+        """One empty context per layer."""
         return [ContextCache(self.layer_window(i)) for i in range(len(self.layers))]
 
     def context(self, features: mx.array, offset: int = 0) -> list[KeysValues]:
-        """Every layer's context keys and values [N, n_kv_heads, n, head_dim].
+        """The context keys and values of every layer [N, n_kv_heads, n, head_dim].
 
         Args:
             features: [N, n, len(taps) * H] of rows at positions from `offset` on.
@@ -127,7 +131,7 @@ class DFlash(nn.Module):
         return layer.self_attn.keys_values(h, offset)
 
     def fuse(self, features: mx.array) -> mx.array:
-        """Features [N, n, len(taps) * H] to the context's rows [N, n, H]."""
+        """Project features [N, n, len(taps) * H] to context rows [N, n, H]."""
         features = features.astype(self.dtype)
         if self.config.norm_taps:
             norms = self.aux_hidden_norms
@@ -145,36 +149,77 @@ class DFlash(nn.Module):
             rows = self.layer_context(layer, h[:, unseen:], entry.offset)
             entry.append(*rows)
 
-    def hidden(
+    def propose(
+        self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
+    ) -> mx.array:
+        """Draft the width - 1 tokens after `anchor` [1] at once: ids [1, width - 1].
+
+        Every token is chosen on its own (section 3.2): the logits are marginals over
+        what the other rows might hold.
+        """
+        hidden = self.forward_block(anchor, cache, width)[:, self.draft_rows(width)]
+        return self.choose_tokens(choose, self.logits(hidden), range(1, width))
+
+    def forward_block(
+        self, anchor: mx.array, cache: list[ContextCache], width: int
+    ) -> mx.array:
+        """Pass one block through the layers: the anchor, then masked rows.
+
+        Args:
+            anchor: [1] the last committed token.
+            cache: The layers' contexts, which do not change.
+            width: Rows to verify, so that width - 1 drafts are wanted.
+
+        Returns:
+            Normed hidden states [1, B, H] of all rows; see `draft_rows`.
+        """
+        rows = self.block_rows(width)
+        masked = mx.full((rows - 1,), self.config.mask_token_id, dtype=anchor.dtype)
+        ids = mx.concatenate([anchor, masked])[None]
+        contexts = [entry.fetch() for entry in cache]
+        masks = [self.block_mask(i, entry, rows) for i, entry in enumerate(cache)]
+        return self.forward_blocks(ids, contexts, cache[0].offset, masks)
+
+    def draft_rows(self, width: int) -> slice:
+        """The width - 1 rows of a block that draft."""
+        first = self.config.first_draft_row
+        return slice(first, first + width - 1)
+
+    def block_rows(self, width: int) -> int:
+        """The number of rows to pass for width - 1 drafts."""
+        return max(1, self.draft_rows(width).stop)
+
+    def forward_blocks(
         self,
         ids: mx.array,
         contexts: list[KeysValues | None],
         offset: int | mx.array,
         masks: Sequence[mx.array | None],
     ) -> mx.array:
-        """Normed hidden states [N * M, B, H] of blocks `ids` [N * M, B].
+        """Normed hidden states [N * M, B, H] of M blocks of each of N sequences.
 
-        Slot 0 is the anchor, the others are masked; a context and an attention mask
-        for each layer, as in Attention.
+        Args:
+            ids: [N * M, B] the blocks: an anchor, then mask tokens.
+            contexts, offset, masks: As in Attention; a context and a mask per layer.
         """
-        h = self.embedded(ids)
+        h = self.embed_rows(ids)
         for layer, context, mask in zip(self.layers, contexts, masks, strict=True):
             h = layer(h, context, offset, mask)
         return self.norm(h)
 
-    def embedded(self, ids: mx.array) -> mx.array:
-        """What the first layer gets for block rows: ids [N, B] to [N, B, H]."""
+    def embed_rows(self, ids: mx.array) -> mx.array:
+        """The first layer's input [N, B, H] for block rows `ids` [N, B]."""
         h = self._embed(ids).astype(self.dtype)
         return h * self.config.input_embedding_scale
 
     def block_mask(
         self, layer: int, entry: ContextCache, width: int
     ) -> mx.array | None:
-        """What each row of one block sees [1, 1, B, m + B]; None is everything.
+        """The rows that each row of one block sees [1, 1, B, m + B]; None is all.
 
-        Distances are those of positions, whatever rows the context still holds.
+        Distances are between positions, whichever rows the context still holds.
         """
-        window, causal = self.layer_sight(layer)
+        window, causal = self.layer_visibility(layer)
         if window is None and not causal:
             return None
         keys = entry.positions()
@@ -195,60 +240,17 @@ class DFlash(nn.Module):
         cap = self.config.final_logit_softcapping
         return mx.tanh(logits / cap) * cap if cap else logits
 
-    def propose(
-        self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
-    ) -> mx.array:
-        """Fill width - 1 masked slots behind `anchor` [1] at once: ids [1, width - 1].
-
-        Each slot's choice is made on its own (section 3.2): the logits are
-        marginals over what the other slots might hold.
-        """
-        logits = self.logits(self.block(anchor, cache, width))
-        return self.choose(choose, logits, range(1, width))
-
-    def choose(
+    def choose_tokens(
         self, choose: Choose, logits: mx.array, slots, ids: mx.array | None = None
     ) -> mx.array:
-        """The caller's choice of target ids, whatever vocabulary logits are over.
+        """Call `choose` with target ids, also for a drafter of a reduced vocabulary.
 
         Args:
             choose, logits, slots: As in base.Choose.
-            ids: [1, n, k] candidates in draft ids; None is the whole vocabulary.
+            ids: [1, n, k] candidates as draft ids; None is the whole vocabulary.
         """
         if "d2t" in self:
             if ids is None:
                 ids = mx.broadcast_to(mx.arange(self.d2t.size), logits.shape)
             ids = ids + self.d2t[ids]
         return choose(logits, slots, ids)
-
-    def block(
-        self, anchor: mx.array, cache: list[ContextCache], width: int
-    ) -> mx.array:
-        """Normed hidden states [1, width - 1, H] of the slots that draft."""
-        return self.drafting(self.whole_block(anchor, cache, width), width)
-
-    def whole_block(
-        self, anchor: mx.array, cache: list[ContextCache], width: int
-    ) -> mx.array:
-        """Normed hidden states [1, B, H] of all slots, for width - 1 drafts."""
-        rows = max(width - 1 + self.config.drafts_from, self.least_rows())
-        return self.slots(anchor, cache, rows)
-
-    def drafting(self, hidden: mx.array, width: int) -> mx.array:
-        """Of a whole block's slots, the width - 1 that draft."""
-        first = self.config.drafts_from
-        return hidden[:, first : first + width - 1]
-
-    def least_rows(self) -> int:
-        """Rows that a block has at least, however few drafts are wanted."""
-        return 1
-
-    def slots(
-        self, anchor: mx.array, cache: list[ContextCache], width: int
-    ) -> mx.array:
-        """Normed hidden states [1, width, H] of `anchor` [1] and its masked slots."""
-        slots = mx.full((width - 1,), self.config.mask_token_id, dtype=anchor.dtype)
-        ids = mx.concatenate([anchor, slots])[None]
-        contexts = [entry.fetch() for entry in cache]
-        masks = [self.block_mask(i, entry, width) for i, entry in enumerate(cache)]
-        return self.hidden(ids, contexts, cache[0].offset, masks)

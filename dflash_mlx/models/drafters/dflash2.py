@@ -1,9 +1,9 @@
-"""The DFlash 2 drafter (https://inco.ai/blog/dflash2/): convolutions, and a selector.
+"""The DFlash 2 drafter (https://inco.ai/blog/dflash2/): convolutions and a selector.
 
-Owns what DFlash 2 adds to DFlash: grouped dynamic causal convolutions round both parts
-of every layer, and a walk over candidates that lets each slot know the one before.
-With its convolutions' first tap 1, projections 0 and successor codebook 0 it is the
-DFlash v1 drafter of the same weights.
+Owns what DFlash 2 adds to DFlash: grouped dynamic causal convolutions around attention
+and MLP, and a selector that chooses each draft given the token before it. With the
+first tap of the convolutions 1, their projections 0 and the successor codebook 0 it is
+the DFlash v1 drafter of the same weights. Does not know how a draft is verified.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .layers import Layer
 class BlockConv(nn.Module):
     """A causal convolution over the rows of a block, before and after a sublayer.
 
-    Its kernels are a learned base plus what the sublayer's input projects to; taps
-    never leave the block.
+    The kernels are a learned base plus a projection of the sublayer's input. Taps never
+    reach out of the block.
     """
 
     def __init__(self, config: DFlash2Config):
@@ -33,7 +33,7 @@ class BlockConv(nn.Module):
         self.base_kernel[:, 0] = 1
         outputs = 2 * taps * (dim // self.group)
         self.kernel_projection = nn.Linear(dim, outputs, bias=False)
-        # Untrained it changes nothing.
+        # Without training, the convolution is the identity.
         self.kernel_projection.weight = mx.zeros((outputs, dim))
 
     def kernels(self, x: mx.array) -> mx.array:
@@ -42,8 +42,9 @@ class BlockConv(nn.Module):
         shape = (*x.shape[:-1], sides, taps, dim // self.group)
         return self.kernel_projection(x).reshape(shape)
 
-    def side(self, x: mx.array, kernels: mx.array, side: int) -> mx.array:
-        """Convolve [n, B, H] with the base and dynamic kernels of a side."""
+    def convolve(self, x: mx.array, kernels: mx.array, side: int) -> mx.array:
+        """Convolve [n, B, H] with the base and dynamic kernels of a side (0: before
+        the sublayer, 1: after it)."""
         n, width, dim = x.shape
         rows = x.reshape(n, width, dim // self.group, self.group)
         base = self.base_kernel[side].astype(x.dtype)
@@ -52,7 +53,7 @@ class BlockConv(nn.Module):
             shifted = rows
             if tap:
                 shifted = mx.pad(rows[:, :-tap], [(0, 0), (tap, 0), (0, 0), (0, 0)])
-            # In this order, as the published code rounds.
+            # Two sums in this order round as the published code does.
             out = out + base[tap].reshape(rows.shape[2:]) * shifted
             out = out + kernels[:, :, side, tap, :, None] * shifted
         return out.reshape(x.shape)
@@ -69,15 +70,15 @@ class ConvLayer(Layer):
     def __call__(self, h, context, offset, mask=None):
         x = self.input_layernorm(h)
         conv, kernels = self.attention_conv, self.attention_conv.kernels(x)
-        x = self.self_attn(conv.side(x, kernels, 0), context, offset, mask)
-        h = h + conv.side(x, kernels, 1)
+        x = self.self_attn(conv.convolve(x, kernels, 0), context, offset, mask)
+        h = h + conv.convolve(x, kernels, 1)
         x = self.post_attention_layernorm(h)
         conv, kernels = self.mlp_conv, self.mlp_conv.kernels(x)
-        return h + conv.side(self.mlp(conv.side(x, kernels, 0)), kernels, 1)
+        return h + conv.convolve(self.mlp(conv.convolve(x, kernels, 0)), kernels, 1)
 
 
 class Selector(nn.Module):
-    """Scores of a slot's candidates given the token before them."""
+    """Scores the candidates for a draft given the token before it."""
 
     def __init__(self, config: DFlash2Config):
         super().__init__()
@@ -91,19 +92,20 @@ class Selector(nn.Module):
         )
 
     def candidates(self, logits: mx.array) -> mx.array:
-        """Ids [..., k] of the best logits [..., V], in no order."""
+        """The ids [..., k] of the k best logits [..., V], unordered."""
         return mx.argpartition(logits, -self.top_k, axis=-1)[..., -self.top_k :]
 
-    def pulls(self, hidden: mx.array, candidates: mx.array) -> mx.array:
-        """What a slot's hidden state makes of its candidates [N, n, k, r]: the score
-        of one is its logit plus the product with the predecessor's code."""
+    def candidate_codes(self, hidden: mx.array, candidates: mx.array) -> mx.array:
+        """Codes [N, n, k, r] of candidates [N, n, k], scaled by their row's projected
+        hidden state."""
         rho = self.hidden_projection(hidden).astype(mx.float32)
         return rho[:, :, None] * self.successor_codebook[candidates].astype(mx.float32)
 
-    def edges(self, before: mx.array, pulls: mx.array) -> mx.array:
-        """Scores [N, n, k] of candidates behind the tokens `before` [N, n]."""
+    def transition_scores(self, before: mx.array, codes: mx.array) -> mx.array:
+        """Scores [N, n, k], added to the logits, of candidates with `codes` after the
+        tokens `before` [N, n]."""
         code = self.predecessor_codebook[before].astype(mx.float32)
-        return (pulls @ code[..., None])[..., 0]
+        return (codes @ code[..., None])[..., 0]
 
 
 class DFlash2(DFlash):
@@ -118,21 +120,22 @@ class DFlash2(DFlash):
     def propose(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> mx.array:
-        """Walk the block from left to right over each slot's candidates.
+        """Choose the drafts from left to right, each given the one before it.
 
-        The walk is one graph: no slot is read before the next is chosen.
+        Everything is one graph: no draft is read before the next one is chosen.
         """
-        hidden = self.block(anchor, cache, width)
-        logits = self.logits(hidden)
-        candidates = self.candidate_selector.candidates(logits)
+        hidden = self.forward_block(anchor, cache, width)[:, self.draft_rows(width)]
+        logits, selector = self.logits(hidden), self.candidate_selector
+        candidates = selector.candidates(logits)
         scores = mx.take_along_axis(logits, candidates, axis=-1).astype(mx.float32)
-        pulls = self.candidate_selector.pulls(hidden, candidates)
-        path, before = [], anchor
+        codes = selector.candidate_codes(hidden, candidates)
+        drafts, before = [], anchor
         for i in range(width - 1):
             at = slice(i, i + 1)
-            edges = self.candidate_selector.edges(before[None], pulls[:, at])
-            scored = scores[:, at] + edges
-            chosen = self.choose(choose, scored, [i + 1], candidates[:, at])
-            path.append(chosen)
+            scored = scores[:, at] + selector.transition_scores(
+                before[None], codes[:, at]
+            )
+            chosen = self.choose_tokens(choose, scored, [i + 1], candidates[:, at])
+            drafts.append(chosen)
             before = chosen[0]
-        return mx.concatenate(path, axis=1)
+        return mx.concatenate(drafts, axis=1)

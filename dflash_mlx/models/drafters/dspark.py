@@ -1,7 +1,8 @@
-"""DSpark drafters (arXiv 2607.05147): DFlash's backbone, and a Markov head.
+"""DSpark drafters (arXiv 2607.05147): DFlash's layers with a Markov head.
 
-Owns what DSpark adds: each slot's logits are corrected by the token chosen before it,
-and a head says how far the drafts can be trusted.
+Owns what DSpark adds: the Markov head corrects the logits of each draft by the token
+chosen before it, and the confidence head estimates whether a draft will be accepted.
+Does not know how a draft is verified.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from .base import Choose
 from .config import DSparkConfig
 from .dflash import DFlash
 
-FREQUENCIES = 64  # of the log-SNR embedding, fixed by its training
+FREQUENCIES = 64  # in the log-SNR embedding; fixed by training
 
 
 class MarkovHead(nn.Module):
-    """What the token before a slot (a target id) adds to its logits (of draft ids)."""
+    """A bias on the logits of a draft (draft ids) from the token before it (target
+    id)."""
 
     def __init__(self, config: DSparkConfig):
         super().__init__()
@@ -27,7 +29,7 @@ class MarkovHead(nn.Module):
         self.kind = config.markov_head_type
         self.markov_w1 = nn.Embedding(config.vocab_size, rank)
         self.markov_w2 = nn.Linear(rank, rows, bias=False)
-        # Untrained it changes nothing.
+        # Without training, the head changes nothing.
         self.markov_w2.weight = mx.zeros((rows, rank))
         if self.kind == "gated":
             self.gate_proj = nn.Linear(hidden + rank, rank, bias=bias)
@@ -37,12 +39,12 @@ class MarkovHead(nn.Module):
     def __call__(
         self, before: mx.array, hidden: mx.array, state: mx.array
     ) -> tuple[mx.array, mx.array]:
-        """Correct a slot.
+        """Compute the bias for one draft.
 
         Args:
-            before: [N] the token before it.
-            hidden: [N, H] its normed hidden state.
-            state: [N, r] of the walk; zeros at its start.
+            before: [N] the token before the draft.
+            hidden: [N, H] the normed hidden state of the draft's row.
+            state: [N, r] the state after the drafts before it; see `initial_state`.
 
         Returns:
             The bias [N, V] and the next state.
@@ -61,7 +63,7 @@ class MarkovHead(nn.Module):
 
 
 class ConfidenceHead(nn.Module):
-    """The chance that a draft is accepted, as the drafter sees it."""
+    """Estimates the probability that a draft is accepted."""
 
     def __init__(self, config: DSparkConfig):
         super().__init__()
@@ -74,7 +76,8 @@ class ConfidenceHead(nn.Module):
 
 
 class NoiseEmbedding(nn.Module):
-    """Tells a slot how noisy its token is: sinusoids of a log-SNR through an MLP."""
+    """Embeds the noise level of a block's rows: sinusoids of a log-SNR through an
+    MLP."""
 
     def __init__(self, config: DSparkConfig):
         super().__init__()
@@ -83,8 +86,8 @@ class NoiseEmbedding(nn.Module):
         self.fc2 = nn.Linear(dim, dim)
 
     def __call__(self, width: int) -> mx.array:
-        """What is added to the rows of a block [width, H]: the anchor is clean, at the
-        end of the scale (1000), the masked slots are at its beginning (0)."""
+        """The embeddings [width, H] to add to a block's rows. The anchor is clean, at
+        the end of the scale (1000); masked rows are at its beginning (0)."""
         at = mx.array([[1000.0], [0.0]])
         powers = mx.arange(FREQUENCIES) / FREQUENCIES
         angles = at * mx.power(10000.0, -powers)
@@ -106,73 +109,74 @@ class DSpark(DFlash):
         if config.log_snr_conditioning:
             self.log_snr_embed = NoiseEmbedding(config)
 
-    def embedded(self, ids: mx.array) -> mx.array:
-        """As DFlash's, and the noise of each slot."""
-        h = super().embedded(ids)
+    def embed_rows(self, ids: mx.array) -> mx.array:
+        """As in DFlash, plus the noise embedding if the checkpoint has one."""
+        h = super().embed_rows(ids)
         if "log_snr_embed" in self:
             h = h + self.log_snr_embed(ids.shape[1]).astype(h.dtype)
         return h
 
-    def least_rows(self) -> int:
-        """The trained rows, unless no row sees a later one."""
-        return 1 if self.config.is_causal else self.config.block_size
+    def block_rows(self, width: int) -> int:
+        """At least the trained number of rows, unless no row sees a later one."""
+        rows = super().block_rows(width)
+        return rows if self.config.is_causal else max(rows, self.config.block_size)
 
     def propose(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> mx.array:
-        """Draft width - 1 tokens, each slot knowing the token before it."""
-        return self._walk(anchor, cache, width, choose)[0]
+        """Draft the width - 1 tokens after `anchor` [1], each given the one before it:
+        ids [1, width - 1]."""
+        return self._draft(anchor, cache, width, choose)[0]
 
     @property
     def confident(self) -> bool:
-        """Whether it has a confidence head."""
+        """Whether the checkpoint has a confidence head."""
         return "confidence_head" in self
 
     def propose_with_confidence(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> tuple[mx.array, mx.array]:
-        """As base.Confident."""
-        ids, hidden = self._walk(anchor, cache, width, choose)
+        """As in base.Confident."""
+        ids, hidden = self._draft(anchor, cache, width, choose)
         before = mx.concatenate([anchor[None], ids[:, :-1]], axis=1)
         return ids, self.confidence(hidden, before)
 
-    def _walk(self, anchor, cache, width, choose):
-        """Drafts [1, width - 1], and the hidden states [1, width - 1, H] of them."""
-        hidden = self.whole_block(anchor, cache, width)
+    def _draft(self, anchor, cache, width, choose):
+        """Drafts [1, width - 1] and the hidden states [1, width - 1, H] of their
+        rows."""
+        block = self.forward_block(anchor, cache, width)
+        hidden = block[:, self.draft_rows(width)]
+        logits = self.logits(hidden)
         if "markov_head" not in self:
-            hidden = self.drafting(hidden, width)
-            logits = self.logits(hidden)
-            return self.choose(choose, logits, range(1, width)), hidden
-        state = self.start(anchor, hidden)
-        hidden = self.drafting(hidden, width)
-        logits, path, before = self.logits(hidden), [], anchor
+            return self.choose_tokens(choose, logits, range(1, width)), hidden
+        state, drafts, before = self.initial_state(anchor, block), [], anchor
         for i in range(width - 1):
             bias, state = self.markov_head(before, hidden[:, i], state)
             scored = logits[:, i : i + 1] + bias[:, None]
-            path.append(self.choose(choose, scored, [i + 1]))
-            before = path[-1][0]
-        return mx.concatenate(path, axis=1), hidden
+            drafts.append(self.choose_tokens(choose, scored, [i + 1]))
+            before = drafts[-1][0]
+        return mx.concatenate(drafts, axis=1), hidden
 
-    def start(self, anchors: mx.array, hidden: mx.array) -> mx.array:
-        """The Markov head's state [N, r] before the first slot that predicts.
+    def initial_state(self, anchors: mx.array, hidden: mx.array) -> mx.array:
+        """The Markov head's state [N, r] before the first draft.
 
-        A recurrent head passes an anchor's slot that predicts nothing, too.
+        A recurrent head also passes the anchor's row if that row does not draft.
 
         Args:
-            anchors: [N].
-            hidden: [N, B, H] of whole blocks.
+            anchors: [N] the anchors' tokens.
+            hidden: [N, B, H] the hidden states of whole blocks.
         """
         state = mx.zeros((len(hidden), self.config.markov_rank), hidden.dtype)
-        if self.config.drafts_from:
+        if self.config.first_draft_row:
             _, state = self.markov_head(anchors, hidden[:, 0], state)
         return state
 
     def confidence(self, hidden: mx.array, before: mx.array) -> mx.array:
-        """Predicted acceptance [N, n] of drafts.
+        """The estimated probability [N, n] that each draft is accepted.
 
         Args:
-            hidden: [N, n, H] normed hidden states of the slots.
-            before: [N, n] the token before each slot.
+            hidden: [N, n, H] the normed hidden states of the drafts' rows.
+            before: [N, n] the token before each draft.
         """
         features = hidden
         if self.config.confidence_head_with_markov and self.config.markov_rank:

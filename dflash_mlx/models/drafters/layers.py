@@ -1,8 +1,8 @@
 """Draft layers: Qwen3's or Gemma 4's, with attention that also sees the context.
 
-Knows numbers and arrays; nothing of checkpoints, blocks or caches. A forward is the
-same for one block (drafting) and for many blocks of many sequences at once (training):
-blocks are batch rows, context is per sequence.
+One forward serves one block (drafting) and many blocks of many sequences at once
+(training): blocks are batch rows, context is per sequence. Does not know checkpoints,
+caches or how tokens are drafted.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ KeysValues = tuple[mx.array, mx.array]
 
 
 class Attention(nn.Module):
-    """Attention of block rows over context rows and their own block.
+    """Attention of block rows over the context and their own block.
 
     Context rows pass only k_proj, v_proj, k_norm and rope. Heads may have a learned
-    sink (an always-present key without a value), and gates on their output.
+    sink (a key without a value that every row sees) and a gate on their output.
     """
 
     def __init__(self, config: DFlashConfig):
@@ -76,17 +76,17 @@ class Attention(nn.Module):
             x: [N * M, B, H], M blocks of each of N sequences.
             context: Keys and values [N, n_kv_heads, S, head_dim] that all blocks of
                 a sequence share, or None.
-            offset: Position of slot 0: an int, or [N * M].
+            offset: Position of each block's first row: an int, or [N * M].
             mask: [N, 1, M * B, S + M * B], True where a row sees a key; None is all.
         """
         rows, width, _ = x.shape
-        queries, gate = self.queries(x)
+        queries, gate = self.queries_and_gate(x)
         queries = self.rope(queries, offset=offset)
         keys, values = self.keys_values(x, offset)
         if context is not None:
             sequences = context[0].shape[0]
             queries, keys, values = (
-                side_by_side(a, sequences) for a in (queries, keys, values)
+                join_blocks(a, sequences) for a in (queries, keys, values)
             )
             keys = mx.concatenate([context[0], keys], axis=2)
             values = mx.concatenate([context[1], values], axis=2)
@@ -105,14 +105,14 @@ class Attention(nn.Module):
         return self.o_proj(out.reshape(rows, width, -1))
 
     def sinks(self, dtype: mx.Dtype) -> mx.array | None:
-        """The heads' sinks, which some checkpoints keep in float32."""
+        """The heads' sinks in `dtype`; some checkpoints keep them in float32."""
         if self.attention_sink_bias is None:
             return None
         return self.attention_sink_bias.astype(dtype)
 
-    def queries(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
-        """Normed queries [b, n_heads, n, head_dim] of rows [b, n, H], and what their
-        heads' outputs are multiplied by: [b, n, n_heads, head_dim or 1], or None."""
+    def queries_and_gate(self, x: mx.array) -> tuple[mx.array, mx.array | None]:
+        """Normed queries [b, n_heads, n, head_dim] of rows [b, n, H], and the factors
+        of the heads' outputs [b, n, n_heads, head_dim or 1], or None."""
         b, n, _ = x.shape
         queries, gate = self.q_proj(x).reshape(b, n, self.n_heads, -1), None
         if self.gate == "per-element":
@@ -124,8 +124,8 @@ class Attention(nn.Module):
         return self.q_norm(queries).transpose(0, 2, 1, 3), gate
 
 
-def side_by_side(a: mx.array, sequences: int) -> mx.array:
-    """[N * M, heads, B, hd] -> [N, heads, M * B, hd]: a sequence's blocks in a row."""
+def join_blocks(a: mx.array, sequences: int) -> mx.array:
+    """[N * M, heads, B, hd] -> [N, heads, M * B, hd]: join each sequence's blocks."""
     rows, heads, width, hd = a.shape
     blocks = rows // sequences
     if blocks == 1:
@@ -152,8 +152,11 @@ class Layer(nn.Module):
 
 
 class GemmaAttention(Attention):
-    """Attention of Gemma 4's full layers: scores unscaled, values normed, and made by
-    the keys' projection where the checkpoint has no other."""
+    """Attention of Gemma 4's full-attention layers.
+
+    Scores are not scaled, and values are normed. Where the checkpoint has no v_proj,
+    values come from k_proj.
+    """
 
     def __init__(self, config: DFlashConfig):
         super().__init__(config)
@@ -163,7 +166,7 @@ class GemmaAttention(Attention):
             del self.v_proj
 
     def keys_values(self, x: mx.array, offset: int | mx.array) -> KeysValues:
-        """As Attention's."""
+        """As in Attention."""
         b, n, _ = x.shape
         projected = self.k_proj(x).reshape(b, n, self.n_kv_heads, -1)
         values = projected
@@ -182,7 +185,8 @@ class GemmaMLP(MLP):
 
 
 class GemmaLayer(nn.Module):
-    """A full layer of Gemma 4: norms on both sides of attention and MLP, a scalar."""
+    """A full-attention layer of Gemma 4: norms before and after attention and MLP, and
+    a scale on the output."""
 
     def __init__(self, config: DFlashConfig):
         super().__init__()

@@ -174,7 +174,7 @@ def unknown(config: Config, field: str, packaging: str) -> ConfigError:
 def told(config: DFlashConfig) -> list[str]:
     """What a reading comes to, in words."""
     slot = "predicts too" if config.sample_from_anchor else "is discarded"
-    drafts = config.block_size - config.drafts_from
+    drafts = config.block_size - config.first_draft_row
     notes = [
         f"the anchor's slot {slot}: {drafts} drafts from {config.block_size} rows",
         f"taps are outputs of 0-based layers {list(config.target_layer_ids)}",

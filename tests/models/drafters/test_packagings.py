@@ -149,7 +149,7 @@ def test_the_published_numbers_are_read(name, tmp_path):
     reading = packagings.read(write(tmp_path, CONFIGS[name]))
     config, (packaging, kind, drafts, tap, causal) = reading.config, READ[name]
     assert (reading.packaging, type(config)) == (packaging, kind)
-    assert config.block_size - config.drafts_from == drafts
+    assert config.block_size - config.first_draft_row == drafts
     assert config.target_layer_ids[0] == tap and config.is_causal is causal
     shape = CONFIGS[name].get("transformer_layer_config", CONFIGS[name])
     for field in ("hidden_size", "intermediate_size", "vocab_size", "rms_norm_eps"):
@@ -332,7 +332,9 @@ def golden(arrays, case, drafter, drafts):
     for i in range(len(ROUNDS)):
         drafter.extend(arrays[f"{case}{i}.features"], cache)
         wanted = arrays[f"{case}{i}.logits"]
-        hidden = drafter.block(arrays[f"{case}{i}.anchor"], cache, drafts + 1)
+        anchor = arrays[f"{case}{i}.anchor"]
+        block = drafter.forward_block(anchor, cache, drafts + 1)
+        hidden = block[:, drafter.draft_rows(drafts + 1)]
         error = mx.abs(drafter.logits(hidden) - wanted).max() / mx.abs(wanted).max()
         assert error.item() < 1e-4
 
@@ -574,7 +576,7 @@ def test_committed_rows_that_a_drafter_is_shown(tmp_path):
     for name, window in (("z-lab-dflash-second", 4096), ("z-lab-dflash2", None)):
         folder = checkpoint(tmp_path / name, name)
         drafter = load_drafter(folder)
-        assert drafter.own_window == window
-        assert load_drafter(folder, window=7).own_window == 7
-        assert load_drafter(folder, window=0).own_window is None
-    assert load_drafter("tiny").own_window == 128
+        assert drafter.window_limit == window
+        assert load_drafter(folder, window=7).window_limit == 7
+        assert load_drafter(folder, window=0).window_limit is None
+    assert load_drafter("tiny").window_limit == 128
