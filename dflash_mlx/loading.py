@@ -34,9 +34,9 @@ from .hub.find import find_drafter, folder_of_drafter, folder_of_target, read_co
 from .metal.dispatch import check_mode
 from .models.drafters import load_folder
 from .models.drafters import read_config as read_draft_config
-from .models.drafters.checkpoint import brief
 from .models.drafters.config import DFlashConfig
 from .models.drafters.dflash import DFlash
+from .models.drafters.weights import join_names
 from .pair import Pair, check_fit, check_taps
 from .tuning.calibrate import calibrate
 from .tuning.draft_dtype import choose_draft_dtype
@@ -290,7 +290,7 @@ def load_target(
         raise MissingFilesError(f"{folder}: {error}.", "Download it again.") from None
     except ValueError as error:
         first, *names = str(error).splitlines()
-        detail = f" {brief([n.strip(' ,.') for n in names])}" if names else ""
+        detail = f" {join_names([n.strip(' ,.') for n in names])}" if names else ""
         raise WeightsError(f"{folder}: {first.rstrip('.:')}{detail}.") from None
     except RuntimeError as error:
         raise WeightsError(

@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..loading import load, quantize_linear
-from ..models.drafters import make
+from ..models.drafters import build_drafter
 from ..pair import Pair
 from ..tuning.calibrate import calibrate
 from ..tuning.kernels import ignore, install_kernels
@@ -81,7 +81,7 @@ def with_untrained_drafter(pair: Pair, seed: int = 0) -> Pair:
     pair.require_drafter()
     trained = pair.drafter
     mx.random.seed(seed)
-    drafter = make(trained.config, trained.window_limit)
+    drafter = build_drafter(trained.config, trained.window_limit)
     drafter.set_dtype(trained.dtype)
     drafter.eval()
     mx.eval(drafter.parameters())

@@ -23,10 +23,10 @@ from ..convert import Changes, convert
 from ..hub.find import folder_of_drafter
 from ..hub.registry import targets
 from ..loading import check_options, check_pair, load
-from ..models.drafters import empty, make, packagings
-from ..models.drafters.checkpoint import compare
+from ..models.drafters import build_drafter, open_folder, packagings
 from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
+from ..models.drafters.weights import check_weights
 from ..pair import Pair
 from . import download
 from .options import ProbeOptions
@@ -135,9 +135,9 @@ def describe(folder: Path) -> dict[str, Any]:
         DFlashError: The checkpoint is incomplete, or not of a known packaging.
     """
     reading = packagings.read(folder)
-    drafter, weights = empty(folder)
-    compare(drafter, weights, folder)
-    bits, unpacked = drafter.bits, make(drafter.config)
+    drafter, weights = open_folder(folder)
+    check_weights(drafter, weights, folder)
+    bits, unpacked = drafter.bits, build_drafter(drafter.config)
     packed = [f"linear layers are packed to {bits} bits"] if bits else []
     return {
         "folder": str(folder),

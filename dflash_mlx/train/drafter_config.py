@@ -77,7 +77,7 @@ def new_config(
             )
     if type(source) is kind and kind is not DFlashConfig:
         return source
-    fields = {name: fields[name] for name in DFlashConfig.names()}
+    fields = {name: fields[name] for name in DFlashConfig.field_names()}
     if kind is DFlash2Config:
         top = min(16, fields["draft_vocab_size"] or fields["vocab_size"])
         return kind(**fields, selector_rank=options.rank or 256, selector_top_k=top)

@@ -144,8 +144,12 @@ def block_hidden(drafter: DFlash, features: mx.array, batch: Batch) -> mx.array:
         if sight not in masks:
             window, causal = sight
             masks[sight] = block_mask(*shape, window, from_anchor, causal)
-    per_layer = [masks[drafter.layer_visibility(layer)] for layer in range(len(contexts))]
-    return drafter.forward_blocks(batch.blocks, contexts, batch.anchors.reshape(-1), per_layer)
+    per_layer = [
+        masks[drafter.layer_visibility(layer)] for layer in range(len(contexts))
+    ]
+    return drafter.forward_blocks(
+        batch.blocks, contexts, batch.anchors.reshape(-1), per_layer
+    )
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,9 @@ def dflash2_loss(drafter: DFlash2, slots: Slots) -> SlotLosses:
     logits = drafter.logits(hidden).astype(mx.float32)
     selector = drafter.candidate_selector
     ids = selector.candidates(mx.stop_gradient(logits))
-    edges = selector.transition_scores(slots.previous, selector.candidate_codes(hidden, ids))
+    edges = selector.transition_scores(
+        slots.previous, selector.candidate_codes(hidden, ids)
+    )
     scores = mx.take_along_axis(logits, ids, axis=-1) + edges
     is_label = (ids == labels[..., None]).astype(mx.float32)
     has_label = is_label.sum(-1)

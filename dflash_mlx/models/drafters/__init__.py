@@ -1,4 +1,8 @@
-"""Drafters: which class a folder's config asks for, and loading one."""
+"""Drafters: read one from a folder, build one from a config, and write one.
+
+Owns which class a config belongs to, and our own checkpoint format. Does not know how
+other packagings are read; see packagings/.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +14,20 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import packagings
-from .checkpoint import (
-    fill,
-    pack,
-    packed_bits,
-    read_weights,
-)
 from .config import DFlash2Config, DFlashConfig, DSparkConfig
 from .dflash import DFlash
 from .dflash2 import DFlash2
 from .dspark import DSpark
-from .packaging import with_tensors
+from .weights import load_weights, quantize_layers, quantized_bits, read_weights
 
 CLASSES = {DFlashConfig: DFlash, DFlash2Config: DFlash2, DSparkConfig: DSpark}
 
 
 def read_config(folder: Path) -> DFlashConfig:
-    """The numbers of the drafter in a folder.
+    """Read the numbers of the drafter in a folder.
 
     Raises:
-        DFlashError: config.json is missing, broken, or of a kind that is not known.
+        DFlashError: config.json is missing or broken, or of no known packaging.
     """
     return packagings.read(folder).config
 
@@ -40,40 +38,44 @@ def load_folder(
     """Load a drafter from a folder.
 
     Args:
-        folder: With config.json and *.safetensors.
-        window: Committed rows that it sees; None is its config's, 0 is all.
-        config: Read it under these numbers, not those of its config.json.
+        folder: Has config.json and *.safetensors.
+        window: Committed rows that the drafter sees; None is the config's default, 0 is
+            all.
+        config: Used in place of the numbers in config.json.
 
     Raises:
-        DFlashError: config or weights are missing, partial or of another kind.
+        DFlashError: config.json or weights are missing, incomplete or wrong.
     """
-    drafter, weights = empty(folder, window, config)
-    fill(drafter, weights, folder)
+    drafter, weights = open_folder(folder, window, config)
+    load_weights(drafter, weights, folder)
     drafter.eval()
     return drafter
 
 
-def empty(
+def open_folder(
     folder: Path, window: int | None = None, config: DFlashConfig | None = None
 ) -> tuple[DFlash, dict[str, mx.array]]:
-    """A folder's drafter before its tensors are in place, and those, still unread.
+    """Build a folder's drafter without loading its weights.
 
     Args:
         folder, window, config: As in load_folder.
+
+    Returns:
+        The drafter with untrained parameters, and the folder's lazy tensors.
     """
-    found = packagings.read(folder)
-    weights = found.tensors(read_weights(folder))
-    config = with_tensors(config or found.config, weights.keys())
+    reading = packagings.read(folder)
+    weights = reading.convert_weights(read_weights(folder))
+    config = (config or reading.config).with_tensors(weights.keys())
     if window is None:
         window = config.default_window
-    drafter = make(config, window or None)
-    if bits := packed_bits(folder):
-        pack(drafter, bits, weights)
+    drafter = build_drafter(config, window or None)
+    if bits := quantized_bits(folder):
+        quantize_layers(drafter, bits, weights)
     return drafter, weights
 
 
-def make(config: DFlashConfig, window: int | None = None) -> DFlash:
-    """An untrained drafter of a config."""
+def build_drafter(config: DFlashConfig, window: int | None = None) -> DFlash:
+    """Build an untrained drafter."""
     return CLASSES[type(config)](config, window)
 
 
@@ -86,17 +88,17 @@ def save_folder(
     """Write a drafter's config.json and model.safetensors, in our own format.
 
     Args:
-        drafter: Quantized layers stay so.
-        folder: Made if it is missing.
-        dtype: Of tensors that are not packed; None keeps each as it is.
-        origin: What it was made from, for readers of config.json.
+        drafter: Its quantized layers are written as they are.
+        folder: Created if it does not exist.
+        dtype: The dtype of tensors that are not quantized; None keeps each tensor's.
+        origin: The checkpoint that it was converted from, for readers of config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = dict(tree_flatten(drafter.parameters()))
     if dtype:
         floats = (k for k, v in weights.items() if mx.issubdtype(v.dtype, mx.floating))
         weights |= {name: weights[name].astype(dtype) for name in floats}
-    # Beside the folder: a leftover in it would be read as a part of the weights.
+    # Outside the folder, where a leftover is not read as part of the weights.
     temporary = folder.parent / f".{folder.name}.safetensors"
     mx.save_safetensors(str(temporary), weights, {"format": "mlx"})
     temporary.replace(folder / "model.safetensors")

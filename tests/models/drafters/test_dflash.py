@@ -157,13 +157,13 @@ def test_broken_checkpoints(tmp_path):
         mx.save_safetensors(str(file), changed)
 
     store({k: v for k, v in weights.items() if k != "fc.weight"})
-    with pytest.raises(WeightsError, match=r"lacks fc\.weight"):
+    with pytest.raises(WeightsError, match=r"is missing fc\.weight"):
         load_drafter(tmp_path)
     store(weights | {"markov_head.markov_w1.weight": mx.zeros((2, 2))})
-    with pytest.raises(WeightsError, match="unknown markov_head"):
+    with pytest.raises(WeightsError, match="unknown tensors: markov_head"):
         load_drafter(tmp_path)
     store(weights | {"norm.weight": mx.zeros((3,))})
-    with pytest.raises(WeightsError, match=r"norm\.weight as \[3\]"):
+    with pytest.raises(WeightsError, match=r"norm\.weight of shape \[3\]"):
         load_drafter(tmp_path)
     store(weights)
     file.write_bytes(file.read_bytes()[:-5000])
