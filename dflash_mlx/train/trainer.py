@@ -21,10 +21,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 from ..decoding.loop import decode
 from ..errors import DataError, OptionError
 from ..loading import check_pair, load_drafter
-from ..models.drafters import make, save_folder
-from ..models.drafters.checkpoint import compare
+from ..models.drafters import build_drafter, save_folder
 from ..models.drafters.dflash import DFlash
 from ..models.drafters.dspark import DSpark
+from ..models.drafters.weights import check_weights
 from ..pair import Pair
 from .answers import Example
 from .drafter_config import new_config
@@ -252,7 +252,7 @@ def initial_drafter(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlash
             options.
     """
     if options.warm_start is None:
-        return make(new_config(pair, tokenizer, options))
+        return build_drafter(new_config(pair, tokenizer, options))
     source = load_drafter(options.warm_start)
     check_pair(pair.target.config, source.config)
     if source.bits:
@@ -260,10 +260,10 @@ def initial_drafter(pair: Pair, tokenizer: Any, options: TrainOptions) -> DFlash
             f"The drafter {options.warm_start} is quantized and cannot be trained.",
             "Start from the drafter that it was quantized from.",
         )
-    drafter = make(new_config(pair, tokenizer, options, source.config))
+    drafter = build_drafter(new_config(pair, tokenizer, options, source.config))
     weights = dict(tree_flatten(source.parameters()))
     new = dict(tree_flatten(drafter.parameters())) | weights
-    compare(drafter, new, Path(options.warm_start))
+    check_weights(drafter, new, Path(options.warm_start))
     drafter.load_weights([(k, v.astype(mx.float32)) for k, v in new.items()])
     return drafter
 
