@@ -148,7 +148,9 @@ def probe(
     def run(trial: Trial) -> Trial:
         taps = trial.config.target_layer_ids
         if not all(0 <= tap < target.target.num_layers for tap in taps):
-            return replace(trial, name=f"{trial.name} (taps outside the target)")
+            return replace(
+                trial, name=f"{trial.name} (its taps are not layers of the target)"
+            )
         pair = Pair.of(
             target.model, with_config(drafter, trial.config), target.target.config
         )

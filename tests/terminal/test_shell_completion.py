@@ -64,7 +64,7 @@ def test_completed_words_equal_the_names_in_other_modules():
     assert [alias for alias, _ in shell_completion.models("")] == [
         entry.alias for entry in registry.targets()
     ]
-    assert set(shell_completion.shapes("")) == set(shapes.entries())
+    assert set(shell_completion.shapes("")) == set(shapes.named_shapes())
     assert tuple(shell_completion.classes("")) == suites.classes()
     assert set(shell_completion.SUITES) == {BUILTIN, *DATA_SETS}
     assert set(KINDS) == set(CONFIGS) and MARKOV_HEADS == MARKOV
