@@ -86,12 +86,12 @@ def number(value: float | None, digits: int) -> str:
 FIGURES = {
     "tokens/s": lambda r: number(r.tokens_per_second and r.tokens_per_second.median, 1),
     "range": spread,
-    "of plain": lambda r: number(r.of_plain, 2),
+    "vs plain": lambda r: number(r.of_plain, 2),
     "worst": lambda r: number(r.worst, 2),
     "first token ms": lambda r: number(r.first_token.median * 1e3, 0),
     "tokens/round": lambda r: number(r.tokens_per_round, 2),
     "drafts kept %": acceptance,
-    "rows:rounds": widths,
+    "width:rounds": widths,
     "peak MB": lambda r: number(r.peak and r.peak / 1e6, 0),
 }
 
@@ -105,40 +105,43 @@ def remarks(row: Row) -> str:
         share = row.lookup_rounds / sum(row.rounds_by_width.values())
         words.append(f"lookup in {share:.0%} of rounds")
     if row.loops:
-        words.append(f"{row.loops} of {row.prompts} loop")
+        words.append(f"{row.loops} of {row.prompts} repeat themselves")
     if row.short:
-        words.append(f"{row.short} of {row.prompts} short")
+        words.append(f"{row.short} of {row.prompts} too short")
     if row.counted == "tokenizer":
-        words.append("counted by our tokenizer")
+        words.append("tokens counted here")
     return ", ".join(words)
 
 
 def comparison(row: Row) -> str:
-    """ "same", or the first difference from plain decoding, a real one if any."""
+    """ "same", or the first difference from plain decoding; near ties come last."""
     if not row.differences:
         return "same"
     _, found = min(row.differences, key=lambda pair: pair[1].near_tie)
     what = "near tie" if found.near_tie else "DIFFERS"
-    gap = "" if found.margin is None else f", margin {found.margin:.2g}"
-    return f"{len(row.differences)} {what} at token {found.at}{gap}"
+    margin = "" if found.margin is None else f", margin {found.margin:.2g}"
+    count = f"{len(row.differences)} of {row.prompts} prompts"
+    return f"{what} at token {found.at}{margin} ({count})"
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """The worst class of each drafting contender, and of auto against fixed widths."""
+    """The slowest class of each drafting contender, and whether a round was drafted."""
     lines = []
     names = dict.fromkeys(row.contender for row in rows if row.speculates)
     for name in names:
         if worst := worst_row(rows, name):
+            drafted = "" if worst.drafted_at else ", without a drafted round"
             lines.append(
-                f"worst: {worst.kind} {worst.of_plain:.2f} of plain ({worst.engine})"
+                f"The slowest class with --block-sizes {name} is {worst.kind}: "
+                f"{worst.of_plain:.2f} times plain decoding{drafted}."
             )
     against_fixed = [row for row in rows if row.of_best_width is not None]
     if against_fixed:
         row = min(against_fixed, key=lambda row: row.of_best_width)
         lines.append(
-            f"auto against the best fixed width: {row.of_best_width:.2f} at worst "
-            f"({row.kind})"
+            "The slowest class of auto against the best fixed block size is "
+            f"{row.kind}: {row.of_best_width:.2f} times its speed."
         )
     if any(row.speculates for row in rows) and not any(r.drafted_at for r in rows):
-        lines.append("no round was drafted: these are figures of plain decoding")
+        lines.append("No round was drafted, so all figures show plain decoding.")
     return lines

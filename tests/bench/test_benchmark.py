@@ -135,7 +135,7 @@ def test_sampled_texts_equal_plain_decoding_with_the_same_seed(tiny):
         measure(contenders, prompts, settings, tokenizer, pair)
     )
     assert plain.compared and drafted.compared and not drafted.differences
-    assert not stock.compared and remarks(stock) in ("", "1 of 1 short")
+    assert not stock.compared and remarks(stock) in ("", "1 of 1 too short")
 
 
 def test_an_engine_without_drafted_rounds_is_not_called_dflash(tiny):
@@ -145,7 +145,7 @@ def test_an_engine_without_drafted_rounds_is_not_called_dflash(tiny):
     contenders = contenders_of(alone, tokenizer, (None,))
     found = results.rows_of(measure(contenders, prompts, QUICK, tokenizer, alone))
     assert [row.engine for row in found] == ["plain", "plain (no drafter is known)"]
-    assert summary(found)[-1].startswith("no round was drafted")
+    assert summary(found)[-1].startswith("No round was drafted")
 
     stats = Stats("dflash")  # a wrong label
     stats.count(Round([1], 0, 0, 0), 0.1)

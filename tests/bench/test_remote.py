@@ -123,7 +123,7 @@ def test_tokens_are_counted_here_if_the_server_does_not(server, tiny):
     runs = measure([contender], [Prompt("chat", "x")], QUICK, tiny[1], None)
     row = results.rows_of(runs)[0]
     assert row.engine == "server" and row.of_plain is None
-    assert "counted by our tokenizer" in remarks(row)
+    assert "tokens counted here" in remarks(row)
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,13 @@ def test_medians_ratios_and_the_worst_prompt():
     assert chat.of_best_width == pytest.approx((10 / 40 + 30 / 20) / 2)
     assert found["code", "auto"].of_best_width == pytest.approx(2.2)
     assert summary(list(found.values())) == [
-        "worst: code 1.10 of plain (auto)",
-        "worst: code 0.50 of plain (4)",
-        "auto against the best fixed width: 0.88 at worst (chat)",
-        "no round was drafted: these are figures of plain decoding",
+        "The slowest class with --block-sizes auto is code: 1.10 times plain decoding, "
+        "without a drafted round.",
+        "The slowest class with --block-sizes 4 is code: 0.50 times plain decoding, "
+        "without a drafted round.",
+        "The slowest class of auto against the best fixed block size is "
+        "chat: 0.88 times its speed.",
+        "No round was drafted, so all figures show plain decoding.",
     ]
 
 
@@ -100,7 +103,7 @@ def test_a_single_token_has_no_speed():
     runs = [run_of(name, tokens=[1]) for name in ("plain", "auto")]
     row = results.rows_of(runs)[1]
     assert row.tokens_per_second is None and row.of_plain is None and row.short == 1
-    assert "1 of 1 short" in remarks(row)
+    assert "1 of 1 too short" in remarks(row)
 
 
 @pytest.mark.parametrize(
