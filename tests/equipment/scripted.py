@@ -1,7 +1,6 @@
-"""A drafter that knows the text, and is wrong where its plan says so.
+"""A drafter that proposes a known text, with a planned number of correct drafts.
 
-For tests of the loop and of targets: any model can be drafted for, and every
-acceptance can be made to happen.
+With it, tests can draft for any model and produce every acceptance.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from dflash_mlx.cache.context import ContextCache
 
 
 class Script:
-    """Drafts from a known text.
+    """A drafter of a known text.
 
     Args:
-        text: The whole sequence, prompt included.
-        plan: Correct drafts per round, used in turn.
+        text: The expected token ids, prompt included.
+        plan: Number of correct drafts in each round, repeated.
         block_size: Rows of a block.
-        taps: Features to ask for, so that their path is exercised too.
-        vocab: Wrong drafts are ids below it.
+        taps: Tapped layers, so that features are tested too.
+        vocab: Size of the vocabulary; wrong drafts are below it.
     """
 
     def __init__(
@@ -37,24 +36,24 @@ class Script:
         self.rounds = 0
 
     def bind(self, embed, head):
-        """The text needs neither."""
+        """Does nothing: the text is known."""
 
     def make_cache(self):
-        """One context that only counts."""
+        """A cache that only counts rows."""
         return [ContextCache()]
 
     def extend(self, features, cache):
-        """Count the rows."""
+        """Count the committed rows."""
         assert features.shape[2] % max(len(self.taps), 1) == 0
         cache[0].skip(features.shape[1])
 
     def propose(self, anchor, cache, width, choose):
-        """The text's next tokens, as many of them right as the plan says."""
+        """The next tokens of the text; those after the planned number are wrong."""
         at = cache[0].offset + 1
         assert anchor.item() == self.text[at - 1]
-        right = self.plan[self.rounds % len(self.plan)]
+        correct = self.plan[self.rounds % len(self.plan)]
         self.rounds += 1
         known = self.text[at : at + width - 1]
         known += [0] * (width - 1 - len(known))
-        ids = [(token + (i >= right)) % self.vocab for i, token in enumerate(known)]
+        ids = [(token + (i >= correct)) % self.vocab for i, token in enumerate(known)]
         return mx.array([ids], dtype=mx.uint32)
