@@ -1,9 +1,10 @@
-"""Time to the first token of every turn of a growing chat, against a cold prefill.
+"""Measure the time to the first token in a growing chat, with and without a cache.
 
-Owns the made-up chat and its clock. The first message is a long one, as a pasted file
-is, the others are questions; the prompt of the last turn has about as many tokens as
-asked for. Cold is the same prompt in a fresh cache: what a chat without a prompt cache
-waits for in each turn. A turn's share of it is at least that of its new tokens.
+Owns the synthetic chat and its clock. The first message is long, like a pasted file;
+the others are questions. The prompt of the last turn has about --context tokens.
+"Warm" keeps the prompt cache of the chat. "Cold" prefills the same prompt into a new
+cache, as a chat without a prompt cache does. The ratio of both is at least the share of
+new tokens in the prompt.
 
     python -m benchmarks.first_token --shape race --context 8000 --turns 10
 """
@@ -25,7 +26,7 @@ from dflash_mlx.pair import Pair
 from dflash_mlx.text.chat_template import apply_template, marks
 from dflash_mlx.types import require
 
-# In the tiny tokenizer's own words.
+# Text that the tiny tokenizer encodes well.
 SENTENCE = "What is {} + {}? "
 LAST = "What is 12 + 34?"
 
@@ -40,24 +41,25 @@ def measure(
     answer: int = 16,
     cold_every: int = 1,
 ) -> dict[str, Any]:
-    """Hold a chat, and time every turn's first token, with its template and marks.
+    """Run a chat, and measure the time to the first token of every turn.
 
     Args:
-        pair, tokenizer: From `load` or `load_shape`; the template must be a chat's.
-        context: Prompt tokens of the last turn, about.
-        turns: Of the chat.
-        question: Tokens that every turn but the first adds to the prompt, about.
-        answer: Most tokens of an answer.
-        cold_every: Measure the cold prefill of each so many turns, counted back from
-            the last.
+        pair, tokenizer: From `load` or `load_shape`, with a chat template.
+        context: Approximate number of prompt tokens in the last turn.
+        turns: Number of turns.
+        question: Approximate number of tokens that each turn after the first adds.
+        answer: Maximum number of tokens in an answer.
+        cold_every: Measure the cold prefill in every n-th turn, counted back from the
+            last.
 
     Returns:
-        "turns": a dict each with its number `turn`, prompt `tokens`, those passed
-        (`fed`), and seconds to the first token, `warm` and `cold` (None where not
-        measured); "ratio": warm over cold of the last turn.
+        "turns": a dict per turn with its number `turn`, the number of prompt `tokens`,
+        the number of tokens that were prefilled (`fed`), and seconds to the first token
+        (`warm` and `cold`; `cold` is None where not measured). "ratio": warm divided by
+        cold in the last turn.
 
     Raises:
-        OptionError: A number is out of range, or the context too short for the turns.
+        OptionError: A number is out of range, or the context is too short.
     """
     require(turns >= 1, "turns", "1 or more", turns)
     require(cold_every >= 1, "cold_every", "1 or more", cold_every)
@@ -85,11 +87,11 @@ def first_token(
     cache: PromptCache,
     answer: int,
 ) -> dict[str, Any]:
-    """Answer a chat's last message from a cache; when the first token came.
+    """Answer the last message of a chat with a cache, and time the first token.
 
     Returns:
-        "seconds" from the messages to the first token, "tokens" of the prompt, how
-        many of them were "fed", and the answer's "text".
+        "seconds": time to the first token, with the chat template. "tokens": number of
+        prompt tokens. "fed": number of them that were prefilled. "text": the answer.
     """
     start = time.perf_counter()
     ids = apply_template(tokenizer, messages)
@@ -104,24 +106,24 @@ def first_token(
 
 
 def fill(tokenizer: Any, messages: list[dict[str, str]], tokens: int) -> str:
-    """A message that makes the chat's prompt about so many tokens long.
+    """A message that extends the prompt of a chat to about `tokens` tokens.
 
     Raises:
-        OptionError: The chat is longer already.
+        OptionError: The prompt is longer already.
     """
-    having = len(apply_template(tokenizer, [*messages, user(LAST)]))
-    if having > tokens:
+    present = len(apply_template(tokenizer, [*messages, user(LAST)]))
+    if present > tokens:
         raise OptionError(
-            f"A turn of the chat has {having} tokens, and was to have {tokens}.",
-            "Ask for more context, longer questions or fewer turns.",
+            f"The prompt of a turn has {present} tokens, not {tokens} as planned.",
+            "Raise --context or --question, or lower --turns.",
         )
     text, length = "", 0
     for i in range(tokens):
-        more = SENTENCE.format(10 + i % 89, 11 + i % 83)
-        length += len(tokenizer.encode(more, add_special_tokens=False))
-        if having + length > tokens:
+        sentence = SENTENCE.format(10 + i % 89, 11 + i % 83)
+        length += len(tokenizer.encode(sentence, add_special_tokens=False))
+        if present + length > tokens:
             break
-        text += more
+        text += sentence
     return text + LAST
 
 
@@ -131,35 +133,35 @@ def user(text: str) -> dict[str, str]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """What was measured, for people."""
-    lines = ["turn  prompt     fed   first token    cold prefill   share"]
+    """The measurements as a table."""
+    lines = ["turn  prompt     fed   first token    cold prefill   ratio"]
     for row in result["turns"]:
         cold = "-" if row["cold"] is None else f"{1000 * row['cold']:.0f} ms"
-        share = "-" if row["cold"] is None else f"{row['warm'] / row['cold']:.1%}"
+        ratio = "-" if row["cold"] is None else f"{row['warm'] / row['cold']:.1%}"
         lines.append(
             f"{row['turn']:4}  {row['tokens']:6}  {row['fed']:6}  "
-            f"{1000 * row['warm']:8.0f} ms  {cold:>14}  {share:>6}"
+            f"{1000 * row['warm']:8.0f} ms  {cold:>14}  {ratio:>6}"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, print a table, and a JSON line last."""
+    """Measure, and print a table and a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", default="race", help="of shapes.toml, or tiny")
+    parser.add_argument("--shape", default="race", help="name of a shape, or tiny")
     parser.add_argument("--context", type=int, default=8000)
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--question", type=int, default=64)
     parser.add_argument("--answer", type=int, default=16)
     parser.add_argument("--cold-every", type=int, default=1)
-    asked = parser.parse_args()
-    pair, tokenizer = load() if asked.shape == "tiny" else load_shape(asked.shape)
-    sizes = {k: v for k, v in vars(asked).items() if k != "shape"}
+    options = parser.parse_args()
+    pair, tokenizer = load() if options.shape == "tiny" else load_shape(options.shape)
+    sizes = {k: v for k, v in vars(options).items() if k != "shape"}
     result = measure(pair, tokenizer, **sizes)
     machine = ", ".join(f"{key} {value}" for key, value in describe().items())
-    print(f"{machine}, shape {asked.shape}")
+    print(f"{machine}, shape {options.shape}")
     print(table(result))
-    print(json.dumps(vars(asked) | result))
+    print(json.dumps(vars(options) | result))
 
 
 if __name__ == "__main__":

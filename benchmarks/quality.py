@@ -1,8 +1,8 @@
-"""How good the embedded pair is, on exercises that it was never trained on.
+"""Measure the embedded pair on held-out exercises: correct answers and acceptance.
 
     python -m benchmarks.quality [--prompts 200]
 
-Greedy, block size 8: right answers, tokens per round, acceptance by position.
+Decodes greedily with a block size of 8. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -22,29 +22,35 @@ SEED = 2026
 
 
 def measure(pair, tokenizer, exercises, max_tokens: int = 400) -> tuple[int, Stats]:
-    """Answers right to the letter, and the counters of all answers together."""
-    right, pooled = 0, Stats()
+    """The number of exactly correct answers, and the counters of all answers.
+
+    Args:
+        pair, tokenizer: From `load`.
+        exercises: (prompt, expected answer).
+        max_tokens: Maximum number of tokens in an answer.
+    """
+    correct, pooled = 0, Stats()
     options = {"max_tokens": max_tokens, "block_size": pair.drafter.block_size}
-    for prompt, wanted in exercises:
+    for prompt, expected in exercises:
         ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
         text = ""
         for response in stream_generate(pair, tokenizer, ids, **options):
             text += response.text
-        right += text == wanted
+        correct += text == expected
         pooled.add(response.stats)
-    return right, pooled
+    return correct, pooled
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print a table and a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=200)
     args = parser.parse_args()
     pair, tokenizer = load("tiny")
     rng = Random(SEED)
     exercises = [draw(rng, held_out=True) for _ in range(args.prompts)]
-    right, stats = measure(pair, tokenizer, exercises)
-    print(f"{right} of {args.prompts} held-out answers right to the letter")
+    correct, stats = measure(pair, tokenizer, exercises)
+    print(f"{correct} of {args.prompts} held-out answers are exactly correct")
     print(f"{stats.tokens_per_round:.2f} tokens per round, {stats.rounds} rounds")
     print(
         "| draft | "
@@ -52,7 +58,7 @@ def main() -> None:
         + " |"
     )
     print("| kept | " + " | ".join(f"{share:.2f}" for share in stats.acceptance) + " |")
-    print(json.dumps({"right": right, **stats.as_dict(), "machine": describe()}))
+    print(json.dumps({"right": correct, **stats.as_dict(), "machine": describe()}))
 
 
 if __name__ == "__main__":

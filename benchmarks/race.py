@@ -1,12 +1,12 @@
-"""The race: mlx-lm, our plain mode, our DFlash mode and the published DFlash loop.
+"""Race four loops: mlx-lm, dflash-mlx without and with drafts, and published DFlash.
 
     OPENBLAS_NUM_THREADS=2 LD_PRELOAD=libopenblas.so.0 \
         python -m benchmarks.race [--published] [--prefill 4000]
 
-All in one process and interleaved, on the embedded pair widened to 189 million
-float32 parameters (widen.py), where one row is bound by memory as on a GPU. The
-published loop is the package `dflash` 0.1.0, installed for this alone. A table, then
-one JSON line.
+All loops run in one process, interleaved, on the embedded pair widened to 189 million
+float32 parameters (widen.py). At this size a pass of one row is limited by memory
+bandwidth, as on a GPU. The published loop is the package `dflash` 0.1.0, which no other
+code needs. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from statistics import median
+from statistics import mean, median
 
 import mlx.core as mx
 import mlx_lm
@@ -38,12 +38,12 @@ PROMPTS = (
     "Write the numbers from 233 to 238 in words.",
 )
 
-# An answer's tokens, seconds after the first token, and tokens per round (or 1).
+# Tokens, seconds after the first token, and tokens per round (1 without drafts).
 Answer = tuple[list[int], float, float]
 
 
 def race_pair() -> tuple[Pair, object]:
-    """The embedded pair in float32 at the race's size, and its tokenizer."""
+    """The widened pair in float32, and its tokenizer."""
     pair, tokenizer = load("tiny")
     pair.model.set_dtype(mx.float32)
     pair.drafter.set_dtype(mx.float32)
@@ -52,19 +52,24 @@ def race_pair() -> tuple[Pair, object]:
 
 def run_mlx_lm(pair: Pair, tokenizer, ids, tokens: int) -> Answer:
     """mlx_lm.stream_generate."""
-    said, start = [], 0.0
+    produced, start = [], 0.0
     responses = mlx_lm.stream_generate(pair.model, tokenizer, ids, max_tokens=tokens)
     for response in responses:
         start = start or time.perf_counter()
-        said.append(response.token)
-    return said, time.perf_counter() - start, 1.0
+        produced.append(response.token)
+    return produced, time.perf_counter() - start, 1.0
 
 
 def run_ours(speculate: bool, block_size: int | None = None) -> Callable[..., Answer]:
-    """Our stream_generate, plain or with drafts, of one width or as it sees fit."""
+    """Our stream_generate.
 
-    def go(pair, tokenizer, ids, tokens):
-        said, start = [], 0.0
+    Args:
+        speculate: False decodes plainly.
+        block_size: Rows of a block; None lets the engine choose.
+    """
+
+    def run(pair, tokenizer, ids, tokens):
+        produced, start = [], 0.0
         for response in stream_generate(
             pair,
             tokenizer,
@@ -74,16 +79,18 @@ def run_ours(speculate: bool, block_size: int | None = None) -> Callable[..., An
             speculate=speculate,
         ):
             start = start or time.perf_counter()
-            said.append(response.token)
+            produced.append(response.token)
         seconds = time.perf_counter() - start
-        return said, seconds, response.stats.tokens_per_round
+        return produced, seconds, response.stats.tokens_per_round
 
-    return go
+    return run
 
 
-def published_runner(pair: Pair) -> Callable[..., Answer]:
-    """The published loop on the same weights, with a model of its own: it replaces
-    layers of the one it is given."""
+def run_published(pair: Pair) -> Callable[..., Answer]:
+    """The published loop with the same weights.
+
+    It replaces layers of its model, so it gets a copy that shares the weights.
+    """
     from dflash.model_mlx import DFlashConfig, DFlashDraftModel
     from dflash.model_mlx import stream_generate as published
 
@@ -96,49 +103,56 @@ def published_runner(pair: Pair) -> Callable[..., Answer]:
     layers = list(anatomy.list_layers(pair.model))
     model = anatomy.with_layers(pair.model, layers)
 
-    def go(_, tokenizer, ids, tokens):
-        said, rounds, start = [], 0, 0.0
+    def run(_, tokenizer, ids, tokens):
+        produced, rounds, start = [], 0, 0.0
         for response in published(
             model, draft, tokenizer, mx.array(ids), max_tokens=tokens
         ):
             start = start or time.perf_counter()
-            said += response.tokens
+            produced += response.tokens
             rounds += response.accepted is not None
         seconds = time.perf_counter() - start
-        return said, seconds, (len(said) - 1) / max(rounds, 1)
+        return produced, seconds, (len(produced) - 1) / max(rounds, 1)
 
-    return go
+    return run
 
 
 def race(runners: dict[str, Callable], pair, tokenizer, tokens: int, repeats: int):
-    """Run everyone on every prompt, in turn; medians per prompt, then over prompts.
+    """Run every loop on every prompt in turn.
+
+    Args:
+        runners: Name -> function that answers; the first one's text is the reference.
+        pair, tokenizer: From `race_pair`.
+        tokens: Tokens of an answer.
+        repeats: Number of answers per loop and prompt.
 
     Returns:
-        name -> {tokens_per_second, tokens_per_round, by_prompt, identical}.
+        Name -> {tokens_per_second, spread, tokens_per_round, by_prompt, identical}.
+        Speeds are medians over repeats, then over prompts.
     """
-    asked = [
+    prompts = [
         apply_template(tokenizer, [{"role": "user", "content": prompt}])
         for prompt in PROMPTS
     ]
-    for go in runners.values():  # warm-up
-        go(pair, tokenizer, asked[0], 16)
-    speeds = {name: [[] for _ in asked] for name in runners}
-    taus = {name: [] for name in runners}
+    for run in runners.values():  # warm-up
+        run(pair, tokenizer, prompts[0], 16)
+    speeds = {name: [[] for _ in prompts] for name in runners}
+    tokens_per_round = {name: [] for name in runners}
     identical = dict.fromkeys(runners, True)
     for _ in range(repeats):
-        for p, ids in enumerate(asked):
-            first = None
-            for name, go in runners.items():
-                said, seconds, tau = go(pair, tokenizer, ids, tokens)
-                first = first or said
-                identical[name] &= said == first
-                speeds[name][p].append((len(said) - 1) / seconds)
-                taus[name].append(tau)
+        for p, ids in enumerate(prompts):
+            reference = None
+            for name, run in runners.items():
+                produced, seconds, per_round = run(pair, tokenizer, ids, tokens)
+                reference = reference or produced
+                identical[name] &= produced == reference
+                speeds[name][p].append((len(produced) - 1) / seconds)
+                tokens_per_round[name].append(per_round)
     return {
         name: {
             "tokens_per_second": median(median(s) for s in speeds[name]),
             "spread": [min(map(min, speeds[name])), max(map(max, speeds[name]))],
-            "tokens_per_round": sum(taus[name]) / len(taus[name]),
+            "tokens_per_round": mean(tokens_per_round[name]),
             "by_prompt": [median(s) for s in speeds[name]],
             "identical": identical[name],
         }
@@ -147,19 +161,23 @@ def race(runners: dict[str, Callable], pair, tokenizer, tokens: int, repeats: in
 
 
 def ratio(results: dict, name: str, base: str) -> float:
-    """Median over prompts of the ratio of two runners' medians."""
+    """The median over prompts of the ratio of two loops' speeds."""
     pairs = zip(results[name]["by_prompt"], results[base]["by_prompt"], strict=True)
     return median(a / b for a, b in pairs)
 
 
 def prefill(pair: Pair, rows: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds and peak memory of a prefill of `rows` tokens: mlx-lm, plain, DFlash."""
+    """Time and peak memory of a prefill of `rows` tokens.
+
+    Returns:
+        Name -> {seconds, peak_mb}.
+    """
     ids = mx.random.randint(0, 400, (rows,), key=mx.random.key(1)).tolist()
 
-    def theirs():
+    def prefill_mlx_lm():
         next(generate_step(mx.array(ids), pair.model, max_tokens=1))
 
-    def ours(speculate):
+    def prefill_ours(speculate):
         cache = PromptCache(pair)
         rounds = decode(
             pair, ids, max_tokens=1, speculate=speculate, prompt_cache=cache
@@ -167,18 +185,18 @@ def prefill(pair: Pair, rows: int, repeats: int) -> dict[str, dict[str, float]]:
         next(rounds)
 
     runners = {
-        "mlx-lm": theirs,
-        "plain": lambda: ours(False),
-        "dflash": lambda: ours(True),
+        "mlx-lm": prefill_mlx_lm,
+        "plain": lambda: prefill_ours(False),
+        "dflash": lambda: prefill_ours(True),
     }
     seconds = {name: [] for name in runners}
     peaks = dict.fromkeys(runners, 0)
     for _ in range(repeats):
-        for name, go in runners.items():
+        for name, run in runners.items():
             mx.clear_cache()
             mx.reset_peak_memory()
             start = time.perf_counter()
-            go()
+            run()
             seconds[name].append(time.perf_counter() - start)
             peaks[name] = max(peaks[name], mx.get_peak_memory())
     return {
@@ -187,10 +205,10 @@ def prefill(pair: Pair, rows: int, repeats: int) -> dict[str, dict[str, float]]:
     }
 
 
-def allowance(pair: Pair, rows: int, step: int = 2048) -> float:
-    """MB that drafting may add to a prefill's peak: cache and a chunk of features.
+def drafting_memory_mb(pair: Pair, rows: int, step: int = 2048) -> float:
+    """Megabytes that drafting may add to a prefill: cache and one chunk of features.
 
-    The drafter's weights are resident for every runner here.
+    The drafter's weights are in memory in every run, so they are not included.
     """
     config = pair.drafter.config
     width = config.num_key_value_heads * config.head_dim
@@ -200,7 +218,7 @@ def allowance(pair: Pair, rows: int, step: int = 2048) -> float:
 
 
 def main() -> None:
-    """Run the race and print it."""
+    """Run the race, and print a table and a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--published", action="store_true", help="race dflash 0.1.0")
     parser.add_argument("--tokens", type=int, default=96)
@@ -214,11 +232,11 @@ def main() -> None:
         "dflash": run_ours(True),
     }
     if args.published:
-        runners["published"] = published_runner(pair)
+        runners["published"] = run_published(pair)
     machine = describe()
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     results = race(runners, pair, tokenizer, args.tokens, args.repeats)
-    print("| engine | tokens/s | range | of plain | tokens per round | same text |")
+    print("| engine | tokens/s | range | vs plain | tokens per round | same text |")
     print("|---|--:|--:|--:|--:|---|")
     for name, row in results.items():
         low, high = row["spread"]
@@ -230,9 +248,9 @@ def main() -> None:
     report = {"decode": results, "machine": machine}
     if args.prefill:
         report["prefill"] = rows = prefill(pair, args.prefill, args.repeats)
-        extra = allowance(pair, args.prefill)
+        extra = drafting_memory_mb(pair, args.prefill)
         print(f"\nPrefill of {args.prefill} tokens; drafting may add {extra:.0f} MB:")
-        print("| engine | seconds | of mlx-lm's speed | peak MB |\n|---|--:|--:|--:|")
+        print("| engine | seconds | speed vs mlx-lm | peak MB |\n|---|--:|--:|--:|")
         for name, row in rows.items():
             share = rows["mlx-lm"]["seconds"] / row["seconds"]
             print(

@@ -1,9 +1,11 @@
-"""What taking rows back costs: rounds that keep all rows against rounds that do not.
+"""Measure the cost of rollback: rounds that keep all rows, and rounds that keep fewer.
 
-A random hybrid (three Gated DeltaNet layers to one of attention, as Qwen3.5 has it),
-large enough that a row is bound by reading weights, decodes with a scripted drafter
-that is always right, or right a fixed number of times. Texts are what the target
-says, so the work of a round differs only in what its commit leaves to do.
+The model is a random hybrid with three Gated DeltaNet layers per attention layer, as in
+Qwen3.5, and so large that a pass of one row is limited by reading weights. The scripted
+drafter proposes the target's own text with a fixed number of correct drafts per round,
+so rounds differ only in the work of the commit.
+
+    python -m benchmarks.rollback [--hidden 2048] [--layers 8]
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ def hybrid(hidden: int, layers: int, heads: int) -> nn.Module:
 
     Args:
         hidden: Width of the residual stream.
-        layers: Layers, every fourth one of attention.
-        heads: Value heads of a recurrent layer, each with a state of 64 x 64. At a
-            width of 2048, 24 give a layer the ratio of state to weights that
-            Qwen3.5-27B has.
+        layers: Number of layers; every fourth one is attention.
+        heads: Value heads of a recurrent layer, each with a state of 64 x 64. With a
+            width of 2048, 24 heads give the same ratio of state to weights as in
+            Qwen3.5-27B.
     """
     mx.random.seed(0)
     text = {
@@ -60,7 +62,7 @@ def hybrid(hidden: int, layers: int, heads: int) -> nn.Module:
 
 
 def seconds_per_round(pair: Pair, prompt: list[int], rounds: int) -> list[float]:
-    """Times of a decoding's rounds, without the prefill, the first and the last."""
+    """Seconds of the full-width rounds, without the first one."""
     times = []
     start = time.perf_counter()
     steps = decode(pair, prompt, max_tokens=BLOCK * rounds, block_size=BLOCK)
@@ -73,8 +75,8 @@ def seconds_per_round(pair: Pair, prompt: list[int], rounds: int) -> list[float]
 
 
 def main() -> None:
-    """Print a table: rows kept, seconds per round, ratio to all rows kept."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print a table of rows kept, milliseconds per round, and the ratio to all kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--heads", type=int, default=4)
@@ -91,14 +93,14 @@ def main() -> None:
         for right in plans:
             pair = Pair.of(model, Script(prompt + answer, (right,), BLOCK, vocab=4096))
             found = seconds_per_round(pair, prompt, options.rounds)
-            if repeat:  # the first time round warms up
+            if repeat:  # the first repeat is a warm-up
                 times[right].append(statistics.median(found))
-    whole = times[BLOCK - 1]
+    all_kept = times[BLOCK - 1]
     print(f"{size / 1e6:.0f}M float32 parameters, blocks of {BLOCK}")
-    print("| rows kept | ms per round | of all kept |\n|--:|--:|--:|")
+    print("| rows kept | ms per round | ratio to all kept |\n|--:|--:|--:|")
     for right in plans:
         ratio = statistics.median(
-            a / b for a, b in zip(times[right], whole, strict=True)
+            a / b for a, b in zip(times[right], all_kept, strict=True)
         )
         ms = 1000 * statistics.median(times[right])
         print(f"| {right + 1} | {ms:.1f} | {ratio:.3f} |")

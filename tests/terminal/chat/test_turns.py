@@ -366,5 +366,5 @@ def test_the_benchmark_of_first_tokens_prefills_only_new_rows():
     assert [row["cold"] is None for row in rows] == [True, True, False]
     assert result["ratio"] == rows[-1]["warm"] / rows[-1]["cold"]
     assert len(first_token.table(result).splitlines()) == 4
-    with pytest.raises(OptionError, match="was to have"):
+    with pytest.raises(OptionError, match="as planned"):
         first_token.measure(pair, tokenizer, context=90, **sizes)
