@@ -188,23 +188,23 @@ def check_loop(
     Raises:
         AssertionError: The text differs by more than that.
     """
-    beside = OneRowPasses(pair.target, prompt)
+    reference = OneRowPasses(pair.target, prompt)
     cache = PromptCache(pair)
     produced: list[int] = []
     worst, departures, total = 0.0, 0, len(answer)
     options = {"max_tokens": total, "block_size": pair.drafter.block_size}
     for round in decode(pair, prompt, prompt_cache=cache, **options):
         produced += round.tokens
-        worst = max(worst, beside.follow(prompt + produced, cache))
+        worst = max(worst, reference.follow(prompt + produced, cache))
         if produced != answer[: len(produced)]:
-            within_slack = slack and beside.regret <= slack
+            within_slack = slack and reference.regret <= slack
             assert within_slack, f"token {len(produced)} differs"
             departures += 1
             missing = total - len(produced) + ROWS
             answer = produced + greedy(pair.model, prompt + produced, missing)
             pair.drafter.text = prompt + answer
     assert len(produced) == total
-    return LoopCheck(worst, beside.regret, departures)
+    return LoopCheck(worst, reference.regret, departures)
 
 
 class OneRowPasses:
