@@ -227,7 +227,7 @@ def speed_ratios(runs: Sequence[Run], bases: Sequence[Run]) -> list[tuple[float,
         (median_speed(run), median_speed(base), run.prompt.name)
         for run, base in zip(runs, bases, strict=True)
     ]
-    return [(ours / theirs, name) for ours, theirs, name in both if ours and theirs]
+    return [(speed / base, name) for speed, base, name in both if speed and base]
 
 
 def add_ratios(row: Row, by_name: dict[str, list[Run]]) -> None:

@@ -128,8 +128,7 @@ def find_shape(name: str) -> NamedShape:
     shapes = f"Shapes: {', '.join(named_shapes())}."
     if key in aliases_without_shape():
         reason, nearest = aliases_without_shape()[key]
-        hint = f"Similar in size, but not in cost: --shape {nearest}. "
-        hint = hint if nearest else ""
+        hint = f"Similar in size, not in cost: --shape {nearest}. " if nearest else ""
         raise OptionError(f"{name} has no shape: {reason}.", hint + shapes)
     if key in {entry.alias for entry in registry.targets()}:
         raise OptionError(f"{name} has no shape: its sizes are unknown.", shapes)

@@ -71,12 +71,12 @@ def compare(
     width = block_size or pair.drafter.block_size
     drafted = tokens_with_logits(decode(pair, ids, block_size=width, **options))
     at, bits = 0, True
-    for ours, theirs in zip_longest(plain, drafted):
-        if ours is None or theirs is None:  # one text ended
+    for want, got in zip_longest(plain, drafted):
+        if want is None or got is None:  # one text ended
             return Comparison(prompt, at, at, None, "different", bits)
-        bits = bits and mx.array_equal(ours[1], theirs[1], equal_nan=True).item()
-        if ours[0] != theirs[0]:
-            gap, tie = margin(ours[1])
+        bits = bits and mx.array_equal(want[1], got[1], equal_nan=True).item()
+        if want[0] != got[0]:
+            gap, tie = margin(want[1])
             verdict = "near tie" if tie else "different"
             return Comparison(prompt, at + 1, at, gap, verdict, bits)
         at += 1

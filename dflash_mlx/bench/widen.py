@@ -90,9 +90,9 @@ class Widening:
         kv_heads = small.num_key_value_heads * self.copies
         if rest or kv_heads > large.num_key_value_heads:
             raise OptionError(
-                f"{large.num_attention_heads} query heads on "
-                f"{large.num_key_value_heads} key-value heads cannot hold "
-                f"{small.num_attention_heads} on {small.num_key_value_heads}."
+                f"A shape with {large.num_attention_heads} query heads and "
+                f"{large.num_key_value_heads} key-value heads cannot hold a pair with "
+                f"{small.num_attention_heads} and {small.num_key_value_heads}."
             )
         heads = range(small.num_attention_heads)
         # A query head is placed with its key-value head, or with a copy of that.
