@@ -293,7 +293,7 @@ def test_a_dumb_terminal_gets_no_escape_code(chat, home):
         tty.type("/paste\rall\rof it\r" + CTRL_D)
         tty.wait(lambda: tty.text().count("prompt tokens cached") == 3)
         tty.wait(tty.ready)
-        tty.enter("/edit", "needs the new text here")
+        tty.enter("/edit", "needs the new text, because there is no line editor")
         tty.enter("/save talk.json", "Saved")
         tty.leave()
     assert b"\x1b" not in tty.raw and b"1. a\r\n2. e" in tty.raw
