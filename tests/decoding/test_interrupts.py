@@ -1,5 +1,7 @@
-"""Decodings that end where nobody planned it: at any line, by an error, by another
-decoding. A cache is then right, or says that it is not."""
+"""Decodings that are interrupted: at any line, by an error, by another decoding.
+
+The cache is then correct, or marked as broken.
+"""
 
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from dflash_mlx import (
     decode,
 )
 from dflash_mlx.decoding import round as round_module
+from dflash_mlx.decoding.recovery import Recovery
 from dflash_mlx.errors import OptionError
 from tests.equipment import architectures
 from tests.equipment.scripted import Script
@@ -40,7 +43,7 @@ MIXED = (2, 0, 5, 1, 99)
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the nth line of the loop's files."""
+    """A trace function that raises KeyboardInterrupt at the nth line of FILES."""
 
     def __init__(self, at):
         self.left = at
@@ -71,7 +74,7 @@ def interrupted(pair, prompt, at):
         sys.settrace(None)
 
 
-# Lines between two interruptions; all of them are too many for a test.
+# `step`: every how many lines a decoding is interrupted.
 @pytest.mark.parametrize("speculate", (True, False))
 @pytest.mark.parametrize(
     ("family", "step"), [("qwen3_next", 53), ("gemma3_text", 37), ("qwen3", 23)]
@@ -84,7 +87,7 @@ def test_an_interrupt_at_any_line(family, step, speculate):
     sound, broken, at = 0, 0, step
     while (cache := interrupted(pair, prompt, at)) is not None:
         at += step
-        cache.release()  # the next user of the cache does so
+        cache.release()  # as the next decoding with this cache does
         held = cache.tokens + cache.tail
         assert held == text[: len(held)] and cache.owner is None
         if cache.broken:
@@ -100,8 +103,25 @@ def test_an_interrupt_at_any_line(family, step, speculate):
         if speculate:
             assert cache.drafter[0].offset == len(cache.tokens)
     assert sound > 2
-    # Rows that can be cut are in doubt only if the cutting itself is interrupted.
+    # Caches that can be cut are broken only if the cutting itself is interrupted.
     assert family != "qwen3" or broken < sound / 4
+
+
+def test_an_interrupt_at_any_line_of_a_deferral():
+    """It is raised or deferred, and never becomes another exception."""
+    raised = deferred = 0
+    for at in range(1, 12):
+        recovery = Recovery(None)
+        sys.settrace(Interrupt(at))
+        try:
+            with recovery.deferring(BaseException):
+                recovery.raise_deferred()
+        except KeyboardInterrupt:
+            raised += 1
+        finally:
+            sys.settrace(None)
+        deferred += recovery.deferred
+    assert raised >= 3 and deferred >= 2
 
 
 @pytest.fixture(scope="module", params=("qwen3_next", "gemma3_text"))
@@ -115,16 +135,16 @@ def test_a_new_decoding_takes_over_from_a_suspended_one(uncuttable):
     pair = Pair.of(model)
     cache = PromptCache(pair)
     old = decode(pair, prompt, prompt_cache=cache, max_tokens=40)
-    said = [token for _ in range(3) for token in next(old).tokens]
+    tokens = [t for _ in range(3) for t in next(old).tokens]
     new = decode(pair, answer[3:4], prompt_cache=cache, max_tokens=20)
-    said += answer[3:4] + next(new).tokens
+    tokens += answer[3:4] + next(new).tokens
     with pytest.raises(OptionError, match="taken over"):
         next(old)
-    said += [token for round in new for token in round.tokens]
-    assert said == answer[:24]
+    tokens += [t for round in new for t in round.tokens]
+    assert tokens == answer[:24]
 
 
-def test_reuse_under_a_suspended_decoding(uncuttable):
+def test_reuse_closes_a_suspended_decoding(uncuttable):
     model, prompt, answer = uncuttable
     pair = Pair.of(model)
     cache = PromptCache(pair)
@@ -184,7 +204,7 @@ def test_a_cache_of_another_pair_is_refused():
         next(decode(drafting, [1, 2], prompt_cache=PromptCache(one)))
 
 
-def test_notes_of_a_round_are_let_go_with_it():
+def test_tapes_are_freed_after_their_round():
     import gc
 
     from dflash_mlx.models.targets.replay import Tape
@@ -198,8 +218,8 @@ def test_notes_of_a_round_are_let_go_with_it():
     assert not [thing for thing in gc.get_objects() if type(thing) is Tape]
 
 
-def test_a_round_is_told_before_a_draft_that_fails():
-    """Drafting goes on while the caller uses a round; what fails there comes after."""
+def test_a_round_is_yielded_before_a_failed_draft_is_raised():
+    """The next block is drafted before a round is yielded."""
     model, prompt = make_model("qwen3"), some_prompt(12)
     wanted = reference(model, prompt, 30)
 
@@ -213,11 +233,11 @@ def test_a_round_is_told_before_a_draft_that_fails():
             return super().propose(*args)
 
     pair = Pair.of(model, Failing(prompt + wanted, [99], block_size=4))
-    cache, told = PromptCache(pair), []
+    cache, tokens = PromptCache(pair), []
     with pytest.raises(KeyboardInterrupt):
         for round in decode(
             pair, prompt, block_size=4, max_tokens=30, prompt_cache=cache
         ):
-            told += round.tokens
-    assert told == wanted[: len(told)] and len(told) == 9
-    assert cache.tokens + cache.tail == prompt + told and not cache.broken
+            tokens += round.tokens
+    assert tokens == wanted[: len(tokens)] and len(tokens) == 9
+    assert cache.tokens + cache.tail == prompt + tokens and not cache.broken
