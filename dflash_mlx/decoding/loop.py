@@ -1,9 +1,9 @@
 """The decoding loop: token ids in, Rounds of the target's own choices out.
 
 Owns the checks before an answer and the pipeline: which passes are sent before the
-round that needs them. A round itself is round.py. Knows nothing of text, tokenizers or
-files. A Round is yielded only after its commit, so the generator may be closed at any
-time: the caches then hold exactly what was yielded.
+round that needs them. Does not know text, tokenizers or files; a round itself is in
+round.py. A Round is yielded only after its commit, so the generator may be closed at
+any time: the caches then hold exactly what was yielded.
 """
 
 from __future__ import annotations
@@ -73,26 +73,26 @@ def decode(
     """
     check_block_size(block_size)
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)
-    cache = usable(pair, prompt_cache, max_kv_size)
+    cache = prepare_cache(pair, prompt_cache, max_kv_size)
     pair.target.check_kv(kv, cache.target)
-    fed = len(cache.text) - cache.rows + len(prompt_ids)
-    left = token_limit(pair, cache.rows, fed, max_tokens)
+    new = len(cache.text) - cache.rows + len(prompt_ids)
+    left = token_limit(pair, cache.rows, new, max_tokens)
     chooser = Chooser(sampling, logits_processors, sampler)
     drafting = speculate and pair.drafter is not None and block_size != 1
     if pair.target.exact:
         require((block_size or 1) <= MAX_ROWS, "block_size", EXACT_ROWS, block_size)
     recovery = Recovery(pair)
-    stops = Stops(stop_ids, recovery.callers(scan), left)
+    stops = Stops(stop_ids, recovery.wrap_callback(scan), left)
     passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting)
     planner = make_planner(pair, cache.text, stops, block_size if drafting else 1)
     pipeline = Pipeline(passes, planner, stops, recovery)
-    yield from _answer(pipeline, prefill_step_size, recovery.callers(progress))
+    yield from _answer(pipeline, prefill_step_size, recovery.wrap_callback(progress))
 
 
 def _answer(
     pipeline: Pipeline, step: int, progress: Progress | None
 ) -> Iterator[Round]:
-    """The rounds of an answer, which begin again if a kernel fails."""
+    """Yield the rounds of an answer, which start again after a kernel fails."""
 
     def attempt(again):
         pipeline.planner.reset()
@@ -109,7 +109,7 @@ def _answer(
 
 
 def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round]:
-    """The rounds of an answer, whose first pass is already sent."""
+    """Yield the rounds of an answer, whose first pass is already sent."""
     planner, stops, recovery = pipeline.planner, pipeline.stops, pipeline.recovery
     pipeline.begin(first)
     plan = Plan(first.width)
@@ -117,7 +117,7 @@ def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round]:
         round = play_round(pipeline, plan, stops)
         planner.report(round)
         if not (stops.ended or recovery.deferred):
-            with recovery.deferring(BaseException):
+            with recovery.defer(BaseException):
                 plan = pipeline.prepare()
         with planner.watch.paused():
             yield round
@@ -135,7 +135,7 @@ class Pipeline:
         passes: Run the models.
         planner: Plans the rounds.
         stops: Has the number of tokens that may follow.
-        recovery: Defers what fails after a round's tokens were cut.
+        recovery: Defers exceptions that are raised after a round's tokens were cut.
     """
 
     def __init__(
@@ -145,12 +145,12 @@ class Pipeline:
         self.stops, self.recovery = stops, recovery
 
     def begin(self, first: PendingPass) -> None:
-        """Begin with a pass that is already sent."""
+        """Start with a pass that is already sent."""
         self.ahead: PendingPass | None = first  # the next round's pass
         self.drafted: tuple[mx.array, mx.array | None] | None = None  # its block
 
     def prepare(self) -> Plan:
-        """Start the next round's draft, which changes no cache; its plan."""
+        """Plan the next round and start its draft, which changes no cache."""
         if self.ahead is not None:
             return Plan()
         plan = self.planner.next()
@@ -158,7 +158,7 @@ class Pipeline:
         return plan
 
     def draft(self, plan: Plan) -> mx.array:
-        """The block [n] of a round that `prepare` planned."""
+        """The block [n] of the round that `prepare` planned."""
         if self.ahead is not None:
             return self.ahead.block
         (block, confidence), self.drafted = self.drafted, None
@@ -173,15 +173,15 @@ class Pipeline:
         return sent.choices, sent.logits
 
     def commit(self, tokens: list[int]) -> None:
-        """Commit a round; a kernel's failure waits until the round was yielded."""
-        with self.recovery.deferring(*KERNEL_ERRORS):
+        """Commit a round; a kernel failure is raised after the round is yielded."""
+        with self.recovery.defer(*KERNEL_ERRORS):
             self.passes.commit(tokens)
 
 
 def make_planner(
     pair: Pair, text: list[int], stops: Stops, block_size: int | None
 ) -> Planner:
-    """Plans for a fixed block size, or, for None, by measurement."""
+    """A planner for a fixed block size, or for widths by measurement if it is None."""
     most = MAX_ROWS if pair.target.exact else stops.left
     if block_size is not None:
         return Planner(FixedWidth(block_size), text, stops, most)
@@ -189,14 +189,14 @@ def make_planner(
     return Planner(controller, text, stops, most, Lookup(text))
 
 
-def usable(
+def prepare_cache(
     pair: Pair, cache: PromptCache | None, max_kv_size: int | None = None
 ) -> PromptCache:
-    """The caller's cache, if decoding can continue from it; a fresh one for None.
+    """The caller's cache if decoding can continue from it, or a new one for None.
 
     Raises:
-        OptionError: It is of another kind, belongs to another pair, is broken, or has
-            another bound.
+        OptionError: It is not a PromptCache, belongs to another pair, is broken, or was
+            made with another max_kv_size.
     """
     if cache is None:
         return PromptCache(pair, max_kv_size)
@@ -204,50 +204,51 @@ def usable(
         raise OptionError(
             f"prompt_cache must be a dflash_mlx.PromptCache, not a "
             f"{type(cache).__name__}.",
-            "Make one with PromptCache(pair).",
+            "Create one with PromptCache(pair).",
         )
     cache.release()
     if not cache.fits(pair):
         raise OptionError(
-            "This prompt_cache belongs to another pair.", "Make one with this pair."
+            "This prompt_cache belongs to another pair.", "Create one with this pair."
         )
     if max_kv_size not in (None, cache.max_kv_size):
         raise OptionError(
             f"This prompt_cache was made with max_kv_size {cache.max_kv_size}, not "
             f"{max_kv_size}.",
-            "Give max_kv_size to PromptCache.",
+            "Pass max_kv_size to PromptCache.",
         )
     if cache.broken:
         raise OptionError(
-            "This prompt_cache was interrupted where its model cannot be rolled back.",
+            "This prompt_cache was interrupted at a point that its model cannot be "
+            "rolled back to.",
             "Call its reset(), or reuse(prompt) with the whole prompt.",
         )
     return cache
 
 
-def token_limit(pair: Pair, held: int, fed: int, max_tokens: int) -> int:
-    """The number of tokens that may follow a prompt: `max_tokens` (-1 is no limit), or
-    fewer where the model's context ends.
+def token_limit(pair: Pair, cached: int, new: int, max_tokens: int) -> int:
+    """The number of tokens that may follow a prompt: `max_tokens`, or fewer if the
+    model's context ends before.
 
     Args:
-        pair: Its target has the context.
-        held: Rows that the caches hold.
-        fed: Tokens to pass after them, 1 or more.
-        max_tokens: Most tokens to produce.
+        pair: Its target has a context length.
+        cached: Rows in the caches.
+        new: Tokens to pass after these, 1 or more.
+        max_tokens: Most tokens to produce; -1 for no limit.
 
     Raises:
-        PromptError: There is nothing to pass, or no room after it.
+        PromptError: `new` is 0, or the context has no room for an answer.
         OptionError: max_tokens is 0 or below -1.
     """
     require(max_tokens == -1 or max_tokens > 0, "max_tokens", "-1 or > 0", max_tokens)
-    if fed == 0:
-        raise PromptError("The prompt is empty.", "Give it at least one token.")
+    if new == 0:
+        raise PromptError("The prompt is empty.", "Pass at least one token.")
     context = pair.target.context
-    room = 2**62 if context is None else context - held - fed
+    room = 2**62 if context is None else context - cached - new
     if room <= 0:
         raise PromptError(
-            f"The prompt has {held + fed} tokens, but the model's context ends at "
+            f"The prompt has {cached + new} tokens, but the model's context ends at "
             f"{context}.",
-            "Shorten it.",
+            "Shorten the prompt.",
         )
     return room if max_tokens == -1 else min(max_tokens, room)

@@ -23,9 +23,9 @@ from ..speculation.controller import Plan
 from ..types import KVBits
 from .sampling import Chooser
 
-# Features of single rows are collected before they go to the drafter.
-PENDING_ROWS = 64
-# MLX's cache of free buffers is emptied once in this many tokens, as mlx-lm does.
+# Rows whose features are collected before the drafter gets them.
+FEATURE_ROWS = 64
+# Tokens between two times that MLX's cache of free buffers is emptied, as in mlx-lm.
 CLEAR_EVERY = 256
 
 Progress = Callable[[int, int], None]
@@ -36,13 +36,13 @@ class PendingPass:
     """A target's pass that was sent and is not committed yet. All arrays are lazy.
 
     Args:
-        block: [n] the tokens passed; the anchor first.
-        width: Rows to commit or take back; 0 for the prefill's last row, which is the
-            prompt's.
+        block: [n] the tokens passed, the anchor first.
+        width: Rows to commit or take back; 0 for the last row of the prefill, which
+            belongs to the prompt.
         choices: [n] the target's choice after each row.
         logits: [n, V] the processed logits that the choices were made from.
         features: [1, n, F] of the rows, for the drafter.
-        tape: What the target needs to take back rows of recurrent layers.
+        tape: Lets the target take back rows of recurrent layers.
     """
 
     block: mx.array
@@ -58,15 +58,15 @@ class Passes:
 
     Args:
         pair: Target and drafter.
-        cache: Its text is continued, and its caches are used.
+        cache: The text to continue, and its caches.
         prompt_ids: The tokens that follow the cache's text.
         chooser: Makes the target's choices.
         kv: Quantization of the target's KV cache.
         drafting: Whether the drafter's context is kept up to date.
 
     Attributes:
-        on_trial: Passes that are not committed yet, oldest first: at most one block, or
-            two single rows.
+        pending: Passes that are not committed yet, oldest first: one block or two
+            single rows at most.
     """
 
     def __init__(
@@ -85,31 +85,31 @@ class Passes:
         self.taps = pair.drafter.taps if drafting else ()
         self.since_clear = 0
         cache.settle()
-        self.kept = len(cache.text)  # tokens that stay when this ends early
-        self._take_over()
+        self.kept_tokens = len(cache.text)  # tokens that `close` keeps
+        self._own_cache()
         cache.text += prompt_ids
-        self.given = len(cache.text)  # tokens that this answer did not produce
+        self.prompt_end = len(cache.text)  # the answer starts here
 
-    def _take_over(self):
-        """Own the cache, with nothing on trial."""
-        self.on_trial: list[PendingPass] = []
+    def _own_cache(self):
+        """Own the cache, without pending passes."""
+        self.pending: list[PendingPass] = []
         self.new_features: list[mx.array] = []  # committed, not in the drafter yet
-        self.history: mx.array | None = None  # the text and rows on trial
-        self.in_doubt = False
+        self.history: mx.array | None = None  # the text and pending rows
+        self.interrupted = False
         self.cache.owner = self
 
     @property
-    def uncommitted(self) -> int:
-        """Rows in the target's cache that are on trial."""
-        return sum(sent.width for sent in self.on_trial)
+    def pending_rows(self) -> int:
+        """Rows in the target's cache that are not committed."""
+        return sum(sent.width for sent in self.pending)
 
     @property
     def rows(self) -> int:
-        """Rows in the target's cache, those on trial included."""
-        return self.cache.rows + self.uncommitted
+        """Rows in the target's cache, pending ones included."""
+        return self.cache.rows + self.pending_rows
 
     def prefill(self, step: int, progress: Progress | None = None) -> PendingPass:
-        """Pass the prompt in chunks of `step` rows, its last token alone, as mlx-lm
+        """Pass the prompt in chunks of `step` rows and its last token alone, as mlx-lm
         does.
 
         The features of each chunk go to the drafter and are dropped. Logits are lazy,
@@ -120,7 +120,7 @@ class Passes:
         """
         total = len(self.cache.text) - self.cache.rows
         self._feed(len(self.cache.text) - 1, step, progress)
-        with self._changing():
+        with self._changing_caches():
             sent = self._send(mx.array(self.cache.text[-1:], dtype=mx.uint32), width=0)
             self.cache.rows += 1
         if progress:
@@ -128,25 +128,26 @@ class Passes:
         return sent
 
     def restart(self, step: int) -> PendingPass:
-        """Compute the caches again from the text: a failure may have left any array
-        wrong. If the answer has begun, its last token is passed as a row on trial."""
+        """Compute the caches again from the text, since a failure may have left any
+        array wrong. If the answer has begun, its last token is passed as a pending row.
+        """
         marks = self.cache.marks
-        with self._changing():
+        with self._changing_caches():
             self.cache.forget_rows()
             self.cache.marks = marks
-            self._take_over()
+            self._own_cache()
         text = self.cache.text
-        if len(text) == self.given:
+        if len(text) == self.prompt_end:
             return self.prefill(step)
-        self.kept = len(text)
-        self._feed(self.given - 1, step)
+        self.kept_tokens = len(text)
+        self._feed(self.prompt_end - 1, step)
         with block_masks(self.cache.target):  # these rows were in blocks at first
             self._feed(len(text) - 1, step)
         return self.verify(mx.array(text[-1:]))
 
     def _feed(self, end: int, step: int, progress: Progress | None = None):
-        """Pass the text's rows before `end` in chunks, which stop at the cache's
-        marks."""
+        """Pass the text's rows before `end` in chunks; none extends over a mark of the
+        cache."""
         text, cache = self.cache.text, self.cache
         first, total = cache.rows, len(text) - cache.rows
         if progress:
@@ -156,7 +157,7 @@ class Passes:
             n = min(step, end - cache.rows, cache.to_mark())
             chunk = mx.array(text[cache.rows : cache.rows + n], dtype=mx.uint32)
             visible = self._visible(n)
-            with self._changing():
+            with self._changing_caches():
                 # No name for the features: they are freed as soon as they are used.
                 self._extend(self._forward(chunk, visible)[1], n, visible)
                 cache.quantize(self.kv)
@@ -170,9 +171,8 @@ class Passes:
             self.history = mx.array(text[: cache.rows], dtype=mx.uint32)
 
     def _visible(self, n):
-        """The number of the next n prompt rows that the drafter can ever see, counted
-        back from the text's end or from the next mark, where a later prompt may
-        continue."""
+        """How many of the next n prompt rows lie in the drafter's window, seen from the
+        text's end or from the next mark, where a later prompt may continue."""
         if not self.drafting:
             return 0
         left = min(len(self.cache.text) - self.cache.rows, self.cache.to_mark())
@@ -180,20 +180,20 @@ class Passes:
         return n if window is None else max(0, min(n, window - (left - n)))
 
     @contextmanager
-    def _changing(self):
-        """Changes the caches; an exception inside leaves them in doubt.
+    def _changing_caches(self):
+        """Remember if an exception interrupts a change of the caches.
 
         Raises:
-            OptionError: Another decoding has taken the caches over.
+            OptionError: Another decoding owns the caches now.
         """
         if self.cache.owner is not self:
             raise OptionError(
-                "Another generation has taken over the prompt_cache of this one.",
+                "Another generation has taken over this one's prompt_cache.",
                 "Start this one again.",
             )
-        self.in_doubt = True
+        self.interrupted = True
         yield
-        self.in_doubt = False
+        self.interrupted = False
 
     def draft(
         self, plan: Plan, with_confidence: bool = False
@@ -202,15 +202,15 @@ class Passes:
 
         Args:
             plan: The number of rows, and the drafts if a lookup proposes them.
-            with_confidence: Also ask for the drafter's confidence, if it has any.
+            with_confidence: Also compute the drafter's confidence, if it has any.
 
         Returns:
-            The block [n], the anchor and n - 1 drafts, which may be fewer than planned;
-            and the confidence [n - 1] in each draft, or None.
+            The block [n]: the anchor and n - 1 drafts, possibly fewer than planned. And
+            the confidence [n - 1] in each draft, or None.
         """
         width = max(plan.width, plan.probe_rows)
         if self.kv.bits and self.rows < self.kv.start:
-            # All rows of a pass must see the cache in one form, as single rows do.
+            # A block must not extend over the row at which the cache is quantized.
             width = min(width, self.kv.start - self.rows)
         anchor = mx.array(self.cache.text[-1:], dtype=mx.uint32)
         if width <= 1:
@@ -224,7 +224,7 @@ class Passes:
         return block, confidence
 
     def _propose(self, anchor, width, with_confidence):
-        self._flush()
+        self._flush_features()
         history = None
         if self.chooser.needs_tokens:
             history = mx.concatenate([self.history, anchor])
@@ -235,15 +235,15 @@ class Passes:
             positions = [self.rows + slot for slot in slots]
             return self.chooser.choose(rows, positions, candidates, draft=True)[None]
 
-        asked = anchor, self.cache.drafter, width, choose
+        arguments = anchor, self.cache.drafter, width, choose
         if not (with_confidence and self.confident):
-            return self.drafter.propose(*asked)[0].astype(mx.uint32), None
-        drafts, confidence = self.drafter.propose_with_confidence(*asked)
+            return self.drafter.propose(*arguments)[0].astype(mx.uint32), None
+        drafts, confidence = self.drafter.propose_with_confidence(*arguments)
         return drafts[0].astype(mx.uint32), confidence[0].astype(mx.float32)
 
     def verify(self, block: mx.array) -> PendingPass:
         """Send the target's pass over `block` [n], the anchor first. Does not wait."""
-        with self._changing():
+        with self._changing_caches():
             return self._send(block.astype(mx.uint32), len(block))
 
     def _send(self, block, width):
@@ -257,7 +257,7 @@ class Passes:
         logits = self.chooser.process(logits[0], self.history)
         choices = self.chooser.choose(logits, range(first, first + len(logits)))
         sent = PendingPass(block, width, choices, logits, features, tape)
-        self.on_trial.append(sent)
+        self.pending.append(sent)
         if width <= 1:  # a block is evaluated with the number of accepted drafts
             mx.async_eval(choices)
         return sent
@@ -269,19 +269,19 @@ class Passes:
         return *self.target.forward(tokens[None], self.cache.target, taps), None
 
     def commit(self, tokens: list[int]) -> None:
-        """Append `tokens` to the text. Of the oldest pass on trial, the caches keep the
+        """Append `tokens` to the text. Of the oldest pending pass, the caches keep the
         rows that led to them and no others."""
-        sent = self.on_trial[0]
+        sent = self.pending[0]
         keep = len(tokens) if sent.width else 0
-        with self._changing():
+        with self._changing_caches():
             self.cache.text += tokens
             self._commit_rows(sent, keep)
         if (drop := sent.width - keep) and self.chooser.needs_tokens:
             self.history = self.history[:-drop]
         if self.drafting:
             self.new_features.append(sent.features[:, : max(keep, 1)])
-            if sum(f.shape[1] for f in self.new_features) >= PENDING_ROWS:
-                self._flush()
+            if sum(f.shape[1] for f in self.new_features) >= FEATURE_ROWS:
+                self._flush_features()
                 mx.async_eval(self._contexts())
         self.since_clear += len(tokens)
         if self.since_clear >= CLEAR_EVERY:
@@ -292,38 +292,38 @@ class Passes:
         if sent.width > 1:
             self._cut(sent, keep)
             self.cache.quantize(self.kv)
-        del self.on_trial[0]
+        del self.pending[0]
         self.cache.rows += keep
-        self.kept = len(self.cache.text)
+        self.kept_tokens = len(self.cache.text)
 
     def _cut(self, sent, keep):
-        """Leave the target's cache with the first `keep` rows of a block."""
+        """Keep the first `keep` rows of a block in the target's cache."""
         self.target.commit(self.cache.target, sent.tape, sent.width, keep)
 
     def close(self) -> None:
-        """Leave both caches holding the committed tokens, wherever decoding stopped.
+        """Leave both caches with the committed tokens, wherever decoding stopped.
 
-        The first row on trial is that of the text's last token. Of a block that row is
-        kept, and so is a single row where it cannot be cut. A cache whose rows are in
-        doubt and cannot be cut is marked as broken.
+        The first pending row is that of the text's last token. Of a block that row is
+        kept, and so is a single row that cannot be cut. If a change was interrupted and
+        the cache cannot be cut, it is marked as broken.
         """
         cache = self.cache
         if cache.owner is not self:
             return
-        # Broken until the end of this method, for a second interruption.
+        # Broken until the end of this method, in case that is interrupted too.
         cache.owner, cache.broken = None, True
-        del cache.text[max(cache.rows, self.kept) :]
-        self._flush()
-        uncommitted = self.uncommitted
-        if not self.in_doubt and self.on_trial and self.on_trial[0].width > 1:
-            self._cut(self.on_trial[0], 1)
-            uncommitted = 1
+        del cache.text[max(cache.rows, self.kept_tokens) :]
+        self._flush_features()
+        pending_rows = self.pending_rows
+        if not self.interrupted and self.pending and self.pending[0].width > 1:
+            self._cut(self.pending[0], 1)
+            pending_rows = 1
         sound = rollback.can_cut_to(cache.target, cache.rows)
         tail = len(cache.text) - cache.rows
-        if not (sound or self.in_doubt) and uncommitted == tail:
+        if not (sound or self.interrupted) and pending_rows == tail:
             cache.rows, sound = len(cache.text), True
         cache.settle()
-        cache.broken = not (sound or not (self.in_doubt or uncommitted))
+        cache.broken = not (sound or not (self.interrupted or pending_rows))
 
     def _extend(self, features, rows, visible):
         """Give the drafter the last `visible` of `rows` committed rows."""
@@ -333,7 +333,7 @@ class Passes:
             if visible:
                 self.drafter.extend(features[:, -visible:], self.cache.drafter)
 
-    def _flush(self):
+    def _flush_features(self):
         """Give the drafter the features of committed rows that it lacks."""
         if self.new_features:
             features = mx.concatenate(self.new_features, axis=1)

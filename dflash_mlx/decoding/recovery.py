@@ -1,8 +1,8 @@
-"""What an answer does when a Metal kernel fails under it.
+"""Continues an answer after a Metal kernel failed.
 
-MLX raises a kernel's failure wherever the host next waits for the device. The answer
-then drops the pair's kernels and goes on with MLX's own operations: its caches are
-computed again from its text. Does not know what a pass or a round is.
+MLX raises a kernel's failure wherever the host next waits for the device. Recovery
+drops the pair's kernels, and the answer continues with MLX's own operations: its caches
+are computed again from its text. Does not know how passes and rounds are computed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..types import Round
 
 
 class Recovery:
-    """Begins the rounds of one answer again after a kernel failed.
+    """Starts the rounds of one answer again after a kernel failed.
 
     Args:
         pair: Its kernels are dropped.
@@ -27,9 +27,9 @@ class Recovery:
         self._in_caller = False
         self._error: BaseException | None = None
 
-    def callers(self, function: Callable | None) -> Callable | None:
+    def wrap_callback(self, function: Callable | None) -> Callable | None:
         """Wrap a caller's function so that its exceptions are not mistaken for kernel
-        failures; None stays None."""
+        failures. None is returned as it is."""
 
         def call(*args):
             self._in_caller = True
@@ -43,15 +43,15 @@ class Recovery:
         """Yield the rounds of `attempt`, which is called again after each failure.
 
         Args:
-            attempt: attempt(again) gives the rounds that are left; `again` says
-                whether the caches have to be computed from the text first.
+            attempt: attempt(again) yields the rounds that are left. If `again`, it has
+                to compute the caches from the text first.
 
         Raises:
-            Exception: As `attempt`, where no kernel can be the cause.
+            Exception: From `attempt`, if no kernel can be the cause.
         """
         again = False
         while True:
-            # A slow kernel may be dropped while its work is still under way.
+            # The caller may drop a slow kernel while its work is still running.
             kernels = self.pair.kernels_in_service
             try:
                 yield from attempt(again)
@@ -63,11 +63,11 @@ class Recovery:
                     raise
             again = True
 
-    def deferring(self, *kinds: type[BaseException]) -> Deferral:
-        """A context in which exceptions of these kinds wait for `raise_deferred`.
+    def defer(self, *kinds: type[BaseException]) -> Deferral:
+        """A context that keeps an exception of these kinds for `raise_deferred`.
 
-        A round whose tokens were cut is part of the answer, whatever fails after that:
-        it is yielded first.
+        Once a round's tokens are cut, the round is part of the answer. It is yielded
+        before an exception is raised.
         """
         return Deferral(self, kinds)
 
@@ -77,7 +77,7 @@ class Recovery:
         return self._error is not None
 
     def raise_deferred(self) -> None:
-        """Raise the exception that `deferring` kept, if there is one."""
+        """Raise the exception that `defer` kept, if there is one."""
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -85,7 +85,10 @@ class Recovery:
 
 @dataclass(frozen=True)
 class Deferral:
-    """Hands the exceptions inside it to a Recovery."""
+    """The context of Recovery.defer.
+
+    Not a generator: an interrupt between its `try` and `yield` would skip the body.
+    """
 
     recovery: Recovery
     kinds: tuple[type[BaseException], ...]

@@ -2,9 +2,8 @@
 
 This is the loop body of DFlash (arXiv 2602.06036, section 3) with the target's own
 choice as the only acceptance rule. Plain decoding is the same round with a block of one
-row, and the prefill's last row is its first pass. Does not know how passes are computed
-(passes.py), which of them are sent early (loop.py) or what a round should do
-(planner.py).
+row. Does not know how passes are computed (passes.py), which of them are sent early
+(loop.py) or how a round is planned (planner.py).
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def play_round(passes: RoundPasses, plan: Plan, stops: Stops) -> Round:
         stops: Decide where the text ends.
 
     Returns:
-        The committed tokens and how they came about.
+        The committed tokens, with counts and logits.
     """
     block = passes.draft(plan)  # [n]: the anchor, then the drafts
     choices, logits = passes.verify(block)  # [n]: the target's choice after each row
@@ -77,15 +76,15 @@ def read(choices: mx.array, accepted: mx.array) -> list[int]:
 
 
 class Stops:
-    """Where an answer ends: at a stop token, where `scan` says, or at a limit.
+    """Decides where an answer ends: at a stop token, by `scan`, or at a limit.
 
     Args:
-        stop_ids: Tokens that end the text; the one that did is its last token.
+        stop_ids: Tokens that end the text. The one that ends it is its last token.
         scan: The caller's check, called once with the tokens of each round.
         left: Tokens that may still follow.
 
     Attributes:
-        ended: No token follows.
+        ended: Whether the text has ended.
     """
 
     def __init__(self, stop_ids: Collection[int], scan: Scan | None, left: int):
@@ -93,7 +92,7 @@ class Stops:
         self.ended = False
 
     def cut(self, tokens: list[int]) -> list[int]:
-        """The tokens [1 or more] up to the end of the text, which may lie in them."""
+        """The tokens up to the end of the text, which may lie in them. At least one."""
         tokens = tokens[: self.left]
         stop = next((i for i, t in enumerate(tokens) if t in self.stop_ids), None)
         if stop is not None:

@@ -114,7 +114,7 @@ def test_an_interrupt_at_any_line_of_a_deferral():
         recovery = Recovery(None)
         sys.settrace(Interrupt(at))
         try:
-            with recovery.deferring(BaseException):
+            with recovery.defer(BaseException):
                 recovery.raise_deferred()
         except KeyboardInterrupt:
             raised += 1

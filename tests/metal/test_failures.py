@@ -213,7 +213,7 @@ def test_a_cache_that_another_answer_uses_is_left_alone(monkeypatch, tmp_path):
     assert cache.tokens == held and next(second).tokens
 
 
-PLACES = ("prefill", "_feed", "verify", "draft", "_commit_rows", "_flush")
+PLACES = ("prefill", "_feed", "verify", "draft", "_commit_rows", "_flush_features")
 
 
 @pytest.mark.parametrize("error", (RuntimeError, ValueError))
