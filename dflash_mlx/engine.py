@@ -207,8 +207,7 @@ class Answer:
         return time.perf_counter() - self.round_start
 
     def is_stall(self, seconds: float) -> bool:
-        """Whether a round took so much longer than the ones before that a kernel may
-        hang."""
+        """Whether a round took so much longer than earlier ones that a kernel hangs."""
         rounds = self.stats.seconds_by_width.values()
         usual = sum(spent for _, spent in rounds) / max(self.stats.rounds, 1)
         most = max(STALL_SECONDS, STALL_RATIO * usual)

@@ -112,7 +112,7 @@ class Controller:
         history: What earlier texts have shown. This text's rounds are added to it.
     """
 
-    uses_confidence = True  # a drafter that can is asked for its confidence
+    uses_confidence = True  # request it from a drafter that has one
 
     # Speed ratios. They stop the width from changing with every round's noise.
     SWITCH_RATIO = 1.02  # another width over the last one, before it replaces it

@@ -74,7 +74,7 @@ REACH = 0.5
 
 @cache
 def similarity(width: int, other: int) -> float:
-    """How much a round of one width says about another; 1 for equal widths."""
+    """How much a round of one width counts for another; 1 for equal widths."""
     return math.exp(-abs(math.log(width / other)) / REACH)
 
 
