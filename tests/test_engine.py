@@ -1,4 +1,4 @@
-"""Text in, responses out, on the embedded pair; mlx-lm's own API beside it."""
+"""Text generation with the embedded pair, compared with mlx-lm's API."""
 
 import mlx.core as mx
 import mlx_lm
@@ -67,20 +67,20 @@ def test_statistics_add_up(tiny, ids):
     assert not got[0].from_draft and stats.time_to_first_token > 0
 
 
-def test_the_engine_and_its_reason_are_told(tiny, ids):
+def test_a_plain_answer_has_a_reason(tiny, ids):
     pair, tokenizer = tiny
-    told = [
+    stats = [
         answer(pair, tokenizer, ids, max_tokens=3, speculate=False)[1][0].stats,
         answer(pair, tokenizer, ids, max_tokens=3, block_size=1)[1][0].stats,
         answer(Pair.of(pair.model), tokenizer, ids, max_tokens=3)[1][0].stats,
     ]
-    assert [s.engine for s in told] == ["plain"] * 3
-    assert [s.reason for s in told] == [
+    assert [s.engine for s in stats] == ["plain"] * 3
+    assert [s.reason for s in stats] == [
         "drafting is off",
         "block size 1",
         "no drafter",
     ]
-    assert [s.speedup for s in told] == [None] * 3  # plain decoding is no faster
+    assert [s.speedup for s in stats] == [None] * 3  # nothing to compare
 
 
 @pytest.mark.parametrize("most", range(1, 14))
@@ -112,7 +112,7 @@ def test_sampled_text_repeats_by_seed(tiny, ids):
     assert drafted == plain != other
 
 
-def test_prompts_of_every_kind(tiny, ids):
+def test_kinds_of_prompt(tiny, ids):
     pair, tokenizer = tiny
     text = tokenizer.decode(ids)
     wanted = generate(pair, tokenizer, ids, max_tokens=9)
@@ -143,12 +143,12 @@ def test_a_closed_stream_leaves_the_pair_usable(tiny, ids):
     assert answer(*tiny, ids)[0].startswith("7 x 1 = 7")
 
 
-def test_errors_are_of_one_family(tiny):
+def test_errors_have_one_base_class(tiny):
     with pytest.raises(DFlashError):
         next(stream_generate(*tiny, "Hello", max_tokens=0))
 
 
-def test_progress_is_told(tiny):
+def test_progress_is_reported(tiny):
     seen = []
     generate(
         *tiny,
@@ -160,7 +160,7 @@ def test_progress_is_told(tiny):
     assert seen == [(0, 50), (16, 50), (32, 50), (48, 50), (49, 50), (50, 50)]
 
 
-def test_drafts_behind_the_end_are_not_held_against_the_drafter(tiny, ids):
+def test_drafts_behind_the_end_do_not_count(tiny, ids):
     from tests.equipment.tiny import Script
 
     pair, tokenizer = tiny
@@ -172,7 +172,7 @@ def test_drafts_behind_the_end_are_not_held_against_the_drafter(tiny, ids):
     assert set(stats.acceptance) == {1.0}
 
 
-def test_a_prompt_cache_goes_on_without_a_prompt(tiny, ids):
+def test_a_prompt_cache_continues_without_a_prompt(tiny, ids):
     _, whole = answer(*tiny, ids)
     cache = PromptCache(tiny[0])
     _, first = answer(*tiny, ids, max_tokens=9, prompt_cache=cache)

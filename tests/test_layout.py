@@ -123,7 +123,8 @@ def test_help_is_instant():
 def test_public_names_resolve():
     for name in dflash_mlx.__all__:
         assert getattr(dflash_mlx, name) is not None
-    from dflash_mlx import decode
+    from dflash_mlx import chat_template, decode
     from dflash_mlx.decoding import loop
+    from dflash_mlx.text.chat_template import marks
 
-    assert decode is loop.decode
+    assert decode is loop.decode and chat_template.marks is marks

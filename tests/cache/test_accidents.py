@@ -1,5 +1,4 @@
-"""Caches after accidents: interruptions, suspended generators, models whose caches
-cannot be cut at will."""
+"""Caches after interruptions, and caches that cannot be cut back."""
 
 from importlib import import_module
 
@@ -69,7 +68,7 @@ def small():
 
 
 @pytest.mark.parametrize("name", HYBRIDS)
-def test_what_cannot_be_cut_at_will_keeps_a_conversation(name):
+def test_a_conversation_with_caches_that_cannot_be_cut(name):
     model, prompt = hybrid(name), some_prompt(24)
     answer = reference(model, prompt, 40)
     pair = Pair.of(model)
@@ -78,17 +77,17 @@ def test_what_cannot_be_cut_at_will_keeps_a_conversation(name):
     wanted = answer[: answer.index(stop) + 1]
     cache = PromptCache(pair)
     assert run(pair, prompt, 40, stop_ids={stop}, prompt_cache=cache) == wanted
-    # The conversation goes on from what the cache holds, and from an edit of it.
-    told = prompt + wanted + some_prompt(5, seed=3)
-    rest = cache.reuse(told)
-    assert run(pair, rest, 9, prompt_cache=cache) == reference(model, told, 9)
-    edited = told[:28] + some_prompt(4, seed=4)
+    # The conversation continues from the cache, and from an edited text.
+    text = prompt + wanted + some_prompt(5, seed=3)
+    rest = cache.reuse(text)
+    assert run(pair, rest, 9, prompt_cache=cache) == reference(model, text, 9)
+    edited = text[:28] + some_prompt(4, seed=4)
     rest = cache.reuse(edited)
     assert run(pair, rest, 9, prompt_cache=cache) == reference(model, edited, 9)
 
 
 def interrupt(layer):
-    """The layer, raising KeyboardInterrupt once."""
+    """Make a layer raise KeyboardInterrupt once."""
     stock = type(layer)
 
     class Interrupted(stock):
@@ -114,7 +113,7 @@ def test_an_interrupt_between_two_layers(small, speculate):
     assert got == answer[: len(got)]
 
 
-def test_an_interrupt_where_nothing_can_be_cut_is_told():
+def test_an_interrupt_where_nothing_can_be_cut_is_an_error():
     model, prompt = hybrid("qwen3_next"), some_prompt(20)
     pair = Pair.of(model)
     cache = PromptCache(pair)
@@ -131,11 +130,11 @@ def test_an_interrupt_where_nothing_can_be_cut_is_told():
     assert run(pair, rest, 8, prompt_cache=cache) == wanted
 
 
-def test_an_interrupted_prefill_feeds_nothing_twice(small):
+def test_an_interrupted_prefill_passes_nothing_twice(small):
     model, prompt, _ = small
     pair = Pair.of(model, make_drafter())
     cache = PromptCache(pair)
-    told = prompt + run(pair, prompt, 6, prompt_cache=cache)
+    text = prompt + run(pair, prompt, 6, prompt_cache=cache)
     more = some_prompt(12, seed=4)
 
     def stop(done, total):
@@ -144,10 +143,10 @@ def test_an_interrupted_prefill_feeds_nothing_twice(small):
 
     with pytest.raises(KeyboardInterrupt):
         list(decode(pair, more, prompt_cache=cache, prefill_step_size=4, progress=stop))
-    told += more
-    assert cache.tokens + cache.tail == told[: len(cache.tokens)]
-    rest = cache.reuse(told)
-    assert run(pair, rest, 9, prompt_cache=cache) == reference(model, told, 9)
+    text += more
+    assert cache.tokens + cache.tail == text[: len(cache.tokens)]
+    rest = cache.reuse(text)
+    assert run(pair, rest, 9, prompt_cache=cache) == reference(model, text, 9)
 
 
 def test_a_suspended_generator_and_a_new_one(small):
@@ -158,17 +157,17 @@ def test_a_suspended_generator_and_a_new_one(small):
     got = [token for _ in range(3) for token in next(old).tokens]
     new = decode(pair, [], prompt_cache=cache, max_tokens=20)
     got += next(new).tokens
-    old.close()  # it owns the cache no more
+    old.close()  # it no longer owns the cache
     got += [token for round in new for token in round.tokens]
     assert got == answer[: len(got)] and len(got) == 23
 
 
-def test_an_edit_behind_the_drafters_window_keeps_the_targets_rows(small):
+def test_an_edit_outside_the_drafters_window_keeps_the_targets_rows(small):
     model, prompt, _ = small
     pair = Pair.of(model, make_drafter(window=4))
     cache = PromptCache(pair)
-    told = prompt + run(pair, prompt, 300, prompt_cache=cache)
-    edited = told[:25] + some_prompt(6, seed=9)
+    text = prompt + run(pair, prompt, 300, prompt_cache=cache)
+    edited = text[:25] + some_prompt(6, seed=9)
     rest = cache.reuse(edited)
     assert rest == edited[25:]
     assert cache.drafter[0].offset == 25
@@ -186,14 +185,14 @@ def test_a_quantized_kv_cache_changes_nothing(small, plan, start, bits):
     assert run(pair, prompt, 40, kv=KVBits(bits, 32, start)) == wanted
 
 
-def test_mlx_lms_cache_list_is_refused_with_a_word(small):
+def test_mlx_lms_cache_list_is_an_error(small):
     model, prompt, _ = small
     pair = Pair.of(model)
     with pytest.raises(OptionError, match=r"PromptCache\(pair\)"):
         run(pair, prompt, 3, prompt_cache=pair.target.make_cache())
 
 
-def test_nothing_to_feed_is_refused_even_with_a_full_cache():
+def test_an_empty_prompt_is_an_error_even_with_a_full_cache():
     model, prompt = hybrid("qwen3_next"), some_prompt(20)
     pair = Pair.of(model)
     cache = PromptCache(pair)

@@ -1,4 +1,4 @@
-"""What a conversation's caches keep between prompts."""
+"""What a PromptCache keeps between prompts."""
 
 import mlx.core as mx
 import pytest
@@ -32,9 +32,9 @@ def test_common_prefix():
 def test_an_edited_prompt_keeps_its_prefix(model, keep, window):
     pair = Pair.of(model, make_drafter(window=window))
     cache = PromptCache(pair)
-    told = some_prompt(20)
-    told += run(pair, told, 8, prompt_cache=cache)
-    edited = told[:keep] + some_prompt(6, seed=9)
+    text = some_prompt(20)
+    text += run(pair, text, 8, prompt_cache=cache)
+    edited = text[:keep] + some_prompt(6, seed=9)
     rest = cache.reuse(edited)
     assert rest == edited[len(cache.tokens) :]
     assert window or len(cache.tokens) >= min(keep, 27)
@@ -42,16 +42,16 @@ def test_an_edited_prompt_keeps_its_prefix(model, keep, window):
 
 
 @pytest.mark.parametrize("family", ("gemma3_text", "llama4", "falcon_h1"))
-def test_an_interrupted_reset_is_made_up_for(family, monkeypatch):
+def test_reuse_after_an_interrupted_reset(family, monkeypatch):
     model = architectures.build(family)
     pair, other = Pair.of(model), [9, *range(30, 50)]
     cache = PromptCache(pair)
     run(pair, list(range(1, 41)), 5, prompt_cache=cache)
 
-    def press(*_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pair.target, "make_cache", press)
+    monkeypatch.setattr(pair.target, "make_cache", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cache.reuse(other)
     monkeypatch.undo()
@@ -61,12 +61,12 @@ def test_an_interrupted_reset_is_made_up_for(family, monkeypatch):
 
 
 @pytest.mark.parametrize("window", (None, 16))
-@pytest.mark.parametrize("told", (5, 300))
-def test_rows_that_an_interruption_left_without_positions_go(window, told):
-    """Ctrl-C within ContextCache.append, behind its rows."""
+@pytest.mark.parametrize("length", (5, 300))
+def test_rows_that_an_interruption_left_without_positions_are_dropped(window, length):
+    """Ctrl-C within ContextCache.append, after the rows are added."""
     pair = Pair.of(make_model("llama"), make_drafter(window=window))
     cache = PromptCache(pair)
-    run(pair, some_prompt(told), 4, prompt_cache=cache)
+    run(pair, some_prompt(length), 4, prompt_cache=cache)
     entry = cache.drafter[0]
     new = mx.ones((1, *entry.fetch()[0].shape[1:2], 7, entry.fetch()[0].shape[3]))
     entry._rows.update_and_fetch(new, new)
@@ -84,12 +84,12 @@ def test_the_same_prompt_again_passes_one_row(model):
     assert run(pair, prompt[-1:], 8, prompt_cache=cache) == first
 
 
-def test_a_cache_filled_plainly_serves_drafting_too(model):
+def test_a_cache_filled_by_plain_decoding_can_draft(model):
     pair = Pair.of(model, make_drafter())
     cache = PromptCache(pair)
     prompt = some_prompt(20)
-    told = prompt + run(pair, prompt, 8, prompt_cache=cache, speculate=False)
+    text = prompt + run(pair, prompt, 8, prompt_cache=cache, speculate=False)
     assert cache.drafter[0].offset == len(cache.tokens)
     more = some_prompt(3, seed=2)
-    wanted = reference(model, told + more, 9)
+    wanted = reference(model, text + more, 9)
     assert run(pair, more, 9, prompt_cache=cache) == wanted

@@ -1,4 +1,4 @@
-"""Caches between prompts: what goes back, what is forgotten, what a copy holds."""
+"""Snapshots between prompts: when they are taken, restored and dropped."""
 
 import random
 
@@ -35,24 +35,24 @@ from tests.equipment.tiny import (
 )
 from tests.equipment.turns import TEMPLATES, make_tokenizer
 
-# What they keep that cannot be cut back: windows, states, and states beside rows.
+# Their caches cannot be cut back: windows, states, and states beside rows.
 FAMILIES = ("gemma3_text", "qwen3_next", "falcon_h1")
 
 
-def shelved(cache):
-    """Rows of the snapshots."""
+def snapshot_rows(cache):
+    """The number of rows of each snapshot."""
     return [snapshot.rows for snapshot in cache.snapshots.all]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_reset_forgets_the_snapshots_too(family):
+def test_a_reset_drops_the_snapshots(family):
     model = architectures.build(family)
     pair, first, second = Pair.of(model), list(range(1, 41)), list(range(31, 71))
     cache = PromptCache(pair)
     run(pair, cache.reuse(first, (20,)), 5, prompt_cache=cache)
     cache.reset()
     run(pair, second, 5, prompt_cache=cache)
-    # A snapshot of the first text would lie inside what the second two share.
+    # A snapshot of the first text would lie inside what the last two share.
     edited = second[:25] + [3, 4, 5]
     rest = cache.reuse(edited)
     assert rest == edited
@@ -60,17 +60,17 @@ def test_a_reset_forgets_the_snapshots_too(family):
 
 
 def test_a_reset_forgets_that_the_cache_was_quantized():
-    pair, told = Pair.of(make_model("llama")), some_prompt(50)
+    pair, tokens = Pair.of(make_model("llama")), some_prompt(50)
     cache = PromptCache(pair)
-    run(pair, cache.reuse(told), 5, prompt_cache=cache, kv=KVBits(8, 32, 30))
+    run(pair, cache.reuse(tokens), 5, prompt_cache=cache, kv=KVBits(8, 32, 30))
     assert cache.quantized_from == 30
     cache.reset()
-    run(pair, told, 5, prompt_cache=cache)
-    assert len(cache.reuse(told[:25] + [1, 2, 3])) == 3
+    run(pair, tokens, 5, prompt_cache=cache)
+    assert len(cache.reuse(tokens[:25] + [1, 2, 3])) == 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_going_back_that_ends_between_two_layers(family, monkeypatch):
+def test_an_interrupt_while_a_snapshot_is_restored(family, monkeypatch):
     model, text = architectures.build(family), some_prompt(40)
     pair = Pair.of(model)
     cache = PromptCache(pair)
@@ -93,30 +93,30 @@ def test_going_back_that_ends_between_two_layers(family, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_prompt_again_takes_no_snapshot_twice(family):
+def test_the_same_prompt_again_takes_no_second_snapshot(family):
     pair, prompt = Pair.of(architectures.build(family)), some_prompt(20)
     cache = PromptCache(pair)
     for _ in range(3):
         run(pair, cache.reuse(prompt, (9,)), 5, prompt_cache=cache)
-        assert shelved(cache) == [9, 19]
+        assert snapshot_rows(cache) == [9, 19]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_mark_at_the_end_of_what_is_kept_gets_a_snapshot(family):
+def test_a_snapshot_at_the_end_of_the_kept_rows(family):
     pair, prompt = Pair.of(architectures.build(family)), some_prompt(20)
     cache = PromptCache(pair)
     run(pair, cache.reuse(prompt), 5, prompt_cache=cache)
-    told = [*cache.tokens]
-    longer = told + some_prompt(9, seed=9)
-    assert len(cache.reuse(longer, (len(told),))) == 9
-    run(pair, longer[len(told) :], 3, prompt_cache=cache)
-    assert shelved(cache) == [19, len(told), len(longer) - 1]
-    assert cache.reuse(told + [1, 2]) == [1, 2]
+    tokens = [*cache.tokens]
+    longer = tokens + some_prompt(9, seed=9)
+    assert len(cache.reuse(longer, (len(tokens),))) == 9
+    run(pair, longer[len(tokens) :], 3, prompt_cache=cache)
+    assert snapshot_rows(cache) == [19, len(tokens), len(longer) - 1]
+    assert cache.reuse(tokens + [1, 2]) == [1, 2]
 
 
 def test_an_unknown_kind_of_cache_is_decoded_without_snapshots(monkeypatch):
     class Odd(KVCache):
-        """Of no kind that rollback.py has a rule for."""
+        """A kind that rollback.py has no rule for."""
 
     model, prompt = make_model("llama"), some_prompt(20)
     pair = Pair.of(model)
@@ -133,7 +133,7 @@ def test_an_unknown_kind_of_cache_is_decoded_without_snapshots(monkeypatch):
 
 
 def edited(rng, text):
-    """A text as it is, longer, cut, with another end, or another one."""
+    """The text itself, a longer, shorter or changed one, or a new one."""
     more = rng.choices(range(1, 95), k=rng.randrange(1, 30))
     start = text[: rng.randrange(1, len(text) + 1)]
     return rng.choice((text, text + more, start, start + more[:8], more))[:100]
@@ -141,7 +141,7 @@ def edited(rng, text):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("drafting", (True, False))
-def test_after_any_edits_caches_are_those_of_a_fresh_pass(family, drafting):
+def test_after_any_edits_caches_equal_those_of_one_pass(family, drafting):
     rng, model = random.Random(f"{family} {drafting}"), architectures.build(family)
     script = Script([], [2, 0, 5, 1, 99], block_size=6)
     pair = Pair.of(model, script if drafting else None)
@@ -157,24 +157,24 @@ def test_after_any_edits_caches_are_those_of_a_fresh_pass(family, drafting):
             "prefill_step_size": rng.choice((1, 3, 7, 2048)),
             "block_size": rng.choice((1, 3, 6)),  # plain, and two that draft
         }
-        rounds, said = decode(pair, rest, prompt_cache=cache, **options), []
+        rounds, answer = decode(pair, rest, prompt_cache=cache, **options), []
         for round in rounds:
-            said += round.tokens
+            answer += round.tokens
             if rng.random() < 0.1:
                 rounds.close()
-        assert said == wanted[: len(said)]
-        whole = text + said
+        assert answer == wanted[: len(answer)]
+        whole = text + answer
         assert cache.tokens == whole[: len(cache.tokens)]
-        text = rng.choice((whole, text))  # or it is asked for again
+        text = rng.choice((whole, text))  # or the same prompt again
         fresh = pair.target.make_cache()
         pair.target.forward(mx.array([cache.tokens]), fresh)
         assert cache_difference(cache.target, fresh) < MAX_DIFFERENCE
         assert all(entry.offset == len(cache.tokens) for entry in cache.drafter)
-        rows = shelved(cache)
+        rows = snapshot_rows(cache)
         assert rows == sorted({*rows}) and max(rows, default=0) <= len(cache.tokens)
 
 
-def test_the_budget_is_that_of_the_machine_and_never_below_0(monkeypatch):
+def test_the_budget_depends_on_the_machine_and_is_not_negative(monkeypatch):
     pair = Pair.of(make_model("llama"))
     for memory, most in ((8, 512 * 2**20), (64, 2**30)):
         monkeypatch.setattr(device, "memory_bytes", lambda n=memory: n * 2**30)
@@ -184,11 +184,11 @@ def test_the_budget_is_that_of_the_machine_and_never_below_0(monkeypatch):
 
 
 def context(window, *runs):
-    """A drafter's context of rows that tell their positions.
+    """A drafter's context whose rows contain their positions.
 
     Args:
-        window: Its.
-        runs: First position and rows each.
+        window: Rows that the context keeps, or None.
+        runs: (first position, number of rows) each.
     """
     made = ContextCache(window)
     for first, rows in runs:
@@ -198,15 +198,15 @@ def context(window, *runs):
     return made
 
 
-def holds(entry):
-    """Positions by what a context tells, which its rows must be."""
+def positions_in(entry):
+    """The positions of a context, after a check that its rows contain the same."""
     positions = entry.positions().tolist()
     for rows in entry.fetch():
         assert rows.flatten().tolist() == positions
     return positions
 
 
-def test_a_snapshots_bytes_are_the_targets_and_the_drafters():
+def test_the_bytes_of_a_snapshot():
     pair = Pair.of(make_model("llama"), make_drafter(window=10))
     cache = PromptCache(pair)
     run(pair, cache.reuse(some_prompt(20)), 1, prompt_cache=cache)
@@ -215,34 +215,34 @@ def test_a_snapshots_bytes_are_the_targets_and_the_drafters():
     assert not taken.target and taken.nbytes == 2 * 2 * 10 * 2 * 32 * 4
 
 
-def test_rows_that_no_block_sees_do_not_make_a_snapshot_the_better_one():
+def test_a_snapshot_fills_only_rows_inside_the_window():
     taken = take(10, [], [context(4, (0, 10))])
     ours = context(4, (12, 2))
     taken.fill([ours], 14)
-    assert holds(ours) == [12, 13]
+    assert positions_in(ours) == [12, 13]
     ours = context(4, (9, 1))
     taken.fill([ours], 10)
-    assert holds(ours) == [6, 7, 8, 9]
+    assert positions_in(ours) == [6, 7, 8, 9]
 
 
-def test_a_context_that_goes_on_changes_no_snapshot_of_it():
+def test_a_growing_context_changes_no_snapshot_of_it():
     state, entry = context(None, (0, 3)).read(), ContextCache()
     for more in (2, 1, 0):
         entry.put_back(state)
-        assert holds(entry) == [0, 1, 2]
+        assert positions_in(entry) == [0, 1, 2]
         if more:
             entry.append(*[mx.zeros((1, 1, more, 1))] * 2)
 
 
-def test_a_context_is_read_as_far_as_its_window_sees():
+def test_only_the_window_of_a_context_is_read():
     state = context(4, (0, 10)).read()
     assert state.numbers["runs"] == [[6, 4]] and state.arrays[0].shape[2] == 4
     entry = ContextCache(4)
     entry.put_back(state)
-    assert holds(entry) == [6, 7, 8, 9] and entry.seen(10) == 4
+    assert positions_in(entry) == [6, 7, 8, 9] and entry.seen(10) == 4
 
 
-def test_dead_rows_of_a_quantized_cache_are_not_read():
+def test_unused_rows_of_a_quantized_cache_are_not_read():
     entry, rows = QuantizedKVCache(32, 8), mx.ones((1, 2, 10, 32))
     entry.update_and_fetch(rows, rows)
     assert entry.keys[0].shape[2] > 10
@@ -258,11 +258,11 @@ def test_the_first_mark_is_where_the_message_begins(content):
     assert tokenizer.decode(ids[at:]).startswith(content)
 
 
-def test_a_template_that_rewrites_turns_once_another_question_comes():
+def test_a_template_that_changes_turns_after_the_next_question():
     last = "{% set last = messages|selectattr('role', 'equalto', 'user')|list|last %}"
-    told = "{{ m['content'] }}{% if m == last %}!{% endif %}<|e|>"
+    turn = "{{ m['content'] }}{% if m == last %}!{% endif %}<|e|>"
     tokenizer = make_tokenizer(
-        last + "{% for m in messages %}" + told + "{% endfor %}<|s|>"
+        last + "{% for m in messages %}" + turn + "{% endfor %}<|s|>"
     )
     chat = [{"role": "user", "content": "What?"}]
     ids = apply_template(tokenizer, chat)
@@ -271,7 +271,7 @@ def test_a_template_that_rewrites_turns_once_another_question_comes():
     assert tokenizer.decode(ids[kept:]) == "!<|e|><|s|>"
 
 
-def test_a_fingerprint_tells_what_computes_otherwise():
+def test_a_fingerprint_depends_on_the_config_and_exactness():
     model = make_model("llama")
     target = make_target(model, {"rope_theta": 10000.0})
     ours = of_target(target)
@@ -281,7 +281,7 @@ def test_a_fingerprint_tells_what_computes_otherwise():
     assert of_target(target) != ours
 
 
-def test_a_fingerprint_tells_drafters_of_the_same_numbers_apart():
+def test_a_fingerprint_depends_on_the_weights():
     drafter = make_drafter()
     ours = of_drafter(drafter)
     assert of_drafter(make_drafter()) == ours
@@ -290,12 +290,12 @@ def test_a_fingerprint_tells_drafters_of_the_same_numbers_apart():
     assert of_drafter(drafter) != ours
 
 
-def test_a_file_is_written_where_a_link_leads(tmp_path):
+def test_a_file_is_written_through_a_symlink(tmp_path):
     pair = Pair.of(make_model("llama"))
     cache, file, link = PromptCache(pair), tmp_path / "away" / "talk", tmp_path / "link"
     file.parent.mkdir()
     link.symlink_to(file)
-    for _ in range(2):  # there is none yet, then there is one
+    for _ in range(2):  # the file is new, then it is replaced
         run(pair, some_prompt(9), 3, prompt_cache=cache)
         save_file(cache, link)
         assert link.is_symlink() and not file.is_symlink()
@@ -311,5 +311,5 @@ def test_a_file_is_read_within_the_budget(tmp_path):
     one = cache.snapshots.all[0].nbytes
     for budget, rows in ((0, []), (one, [19]), (None, [9, 19])):
         again = load_file(tmp_path / "file", pair, snapshot_bytes=budget)
-        assert shelved(again) == rows
+        assert snapshot_rows(again) == rows
         assert budget is None or again.snapshots.most == budget

@@ -1,4 +1,4 @@
-"""The loop says what mlx-lm says: every family, dtype, width, drafter and cut."""
+"""The loop gives mlx-lm's tokens in every family, dtype and width, at every stop."""
 
 from itertools import islice
 
@@ -44,13 +44,13 @@ def target(request):
     model = make_model(*request.param)
     prompt = some_prompt(PROMPT)
     answer = reference(model, prompt, TOKENS)
-    assert len(set(answer)) > 10  # text that repeats itself would prove little
+    assert len(set(answer)) > 10  # a repeating text would prove little
     return model, prompt, answer
 
 
 @pytest.fixture(scope="module")
 def small():
-    """One float32 model for the tests that need only one."""
+    """A float32 model, a prompt and mlx-lm's greedy answer."""
     model, prompt = make_model("llama"), some_prompt(PROMPT)
     return model, prompt, reference(model, prompt, TOKENS)
 
@@ -84,7 +84,7 @@ def test_quantized_drafter_with_a_window_changes_nothing(target):
     assert run(pair, prompt, TOKENS) == answer
 
 
-def test_plain_decoding_is_mlx_lms(target):
+def test_plain_decoding_equals_mlx_lms(target):
     model, prompt, answer = target
     assert run(Pair.of(model), prompt, TOKENS) == answer
 
@@ -108,7 +108,7 @@ def test_caches_equal_plain_decodings_bit_for_bit(target, plan):
 
 
 def same_rows(ours, theirs, rows):
-    """Two caches agree bit for bit in their first rows, in every layer."""
+    """Assert that two caches have the same bits in their first `rows` rows."""
     for a, b in zip(ours, theirs, strict=True):
         for x, y in zip(a.keys_and_values(), b.keys_and_values(), strict=True):
             assert mx.array_equal(x[..., :rows, :], y[..., :rows, :])
@@ -124,7 +124,7 @@ def test_prompts_of_any_length_and_chunk(small, length):
         assert run(pair, prompt, 12, prefill_step_size=8) == answer
 
 
-def test_long_texts_past_the_caches_growth(small):
+def test_long_texts_for_which_the_caches_grow(small):
     model = small[0]
     prompt = some_prompt(30)
     answer = reference(model, prompt, 300)
@@ -190,14 +190,14 @@ def test_a_closed_generator_leaves_everything_usable(small, after, speculate):
     assert run(pair, prompt, TOKENS) == answer
 
 
-def test_a_conversation_goes_on_in_its_caches(small):
+def test_a_conversation_continues_in_its_caches(small):
     model, prompt, _ = small
     pair = Pair.of(model, make_drafter())
     cache = PromptCache(pair)
     first = run(pair, prompt, 9, prompt_cache=cache)
     second = some_prompt(7, seed=8)
-    told = prompt + first + second
-    assert run(pair, second, 9, prompt_cache=cache) == reference(model, told, 9)
+    text = prompt + first + second
+    assert run(pair, second, 9, prompt_cache=cache) == reference(model, text, 9)
 
 
 SAMPLINGS = {
@@ -277,7 +277,7 @@ def test_penalties_equal_mlx_lms(small):
     assert run(pair, prompt, TOKENS, **options) == wanted
 
 
-def test_rounds_report_what_happened(small):
+def test_rounds_have_true_counts(small):
     model, prompt, answer = small
     pair = Pair.of(model, Script(prompt + answer, [2, 0, 99], block_size=6))
     rounds = list(decode(pair, prompt, max_tokens=TOKENS, block_size=6))
@@ -341,7 +341,7 @@ def test_tokens_are_in_the_vocabulary(small):
 
 
 class Oracle(Script):
-    """Proposes from the target's own logits, so only the noise can part the two."""
+    """Proposes from the target's own logits: drafts differ only if the noise does."""
 
     def __init__(self, text, logits, prompt):
         super().__init__(text, [99])

@@ -239,7 +239,7 @@ def test_the_callers_time_is_recorded_apart(controllers):
 
 
 class Underconfident(Script):
-    """Drafts what the script says, with low confidence."""
+    """Drafts the script's tokens with low confidence."""
 
     confident, confidence = True, 0.1
 

@@ -1,4 +1,4 @@
-"""One round without a model: what is kept, in which order the steps run."""
+"""One round without a model: the tokens kept and the order of the steps."""
 
 import mlx.core as mx
 import pytest
@@ -8,11 +8,11 @@ from dflash_mlx.speculation.controller import Plan
 from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN
 
 ANCHOR = 50
-WANTED = [1, 2, 3, 4, 5, 6]  # the target's choices, whatever is drafted
+WANTED = [1, 2, 3, 4, 5, 6]  # the target's choices
 
 
 class FakePasses:
-    """Drafts a given block, and a target that always chooses WANTED."""
+    """Drafts given tokens; its target always chooses WANTED."""
 
     def __init__(self, drafts):
         self.drafts, self.steps, self.committed = drafts, [], None
@@ -31,16 +31,16 @@ class FakePasses:
         self.committed = tokens
 
 
-def played(drafts, plan=None, stop_ids=(), scan=None, left=99):
+def play(drafts, plan=None, stop_ids=(), scan=None, left=99):
     passes, stops = FakePasses(drafts), Stops(stop_ids, scan, left)
     plan = plan or Plan(len(drafts) + 1, DRAFTER)
     return play_round(passes, plan, stops), passes, stops
 
 
 @pytest.mark.parametrize("right", range(5))
-def test_leading_right_drafts_and_the_bonus_token_are_kept(right):
+def test_correct_leading_drafts_and_the_bonus_token_are_kept(right):
     drafts = WANTED[:right] + [9] * (4 - right)
-    round, passes, stops = played(drafts)
+    round, passes, stops = play(drafts)
     assert round.tokens == passes.committed == WANTED[: right + 1]
     assert (round.drafted, round.accepted, round.width) == (4, right, 5)
     assert round.logits.shape == (right + 1, 9) and round.source == DRAFTER
@@ -48,39 +48,39 @@ def test_leading_right_drafts_and_the_bonus_token_are_kept(right):
     assert passes.steps == ["draft", "verify", "commit"]
 
 
-def test_a_right_draft_behind_a_wrong_one_is_not_kept():
-    round, _, _ = played([1, 9, 3, 4])
+def test_a_correct_draft_behind_a_wrong_one_is_not_kept():
+    round, _, _ = play([1, 9, 3, 4])
     assert round.tokens == [1, 2] and round.accepted == 1
 
 
 def test_a_plain_round_and_a_prefill():
     for width in (0, 1):
-        round, passes, _ = played([], Plan(width))
+        round, passes, _ = play([], Plan(width))
         assert round.tokens == passes.committed == [1]
         assert (round.drafted, round.accepted, round.width) == (0, 0, width)
         assert round.source == PLAIN and round.logits.shape == (1, 9)
 
 
-def test_a_block_that_came_out_as_its_anchor_is_plain():
-    round, _, _ = played([], Plan(4, LOOKUP))
+def test_a_block_with_only_its_anchor_is_plain():
+    round, _, _ = play([], Plan(4, LOOKUP))
     assert (round.width, round.source) == (1, PLAIN)
 
 
 @pytest.mark.parametrize("at", range(5))
 def test_a_stop_token_ends_the_text_inside_the_block(at):
-    round, passes, stops = played(WANTED[:4], stop_ids={WANTED[at]})
+    round, passes, stops = play(WANTED[:4], stop_ids={WANTED[at]})
     assert round.tokens == passes.committed == WANTED[: at + 1] and stops.ended
     assert round.accepted == min(4, at + 1) and len(round.logits) == at + 1
 
 
 @pytest.mark.parametrize("left", range(1, 7))
 def test_the_limit_ends_the_text_inside_the_block(left):
-    round, passes, stops = played(WANTED[:4], left=left)
+    round, passes, stops = play(WANTED[:4], left=left)
     assert round.tokens == passes.committed == WANTED[: min(left, 5)]
     assert stops.ended == (left <= 5) and stops.left == max(left - 5, 0)
 
 
-def test_scan_sees_what_the_stop_token_and_the_limit_left():
+def test_scan_gets_the_tokens_up_to_a_stop_token_or_the_limit():
     seen = []
 
     def scan(tokens):

@@ -1,4 +1,4 @@
-"""Choices and noise: mlx-lm's filters, positions, and the distribution of text."""
+"""Choices of tokens: filters, noise by position, and the distribution of text."""
 
 import math
 
@@ -31,14 +31,14 @@ def test_greedy_is_argmax():
     "options",
     [{}, {"top_p": 0.7}, {"top_k": 5}, {"min_p": 0.1}, {"xtc_probability": 0.6}],
 )
-def test_a_row_chooses_the_same_in_any_company(options, dtype):
+def test_a_choice_does_not_depend_on_other_rows(options, dtype):
     chooser = Chooser(Sampling(temp=1.0, seed=8, **options))
     logits = LOGITS.astype(dtype)
     together = chooser.choose(logits, range(10, 16)).tolist()
     alone = [chooser.choose(logits[i : i + 1], [10 + i]).item() for i in range(6)]
     assert together == alone
     moved = chooser.choose(logits, range(11, 17)).tolist()
-    assert moved != together  # the noise does depend on the position
+    assert moved != together  # the noise depends on the position
 
 
 def test_seeds_differ_and_repeat():
@@ -49,7 +49,7 @@ def test_seeds_differ_and_repeat():
     assert pick(1) == pick(1) != pick(2)
 
 
-def test_without_a_seed_mlxs_own_generator_decides():
+def test_without_a_seed_mlxs_generator_is_used():
     def pick():
         return Chooser(Sampling(temp=2.0)).choose(LOGITS, range(6)).tolist()
 
@@ -70,7 +70,7 @@ def test_without_a_seed_mlxs_own_generator_decides():
         {"top_p": 0.9, "top_k": 6, "min_p": 0.02},
     ],
 )
-def test_filters_keep_what_mlx_lms_keep(options):
+def test_filters_keep_the_same_tokens_as_mlx_lms(options):
     row = LOGITS[:1]
     ours = {
         Chooser(Sampling(temp=9.0, seed=s, **options)).choose(row, [s]).item()
@@ -79,7 +79,7 @@ def test_filters_keep_what_mlx_lms_keep(options):
     sampler = make_sampler(9.0, **options)
     logprobs = row - mx.logsumexp(row, keepdims=True)
     theirs = {sampler(logprobs).item() for _ in range(300)}
-    # At this temperature each of a few tokens left is seen by both.
+    # At this temperature both choose each of the few remaining tokens.
     assert ours == theirs and len(ours) < VOCAB / 2
 
 
@@ -98,8 +98,8 @@ def chi_square_bound(freedom: int, z: float) -> float:
     return freedom * (1 - a + z * math.sqrt(a)) ** 3
 
 
-# One-sided normal quantile of an error rate of 1e-5 a comparison; with four
-# comparisons a drafter, a right program fails this test once in 12,500 runs.
+# One-sided normal quantile for an error rate of 1e-5 per comparison. With four
+# comparisons per drafter a correct program fails once in 12,500 runs.
 Z = 4.265
 RUNS = 800
 TEMP, TOP_K = 1.5, 12
@@ -107,8 +107,8 @@ TEMP, TOP_K = 1.5, 12
 
 @pytest.fixture(scope="module")
 def sampled():
-    """A model, a prompt, and the chances [V] of each of mlx-lm's next four tokens: over
-    all texts that its sampler can give, in one pass per place."""
+    """A model, a prompt, and the chances [V] of mlx-lm's next four tokens each, summed
+    over all texts that its sampler can produce."""
     model, prompt = make_model("llama", seed=2), some_prompt(6)
     texts, weights, chances = mx.array([prompt]), mx.ones((1,)), []
     for _ in range(4):
@@ -126,24 +126,24 @@ def sampled():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ("untrained", "scripted"))
-def test_the_first_four_tokens_are_distributed_as_mlx_lms(sampled, kind):
+def test_the_first_four_tokens_have_mlx_lms_distribution(sampled, kind):
     model, prompt, chances = sampled
     drafter = make_drafter()
     if kind == "scripted":
-        drafter = Fixed(prompt + run(Pair.of(model), prompt, 8))
+        drafter = FixedText(prompt + run(Pair.of(model), prompt, 8))
     pair = Pair.of(model, drafter)
     ours = [
         run(pair, prompt, 4, sampling=Sampling(temp=TEMP, top_k=TOP_K, seed=seed))
         for seed in range(RUNS)
     ]
     for place in range(4):
-        statistic, freedom = against(chances[place], [text[place] for text in ours])
+        statistic, freedom = chi_square(chances[place], [text[place] for text in ours])
         assert freedom >= 5
         assert statistic < chi_square_bound(freedom, Z)
 
 
-def test_chances_are_those_of_mlx_lms_sampler(sampled):
-    """Against mlx-lm's own sampler, on stacked rows."""
+def test_the_chances_equal_mlx_lms_sampler(sampled):
+    """Checks the fixture above with 1,200 texts from mlx-lm's sampler."""
     model, prompt, chances = sampled
     sampler, texts = make_sampler(TEMP, top_k=TOP_K), mx.array([prompt] * 1200)
     mx.random.seed(7)
@@ -153,14 +153,14 @@ def test_chances_are_those_of_mlx_lms_sampler(sampled):
         else:
             logits = model(texts)[:, -1]
         token = sampler(log_probabilities(logits))
-        statistic, freedom = against(chances[place], token.tolist())
+        statistic, freedom = chi_square(chances[place], token.tolist())
         assert statistic < chi_square_bound(freedom, Z)
         texts = mx.concatenate([texts, token[:, None]], axis=1)
         mx.eval(texts)
 
 
-class Fixed(Script):
-    """Proposes one text whatever was said, so that drafts are often wrong."""
+class FixedText(Script):
+    """Proposes the same text for any context, so that drafts are often wrong."""
 
     def __init__(self, text):
         super().__init__(text, [99])
@@ -171,9 +171,9 @@ class Fixed(Script):
         return mx.array([ids], dtype=mx.uint32)
 
 
-def against(chances, tokens):
-    """Chi-square statistic and degrees of freedom of tokens against their chances, rare
-    ones pooled."""
+def chi_square(chances, tokens):
+    """Chi-square statistic and degrees of freedom of tokens, given their chances. Rare
+    tokens are pooled."""
     cells = [(tokens.count(i), len(tokens) * p) for i, p in enumerate(chances)]
     assert not any(seen for seen, wanted in cells if wanted == 0)
     rare = [cell for cell in cells if 0 < cell[1] < 8]
@@ -205,7 +205,7 @@ def test_bad_options(options):
         Sampling(**options)
 
 
-def test_a_samplers_own_randomness_leaves_the_callers_alone():
+def test_a_sampler_does_not_change_the_callers_generator():
     chooser = Chooser(Sampling(seed=1), sampler=make_sampler(1.0))
     mx.random.seed(5)
     wanted = mx.random.uniform(shape=(3,)).tolist()
@@ -214,7 +214,7 @@ def test_a_samplers_own_randomness_leaves_the_callers_alone():
     assert mx.random.uniform(shape=(3,)).tolist() == wanted
 
 
-def test_a_bias_beyond_the_vocabulary_is_refused():
+def test_a_bias_outside_the_vocabulary_is_an_error():
     chooser = Chooser(Sampling(logit_bias={VOCAB: 1.0}))
     with pytest.raises(OptionError, match="names token 40"):
         chooser.process(LOGITS[:1], mx.array([1]))

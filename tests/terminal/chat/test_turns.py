@@ -144,7 +144,7 @@ def test_an_interrupted_prefill_continues_from_valid_rows(family, inside):
 def test_a_template_that_fails_is_reported():
     question = [{"role": "user", "content": "Hi"}]
     tokenizer = make_tokenizer("{{ messages[0].content + 1 }}")
-    with pytest.raises(PromptError, match="refuses these messages"):
+    with pytest.raises(PromptError, match="rejects these messages"):
         apply_template(tokenizer, question)
     # Only the made-up next turn fails, so nothing is known about later prompts.
     tokenizer = make_tokenizer(
@@ -154,7 +154,7 @@ def test_a_template_that_fails_is_reported():
     # The template rewrites the answer, so it cannot be continued.
     tokenizer = make_tokenizer(TEMPLATES["thinking"])
     begun = [*question, {"role": "assistant", "content": "<think>Hm</think>Ok"}]
-    with pytest.raises(PromptError, match="refuses these messages"):
+    with pytest.raises(PromptError, match="rejects these messages"):
         apply_template(tokenizer, begun, continue_final_message=True)
 
 
@@ -351,7 +351,7 @@ def test_a_template_that_refuses_the_next_turn_has_no_surviving_ids():
     chat = [{"role": "user", "content": "One"}]
     assert stable_prefix(tokenizer, chat) == 0
     assert marks(tokenizer, chat)[1] == 0
-    with pytest.raises(PromptError, match="refuses these messages: one turn"):
+    with pytest.raises(PromptError, match="rejects these messages: one turn"):
         apply_template(tokenizer, chat * 2)
 
 
