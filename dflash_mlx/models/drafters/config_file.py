@@ -53,8 +53,8 @@ class ConfigFile:
         for place in self.PLACES:
             if not isinstance(self.root.get(place) or {}, dict):
                 raise ConfigError(
-                    f"{self.path} has an invalid {place}: {self.root[place]!r} is not "
-                    "a JSON object."
+                    f"{self.path} has an invalid value for {place}: "
+                    f"{self.root[place]!r} is not a JSON object."
                 )
         self._overrides: dict[str, Any] = {}
         self.architectures: list[str] = self.root.get("architectures") or []
@@ -118,7 +118,7 @@ class ConfigFile:
     def invalid(self, field: str, value: Any) -> ConfigError:
         """The error for a field with a wrong value."""
         return ConfigError(
-            f"{self.path} has an invalid {field}: {value!r}.",
+            f"{self.path} has an invalid value for {field}: {value!r}.",
             "Restore the published value.",
         )
 

@@ -93,7 +93,7 @@ def read_rope(file: ConfigFile) -> dict[str, Any]:
     kind = rope_type(rope)
     if not isinstance(kind, str) or kind not in ROPES:
         raise ConfigError(
-            f"{file.path} has an unknown {name}.rope_type: {kind!r}.",
+            f"{file.path} has an unknown rope_type in {name}: {kind!r}.",
             f"Supported: {', '.join(ROPES)}.",
         )
     start = rope.get("original_max_position_embeddings", 1)
@@ -101,8 +101,7 @@ def read_rope(file: ConfigFile) -> dict[str, Any]:
     for key, wanted in ROPES[kind].items():
         if not isinstance(rope.get(key), wanted):
             raise ConfigError(
-                f"{file.path} has no valid {name}.{key}, which rope_type {kind} "
-                f"requires: {rope.get(key)!r}.",
+                f"{file.path} sets rope_type {kind} in {name} without a valid {key}.",
                 "Restore the published value.",
             )
     inside, outside = rope.get("rope_theta"), file.get("rope_theta", float, None)
