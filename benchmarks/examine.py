@@ -246,7 +246,7 @@ def cache_difference(ours: list[Any], theirs: list[Any]) -> float:
 def cached_arrays(cache: list[Any]) -> Iterator[mx.array]:
     """The arrays of a cache, rows in temporal order, without overwritten rows."""
     for entry in flat(cache):
-        if entry in rollback.recurrent([entry]):
+        if entry in rollback.recurrent_entries([entry]):
             yield from (array for array in entry.cache if array is not None)
             continue
         keys, values = entry.keys_and_values()

@@ -99,9 +99,9 @@ def run_published(pair: Pair) -> Callable[..., Answer]:
     draft = DFlashDraftModel(DFlashConfig(**{name: vars(ours)[name] for name in names}))
     draft.load_weights(list(tree_flatten(pair.drafter.parameters())))
     draft.eval()
-    anatomy = pair.target.anatomy
-    layers = list(anatomy.list_layers(pair.model))
-    model = anatomy.with_layers(pair.model, layers)
+    parts = pair.target.parts
+    layers = list(parts.list_layers(pair.model))
+    model = parts.with_layers(pair.model, layers)
 
     def run(_, tokenizer, ids, tokens):
         produced, rounds, start = [], 0, 0.0

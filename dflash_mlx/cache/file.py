@@ -1,8 +1,9 @@
-"""A PromptCache in a file: one safetensors, written whole or not at all.
+"""Writes a PromptCache to one safetensors file, completely or not at all, and reads it.
 
-Owns the format: the tokens, what every layer of target and drafter holds, the
-snapshots, and fingerprints of both models, since rows of one mean nothing to another.
-The versions of mlx and mlx-lm are noted for readers; a file of others is read.
+Owns the format: the tokens, the contents of every layer of target and drafter, the
+snapshots, and the fingerprints of both models, whose rows no other model can use. The
+versions of mlx and mlx-lm are recorded, but any version is read. Does not know how a
+cache is used.
 """
 
 from __future__ import annotations
@@ -22,49 +23,50 @@ from mlx_lm.models.cache import ArraysCache
 from ..errors import BrokenFileError, CacheFileError
 from . import kinds
 from .prompt_cache import CachedPair, PromptCache
-from .rollback import known
+from .rollback import has_rule
 from .snapshots import Snapshot
 from .state import State, put_back, read
 
 FORMAT = "dflash-mlx prompt cache"
 VERSION = "1"
-ANEW = "Make it anew, or name another file."
-# Bytes of a number of the types that MLX writes.
+CREATE_AGAIN = "Create it again, or choose another file."
+# Bytes per element of the dtypes that MLX writes.
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2}
 SIZES |= {"U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8}
-# Numbers of a cache that the model sets, and no text.
+# Numbers of a cache that depend on the model only, not on the text.
 FIXED = ("keep", "max_size", "chunk_size", "window")
 
 
 def save(cache: PromptCache, path: str | Path) -> None:
-    """Write a conversation's caches to a file; one that is there is replaced.
+    """Write a conversation's caches to a file, replacing an existing one.
 
-    All snapshots go with them: they are what makes a later /undo, or a template that
-    rewrites turns, cheap, and their budget bounds them.
+    The snapshots are written too. They make a later /undo cheap, and templates that
+    rewrite turns; their budget limits their size.
 
     Args:
-        cache: A decoding that is suspended with it is ended, as its close does.
-        path: Any name.
+        cache: The caches. A suspended decoding that uses them is closed.
+        path: The file.
 
     Raises:
-        CacheFileError: The cache is broken or of an unknown kind, or the file cannot
-            be written; what was there is left.
+        CacheFileError: The cache is broken or of an unknown kind, or the file cannot be
+            written. An existing file is not changed then.
     """
     cache.release()
     if cache.broken:
         raise CacheFileError(
-            "This prompt cache was interrupted where it cannot be rolled back.",
+            "This prompt cache was interrupted and cannot be rolled back.",
             "Save it after the next answer.",
         )
-    if odd := [type(e).__name__ for e in kinds.flat(cache.target) if not known(e)]:
-        raise CacheFileError(f"This model keeps a {odd[0]}, which cannot be saved.")
+    layers = list(kinds.flat(cache.target))
+    if unknown := [type(entry).__name__ for entry in layers if not has_rule(entry)]:
+        raise CacheFileError(f"This model uses a {unknown[0]}, which cannot be saved.")
     arrays: dict[str, mx.array] = {}
-    about = {
+    contents = {
         "tokens": cache.tokens,
         "tail": cache.tail,
-        "target": [_packed(read(entry), arrays) for entry in kinds.flat(cache.target)],
-        "drafter": [_packed(entry.read(), arrays) for entry in cache.drafter],
-        "snapshots": [_packed_snapshot(s, arrays) for s in cache.snapshots.all],
+        "target": [_state_to_json(read(entry), arrays) for entry in layers],
+        "drafter": [_state_to_json(entry.read(), arrays) for entry in cache.drafter],
+        "snapshots": [_snapshot_to_json(s, arrays) for s in cache.snapshots.all],
         "max_kv_size": cache.max_kv_size,
         "quantized_from": cache.quantized_from,
     }
@@ -74,7 +76,7 @@ def save(cache: PromptCache, path: str | Path) -> None:
         **cache.pair.fingerprints(),
         "mlx": version("mlx"),
         "mlx_lm": version("mlx-lm"),
-        "cache": json.dumps(about),
+        "cache": json.dumps(contents),
     }
     _write(Path(path).resolve(), arrays, metadata)
 
@@ -85,44 +87,44 @@ def load(
     max_kv_size: int | None = None,
     snapshot_bytes: int | None = None,
 ) -> PromptCache:
-    """The caches of a conversation that `save` wrote.
+    """Read the caches of a conversation that `save` wrote.
 
     Args:
-        path: The file; it is left as it is, and needed no more afterwards.
-        pair: Who goes on with it.
-        max_kv_size: If given, it must be the file's own.
+        path: The file. It may be changed or deleted afterwards.
+        pair: The models that will use the caches.
+        max_kv_size: If given, it has to equal the file's.
         snapshot_bytes: As in PromptCache.
 
     Raises:
-        BrokenFileError: It is damaged.
-        CacheFileError: There is no such file, it is no prompt cache, or it was made
-            with another model, drafter or bound.
+        BrokenFileError: The file is damaged.
+        CacheFileError: The file does not exist, is not a prompt cache, or was made with
+            another model, drafter or max_kv_size.
     """
     metadata = check(Path(path))
     _check_pair(path, metadata, pair)
-    with _telling(path):
-        about = json.loads(metadata["cache"])
-        size = about["max_kv_size"]
+    with _errors_as_broken_file(path):
+        contents = json.loads(metadata["cache"])
+        size = contents["max_kv_size"]
         arrays = mx.load(str(path), "safetensors")
         mx.eval(list(arrays.values()))
     if max_kv_size not in (None, size):
         raise CacheFileError(
             f"{path} was made with max_kv_size {size}, not {max_kv_size}.",
-            "Ask for the same, or name another file.",
+            "Use the same max_kv_size, or choose another file.",
         )
     cache = PromptCache(pair, size, snapshot_bytes)
-    with _telling(path):
-        _fill(cache, about, arrays)
+    with _errors_as_broken_file(path):
+        _fill(cache, contents, arrays)
     return cache
 
 
 @contextmanager
-def _telling(path):
-    """What does not fit meanwhile is said to be the file's fault."""
+def _errors_as_broken_file(path):
+    """Raise BrokenFileError for any error that wrong contents can cause."""
     try:
         yield
     except (RuntimeError, ValueError, LookupError, TypeError) as error:
-        raise BrokenFileError(f"{path} is broken: {error}.", ANEW) from error
+        raise BrokenFileError(f"{path} is broken: {error}.", CREATE_AGAIN) from error
 
 
 def _check_pair(path, metadata, pair):
@@ -130,16 +132,16 @@ def _check_pair(path, metadata, pair):
         if metadata.get(what) != fingerprint:
             raise CacheFileError(
                 f"{path} was made with another {what}, or with other options for it.",
-                f"Use it with that {what}, or name another file.",
+                f"Use it with that {what}, or choose another file.",
             )
 
 
 def check(path: Path) -> dict[str, str]:
-    """The metadata of a prompt cache's file, once it is known to be whole.
+    """Check that a prompt cache's file is complete, and return its metadata.
 
     Raises:
-        BrokenFileError: It was one, or is empty.
-        CacheFileError: It cannot be read, or is no prompt cache of this format.
+        BrokenFileError: The file is empty, or a damaged prompt cache.
+        CacheFileError: The file cannot be read, or is not a prompt cache.
     """
     head = b""
     try:
@@ -152,15 +154,19 @@ def check(path: Path) -> dict[str, str]:
             metadata = header.pop("__metadata__", {})
     except OSError as error:
         raise CacheFileError(
-            f"{path} cannot be read: {error.strerror}.", "Name another file."
+            f"{path} cannot be read: {error.strerror}.", "Choose another file."
         ) from error
     except (struct.error, ValueError, AttributeError) as error:
         ours = size == 0 or FORMAT.encode() in head
-        told = f"{path} is broken or no prompt cache."
-        raise (BrokenFileError if ours else CacheFileError)(told, ANEW) from error
+        kind = BrokenFileError if ours else CacheFileError
+        message = f"{path} is broken, or not a prompt cache."
+        raise kind(message, CREATE_AGAIN) from error
     _check_format(path, metadata)
     if 8 + length + _data_bytes(path, header) != size:
-        raise BrokenFileError(f"{path} is truncated, or holds more than it says.", ANEW)
+        raise BrokenFileError(
+            f"{path} is truncated, or has more data than its header describes.",
+            CREATE_AGAIN,
+        )
     return metadata
 
 
@@ -168,50 +174,48 @@ def _check_format(path, metadata):
     if metadata.get("format") == FORMAT and metadata.get("version") == VERSION:
         return
     if metadata.get("format") == FORMAT:
-        what = f"is a prompt cache of version {metadata.get('version')}, not {VERSION}"
+        theirs = metadata.get("version")
+        what = f"is a prompt cache in format {theirs}; this version reads {VERSION}"
     elif "0.tokenizer_config" in metadata or "1.0" in metadata:
-        # What mlx-lm writes: [its own notes, the layers' classes, ...], flattened.
-        what = (
-            "was made by mlx_lm.cache_prompt and holds no token ids, so what it "
-            "covers is not known"
-        )
+        # mlx-lm flattens a list: its metadata, the classes of the layers, and so on.
+        what = "was made by mlx_lm.cache_prompt, which does not save the token ids"
     else:
-        what = "is no prompt cache"
-    raise CacheFileError(f"{path} {what}.", ANEW)
+        what = "is not a prompt cache"
+    raise CacheFileError(f"{path} {what}.", CREATE_AGAIN)
 
 
 def _data_bytes(path, header):
-    """Bytes of all tensors behind a safetensors header that describes them rightly."""
+    """Bytes of all tensors, after a check of the safetensors header."""
     ends = [0]
-    with _telling(path):
+    with _errors_as_broken_file(path):
         for tensor in header.values():
             begin, end = tensor["data_offsets"]
             if end - begin != prod(tensor["shape"]) * SIZES[tensor["dtype"]]:
-                raise ValueError("a tensor's size is not that of its shape")
+                raise ValueError("the size of a tensor does not match its shape")
             ends.append(end)
     return max(ends)
 
 
 def _write(path, arrays, metadata):
-    """Write a file beside `path`, read its header back, and put it in its place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
+    """Write a temporary file, check it, and rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.safetensors")
     try:
-        mx.save_safetensors(str(beside), arrays, metadata)
-        check(beside)
-        with beside.open("rb") as file:
+        mx.save_safetensors(str(temporary), arrays, metadata)
+        check(temporary)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except (OSError, RuntimeError, ValueError, CacheFileError) as error:
         raise CacheFileError(
             f"{path} cannot be written: {error}".rstrip(".") + ".",
-            "Name another file, or make room.",
+            "Choose another file, or free some space.",
         ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _packed(state: State, arrays: dict[str, mx.array]) -> dict[str, Any]:
-    """A state as JSON has it; its arrays go to `arrays`, named by their numbers."""
+def _state_to_json(state: State, arrays: dict[str, mx.array]) -> dict[str, Any]:
+    """A state as JSON. Its arrays are added to `arrays`, with numbers as names."""
     names = []
     for array in state.arrays:
         names.append(None if array is None else str(len(arrays)))
@@ -220,50 +224,57 @@ def _packed(state: State, arrays: dict[str, mx.array]) -> dict[str, Any]:
     return {"kind": state.kind, "numbers": state.numbers, "arrays": names}
 
 
-def _packed_snapshot(snapshot, arrays):
+def _snapshot_to_json(snapshot, arrays):
     return {
         "rows": snapshot.rows,
-        "target": {i: _packed(s, arrays) for i, s in snapshot.target.items()},
-        "drafter": {i: _packed(s, arrays) for i, s in snapshot.drafter.items()},
+        "target": {i: _state_to_json(s, arrays) for i, s in snapshot.target.items()},
+        "drafter": {i: _state_to_json(s, arrays) for i, s in snapshot.drafter.items()},
     }
 
 
-def _state(packed: dict[str, Any], arrays: dict[str, mx.array], like: State) -> State:
-    """What `_packed` packed, if it fits a cache that holds `like`."""
-    numbers = packed["numbers"]
-    if packed["kind"] != like.kind:
-        raise ValueError(f"a {packed['kind']} where this model has a {like.kind}")
+def _state_from_json(
+    entry: dict[str, Any], arrays: dict[str, mx.array], like: State
+) -> State:
+    """The inverse of `_state_to_json`, for a cache of the same kind as `like`."""
+    numbers = entry["numbers"]
+    if entry["kind"] != like.kind:
+        raise ValueError(f"it has a {entry['kind']} where this model has a {like.kind}")
     for name in FIXED:
         if numbers.get(name) != like.numbers.get(name):
-            raise ValueError(f"{name} is {numbers.get(name)}")
-    found = (None if name is None else arrays[name] for name in packed["arrays"])
-    return State(packed["kind"], numbers, tuple(found))
+            raise ValueError(
+                f"{name} is {numbers.get(name)}, not {like.numbers.get(name)}"
+            )
+    found = (None if name is None else arrays[name] for name in entry["arrays"])
+    return State(entry["kind"], numbers, tuple(found))
 
 
-def _fill(cache, about, arrays):
-    """Put what a file says into a fresh PromptCache."""
-    for packed in about["target"]:
-        if packed["kind"] == "QuantizedKVCache":
-            numbers = packed["numbers"]
+def _fill(cache, contents, arrays):
+    """Put the contents of a file into a new PromptCache."""
+    for saved in contents["target"]:
+        if saved["kind"] == "QuantizedKVCache":
+            numbers = saved["numbers"]
             kinds.quantize(cache.target, numbers["bits"], numbers["group_size"], 0)
             break
     layers = list(kinds.flat(cache.target))
-    # Whatever a cache holds, its kind and fixed numbers are these.
+    # The new caches show which kinds and fixed numbers are right.
     target, drafter = [read(e) for e in layers], [e.read() for e in cache.drafter]
-    for entry, packed, like in zip(layers, about["target"], target, strict=True):
-        put_back(entry, _state(packed, arrays, like))
-    for entry, packed, like in zip(
-        cache.drafter, about["drafter"], drafter, strict=True
+    for entry, saved, like in zip(layers, contents["target"], target, strict=True):
+        put_back(entry, _state_from_json(saved, arrays, like))
+    for entry, saved, like in zip(
+        cache.drafter, contents["drafter"], drafter, strict=True
     ):
-        entry.put_back(_state(packed, arrays, like))
-    for packed in about["snapshots"]:
-        parts = [
-            {int(i): _state(s, arrays, like[int(i)]) for i, s in packed[part].items()}
+        entry.put_back(_state_from_json(saved, arrays, like))
+    for saved in contents["snapshots"]:
+        states = [
+            {
+                int(i): _state_from_json(state, arrays, like[int(i)])
+                for i, state in saved[part].items()
+            }
             for part, like in (("target", target), ("drafter", drafter))
         ]
-        cache.snapshots.put(Snapshot(packed["rows"], *parts))
-    rows = len(about["tokens"])
+        cache.snapshots.put(Snapshot(saved["rows"], *states))
+    rows = len(contents["tokens"])
     if any(type(e) is not ArraysCache and e.offset != rows for e in layers):
-        raise ValueError(f"{rows} tokens are not those of its rows")
-    cache.quantized_from = about["quantized_from"]
-    cache.text, cache.rows = about["tokens"] + about["tail"], rows
+        raise ValueError(f"it has {rows} tokens, but another number of rows")
+    cache.quantized_from = contents["quantized_from"]
+    cache.text, cache.rows = contents["tokens"] + contents["tail"], rows

@@ -1,6 +1,7 @@
-"""KV caches that options ask for: bounded to a number of rows, or quantized.
+"""KV caches that options change: bounded, in text order, or quantized.
 
-Owns what the options do to a fresh or growing cache. Undoing rows is rollback.py's.
+Owns these kinds of cache, and how an option is applied to a target's cache. Does not
+know how rows are removed; see rollback.py.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from mlx_lm.models.cache import CacheList, KVCache, QuantizedKVCache, RotatingKV
 
 from ..errors import OptionError
 
-# Rows at the front that a bounded cache never gives up, as in mlx-lm.
+# Rows at the front that a bounded cache always keeps, as in mlx-lm.
 KEPT_ROWS = 4
 
 
 class BoundedKVCache(RotatingKVCache):
-    """mlx-lm's cache of --max-kv-size, right for blocks as well.
+    """mlx-lm's cache for --max-kv-size, with a mask that is right for blocks too.
 
-    Its front rows stay for ever. mlx-lm's mask for a pass of several rows hides them
-    behind the window, which passes of one row do not; inside a block they are seen.
+    The first rows are always kept. mlx-lm's mask hides them from a pass over several
+    rows, but not from a pass over one row; in a block they have to be visible.
 
     Attributes:
-        in_block: The pass under way is over a block. The prompt's passes keep mlx-lm's
-            mask, so that plain decoding says what mlx-lm says.
+        in_block: The current pass is over a block. Other passes use mlx-lm's mask, so
+            that plain decoding gives mlx-lm's tokens.
     """
 
     in_block = False
@@ -34,15 +35,15 @@ class BoundedKVCache(RotatingKVCache):
     def make_mask(
         self, N: int, window_size: int | None = None, return_array: bool = False
     ) -> mx.array | str | None:
-        """The mask of N new rows [N, rows], or what mlx-lm takes in its place.
+        """The mask of N new rows [N, rows], or what mlx-lm uses in its place.
 
         Raises:
-            OptionError: A sliding window looks at this cache too.
+            OptionError: A layer with a sliding window uses this cache too.
         """
         if window_size is not None and window_size != self.max_size:
             raise OptionError(
-                "max_kv_size cannot bound this model: it keeps whole rows and hides "
-                "them behind a sliding window.",
+                "max_kv_size cannot bound this model: its sliding window is a mask "
+                "over all rows.",
                 "Leave it out.",
             )
         held = min(self.max_size - 1, self.offset)
@@ -55,22 +56,22 @@ class BoundedKVCache(RotatingKVCache):
 
 
 class OrderedKVCache(RotatingKVCache):
-    """A sliding window whose rows always lie in the order of the text.
+    """A sliding window that keeps its rows in the order of the text.
 
-    mlx-lm's writes a single row over the oldest one, so that a row's sum over its
-    window runs in another order than it does inside a block.
+    mlx-lm's window overwrites its oldest row with a single new one. Then the sum over a
+    window has another order for a single row than in a block, and other bits.
     """
 
     def update_and_fetch(
         self, keys: mx.array, values: mx.array
     ) -> tuple[mx.array, mx.array]:
-        """Append rows [1, heads, n, head_dim]; what the window holds then."""
+        """Append rows [1, heads, n, head_dim]; return the rows in the window."""
         return self._update_concat(keys, values)
 
     def make_mask(
         self, N: int, window_size: int | None = None, return_array: bool = False
     ) -> mx.array | str | None:
-        """The mask of N new rows, or what mlx-lm takes in its place."""
+        """The mask of N new rows, or what mlx-lm uses in its place."""
         if N > 1 or window_size is None or self.offset < window_size:
             return super().make_mask(N, window_size, return_array)
         rows = min(self.offset + 1, self.max_size)
@@ -78,24 +79,24 @@ class OrderedKVCache(RotatingKVCache):
 
 
 def check_quantization(cache: list[Any], bits: int, group_size: int) -> None:
-    """Raise OptionError where a cache in use cannot be quantized as asked."""
+    """Raise OptionError if a cache in use cannot be quantized in this way."""
     for entry in flat(cache):
         if type(entry) is BoundedKVCache:
             raise OptionError(
                 "kv_bits and max_kv_size exclude each other.", "Drop one."
             )
-        has = type(entry) is QuantizedKVCache and (entry.bits, entry.group_size)
-        if has and has != (bits, group_size):
+        used = type(entry) is QuantizedKVCache and (entry.bits, entry.group_size)
+        if used and used != (bits, group_size):
             raise OptionError(
-                f"This prompt_cache is quantized to {has[0]} bits in groups of "
-                f"{has[1]} already.",
-                "Ask for the same, or start with another.",
+                f"This prompt_cache is already quantized to {used[0]} bits in groups "
+                f"of {used[1]}.",
+                "Use the same kv_bits and kv_group_size, or a new prompt_cache.",
             )
 
 
 @contextmanager
 def block_masks(cache: list[Any]) -> Iterator[None]:
-    """Bounded caches take the passes meanwhile for passes over blocks."""
+    """Mark the passes inside this context as passes over blocks."""
     bounded = [entry for entry in flat(cache) if type(entry) is BoundedKVCache]
     for entry in bounded:
         entry.in_block = True
@@ -107,7 +108,7 @@ def block_masks(cache: list[Any]) -> Iterator[None]:
 
 
 def flat(cache: list[Any]) -> Iterator[Any]:
-    """Every cache of every layer, those inside a CacheList one by one."""
+    """Every cache of every layer; the members of a CacheList one by one."""
     for entry in cache:
         if type(entry) is CacheList:
             yield from flat(entry.caches)
@@ -127,15 +128,15 @@ def bound(cache: list[Any], rows: int) -> None:
 
     if not any(type(entry) is KVCache for entry in flat(cache)):
         raise OptionError(
-            "max_kv_size has nothing to bound: this model's layers keep no growing "
-            "KV cache.",
+            "max_kv_size has nothing to bound: no layer of this model has a growing KV "
+            "cache.",
             "Leave it out.",
         )
     _replace(cache, bounded)
 
 
-def order(cache: list[Any]) -> None:
-    """Make every fresh sliding window an ordered one, in place."""
+def order_windows(cache: list[Any]) -> None:
+    """Make every new sliding window an OrderedKVCache, in place."""
 
     def ordered(entry):
         if type(entry) is RotatingKVCache:
@@ -146,20 +147,23 @@ def order(cache: list[Any]) -> None:
 
 
 def quantize(cache: list[Any], bits: int, group_size: int, start: int) -> bool:
-    """Quantize every growing cache of `start` rows or more, in place; whether any was.
+    """Quantize every growing cache of `start` rows or more, in place.
 
-    Sliding windows and recurrent states stay as they are.
+    Sliding windows and recurrent states do not change.
+
+    Returns:
+        Whether there was such a cache.
     """
 
-    def ripe(entry):
+    def long_enough(entry):
         return type(entry) is KVCache and entry.offset >= start
 
     def quantized(entry):
-        if ripe(entry):
+        if long_enough(entry):
             return entry.to_quantized(group_size=group_size, bits=bits)
         return entry
 
-    if not any(ripe(entry) for entry in flat(cache)):
+    if not any(long_enough(entry) for entry in flat(cache)):
         return False
     _replace(cache, quantized)
     return True

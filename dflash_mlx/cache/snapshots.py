@@ -1,8 +1,8 @@
-"""Copies of what cannot be cut back, taken at rows that a later prompt may return to.
+"""Copies of caches that cannot be cut, at rows to which a later prompt may return.
 
-Owns the copies, what they cost and which of them go. Layers that keep every row are cut
-instead and need none; states of recurrent layers, rows of rotating windows and a
-drafter's windowed context do. Knows rows, not tokens.
+Owns the copies, their budget and which of them are dropped. Recurrent states, rotating
+windows and a drafter's windowed context need copies; layers that keep every row are cut
+instead. Does not know tokens.
 """
 
 from __future__ import annotations
@@ -14,43 +14,44 @@ import mlx.core as mx
 
 from .. import device
 from . import rollback
-from .context import ContextCache, rows_seen
+from .context import ContextCache, visible_rows
 from .kinds import flat
 from .state import (
     State,
-    grows,
+    can_cut_anywhere,
     put_back,
     read,
 )
 
-# A 27B hybrid's state has 150 MB: about six fit.
+# The recurrent state of a hybrid model of 27B takes 150 MB: about six fit.
 MOST_BYTES = device.GIB
-# Of the memory that a small machine has.
-SHARE = 16
+# A small machine spares one part in this many of its memory.
+MEMORY_SHARE = 16
 
 
 def default_bytes() -> int:
-    """Bytes of snapshots that this machine can spare for a conversation."""
-    return min(MOST_BYTES, device.memory_bytes() // SHARE)
+    """The default budget of a conversation's snapshots on this machine, in bytes."""
+    return min(MOST_BYTES, device.memory_bytes() // MEMORY_SHARE)
 
 
-def needed(target: list[Any], drafter: list[ContextCache]) -> bool:
-    """Whether something of these caches cannot be cut back, and can be copied."""
+def need_snapshots(target: list[Any], drafter: list[ContextCache]) -> bool:
+    """Whether some of these caches cannot be cut, and all of them can be copied."""
     layers = list(flat(target))
-    if not all(rollback.known(entry) for entry in layers):
+    if not all(rollback.has_rule(entry) for entry in layers):
         return False
     windowed = any(entry.window is not None for entry in drafter)
-    return windowed or not all(grows(entry) for entry in layers)
+    return windowed or not all(can_cut_anywhere(entry) for entry in layers)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What caches held of a text's first `rows` tokens.
+    """The contents of caches after the first `rows` tokens of a text.
 
     Args:
-        rows: How many.
-        target: By number of the layer's cache (those in lists one by one).
-        drafter: By number of the context.
+        rows: The number of tokens.
+        target: By index of a layer's cache in `kinds.flat`; only those that cannot be
+            cut.
+        drafter: By index of a context; only those with a window.
     """
 
     rows: int
@@ -59,11 +60,11 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its arrays."""
+        """The size of the arrays in bytes."""
         return sum(s.nbytes for s in (*self.target.values(), *self.drafter.values()))
 
     def restore(self, target: list[Any], drafter: list[ContextCache]) -> None:
-        """Bring caches that hold more of the same text back to these rows."""
+        """Return caches that hold more of the same text to these rows."""
         for i, entry in enumerate(flat(target)):
             if i in self.target:
                 put_back(entry, self.target[i])
@@ -73,48 +74,56 @@ class Snapshot:
             drafter[i].put_back(state)
 
     def fill(self, drafter: list[ContextCache], rows: int) -> None:
-        """Put contexts back that, once cut to `rows`, know less than this."""
+        """Put back the contexts that, cut to `rows`, have fewer visible rows than this
+        snapshot."""
         for i, state in self.drafter.items():
             entry = drafter[i]
-            if rows_seen(state.numbers["runs"], rows, entry.window) > entry.seen(rows):
+            runs = state.numbers["runs"]
+            if visible_rows(runs, rows, entry.window) > entry.seen(rows):
                 entry.put_back(state)
 
 
-def take(rows: int, target: list[Any], drafter: list[ContextCache]) -> Snapshot:
-    """Copy what cannot be cut back of caches that hold `rows` rows."""
-    layers = {i: read(e) for i, e in enumerate(flat(target)) if not grows(e)}
+def take_snapshot(
+    rows: int, target: list[Any], drafter: list[ContextCache]
+) -> Snapshot:
+    """Copy the caches that cannot be cut; all of them hold `rows` rows."""
+    layers = {i: read(e) for i, e in enumerate(flat(target)) if not can_cut_anywhere(e)}
     contexts = {i: e.read() for i, e in enumerate(drafter) if e.window is not None}
     states = (*layers.values(), *contexts.values())
-    mx.eval([array for state in states for array in state.held()])
+    mx.eval([array for state in states for array in state.present_arrays()])
     return Snapshot(rows, layers, contexts)
 
 
 class SnapshotStore:
     """The snapshots of one text, within a budget.
 
-    The newest stays while it fits: /retry and /undo want it. Of the others that one
-    goes first that saves the fewest rows over the one below it, so that a long first
-    prompt keeps its own and what is left lies spread over the text.
+    The newest snapshot is kept as long as it fits, for /retry and /undo. Of the others,
+    the first to be dropped is the one that saves the fewest rows over the snapshot
+    before it. So a long first prompt keeps its snapshot, and the rest are spread over
+    the text.
 
     Args:
-        most: Bytes of all of them.
+        most: The budget of all snapshots in bytes.
+
+    Attributes:
+        all: The snapshots, by number of rows.
     """
 
     def __init__(self, most: int):
         self.most = most
-        self.all: list[Snapshot] = []  # by rows
+        self.all: list[Snapshot] = []
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of them."""
+        """The size of all snapshots in bytes."""
         return sum(snapshot.nbytes for snapshot in self.all)
 
     def at(self, rows: int) -> bool:
-        """Whether there is one of exactly these rows."""
+        """Whether there is a snapshot of exactly these rows."""
         return any(snapshot.rows == rows for snapshot in self.all)
 
     def put(self, snapshot: Snapshot) -> None:
-        """Keep one of more rows than all that are there, if the budget allows it."""
+        """Add a snapshot of more rows than all others, if the budget allows it."""
         if snapshot.nbytes > self.most:
             return
         self.all = [*self.all, snapshot]
@@ -122,16 +131,16 @@ class SnapshotStore:
             self._evict()
 
     def latest(self, rows: int) -> Snapshot | None:
-        """The longest of at most `rows` rows."""
+        """The longest snapshot of at most `rows` rows, or None."""
         return next((s for s in reversed(self.all) if s.rows <= rows), None)
 
     def drop_behind(self, rows: int) -> None:
-        """Forget those of more than `rows` rows."""
+        """Drop the snapshots of more than `rows` rows."""
         self.all = [snapshot for snapshot in self.all if snapshot.rows <= rows]
 
     def _evict(self):
-        """Forget the one, of all but the newest, that saves the fewest rows."""
-        below = [0, *(snapshot.rows for snapshot in self.all)]
-        saved = [s.rows - below[i] for i, s in enumerate(self.all[:-1])]
+        """Drop the snapshot, of all but the newest, that saves the fewest rows."""
+        before = [0, *(snapshot.rows for snapshot in self.all)]
+        saved = [s.rows - before[i] for i, s in enumerate(self.all[:-1])]
         least = saved.index(min(saved))
         self.all = [s for i, s in enumerate(self.all) if i != least]

@@ -218,7 +218,9 @@ def test_a_quantized_cache_goes_on_as_it_is(small):
     pair = Pair.of(model)
     cache = PromptCache(pair)
     run(pair, prompt, 3, prompt_cache=cache, kv=KVBits(8, 32, 0))
-    with pytest.raises(OptionError, match="8 bits in groups of 32 already"):
+    with pytest.raises(
+        OptionError, match="already quantized to 8 bits in groups of 32"
+    ):
         run(pair, prompt, 3, prompt_cache=cache, kv=KVBits(4, 32, 0))
 
 

@@ -229,7 +229,7 @@ def test_exact_is_refused_where_masked_attention_is_wrong(metal, monkeypatch, tm
 def test_a_target_without_a_drafter_need_not_be_verified(metal, monkeypatch, tmp_path):
     pair = Pair.of(architectures.build("longcat_flash_ngram"))
     with pytest.raises(UnsupportedError, match="its embedding"):
-        _ = pair.target.anatomy
+        _ = pair.target.parts
     pair = with_kernels(monkeypatch, tmp_path, pair, "auto")
     assert len(run(pair, some_prompt(9), 4)) == 4
 
@@ -241,7 +241,7 @@ def test_only_the_target_is_exact(metal, monkeypatch, tmp_path):
     assert [dispatch.exact for dispatch in pair.kernels] == [True, False]
     assert pair.drop_kernels("hung") and all(d.dropped for d in pair.kernels)
     again = with_kernels(monkeypatch, tmp_path, Pair.of(pair.model), "exact")
-    layer = pair.target.anatomy.list_layers(pair.model)[0]
+    layer = pair.target.parts.list_layers(pair.model)[0]
     assert layer.mlp.up_proj.dispatch is again.kernels[0]
 
 

@@ -1,4 +1,4 @@
-"""Targets: `make_target` finds the class for a model's family."""
+"""Targets: `make_target` wraps a model in the class for its family."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import Target
 from .gemma import Gemma, Gemma3
 from .refused import CompiledStep, UnequalRows
 
-# Module of mlx_lm.models -> subclass of Target, for families that need one.
+# Module in mlx_lm.models -> subclass of Target, for the families that need one.
 FAMILIES: dict[str, type[Target]] = {
     "gemma": Gemma,
     "gemma2": Gemma,
@@ -29,8 +29,8 @@ def make_target(model: nn.Module, config: dict[str, Any] | None = None) -> Targe
 
     Args:
         model: The model, from mlx_lm.load or built in memory.
-        config: Its config.json if there is one.
+        config: Its config.json, if there is one.
     """
-    # The module's name, since one module serves several model types.
+    # The name of the module, because one module serves several model types.
     family = type(model).__module__.rpartition(".")[2]
     return FAMILIES.get(family, Target)(model, config)

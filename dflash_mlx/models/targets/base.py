@@ -1,10 +1,9 @@
-"""A stock mlx-lm model as a verifier: logits and tapped features from one pass.
+"""A stock mlx-lm model as a verifier: logits and features from one pass.
 
-Owns the passes over a model, the verdict whether it can be drafted for, and the way a
-block's rows are taken back. Knows nothing of drafters, samplers or the loop, and
-changes nothing in the model: features and recurrent states come from views of it,
-shallow copies that share every weight and watch what passes. So the arithmetic is
-mlx-lm's own, in whatever version is installed.
+Owns the passes over a model, the check whether it can be drafted for, and the rollback
+of a block. The model does not change: features and recurrent states are read by views,
+shallow copies that share every weight and record outputs. So the arithmetic is that of
+the installed mlx-lm. Does not know drafters, samplers or the loop.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ...cache import kinds, rollback
 from ...errors import OptionError, UnsupportedError
 from ...types import KVBits
 from .replay import Recorder, Tape
-from .views import ModelParts, embedding_shape, watched
+from .views import ModelParts, embedding_shape, with_call
 
 SHARDED = (
     nn.AllToShardedLinear,
@@ -33,20 +32,22 @@ SHARDED = (
 
 
 class Target:
-    """The target contract over any model whose parts `ModelParts` finds.
+    """The target contract, for any model whose parts `ModelParts` finds.
 
-    A family whose embedding or head does more than look up and multiply gets a
-    subclass in its own file and a line in `targets.FAMILIES`.
+    A family whose embedding does more than a lookup, or whose head does more than a
+    multiplication, gets a subclass in its own file and a line in `targets.FAMILIES`.
 
-    The model must not change any more: views share its weights, not its future.
+    After the first pass, the model's layers must not be replaced: views would miss it.
+    See `forget_views`.
 
     Args:
         model: The loaded mlx-lm model.
         config: Its config.json, as far as known.
 
     Attributes:
-        exact: Caches keep their rows in the order of the text, so that a row's sums
-            run alike in every pass.
+        exact: Caches keep their rows in the order of the text, so that the sums over a
+            row have the same order in every pass.
+        context: The longest text that the model supports, in tokens; None if unknown.
     """
 
     exact = False
@@ -59,56 +60,56 @@ class Target:
         self.context = text.get("max_position_embeddings")
 
     @cached_property
-    def anatomy(self) -> ModelParts:
-        """Where the model keeps its parts; plain decoding needs none of them.
+    def parts(self) -> ModelParts:
+        """Where the model keeps its parts. Plain decoding does not need them.
 
         Raises:
-            UnsupportedError: It keeps them in a place that is not known here.
+            UnsupportedError: The model's layout is unknown.
         """
         return ModelParts.of(self.model)
 
     @property
     def num_layers(self) -> int:
-        """Layers of the model."""
-        return len(self.anatomy.list_layers(self.model))
+        """The number of layers."""
+        return len(self.parts.list_layers(self.model))
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the embedding."""
-        return embedding_shape(self.anatomy.embedding)[0]
+        """The number of rows of the embedding."""
+        return embedding_shape(self.parts.embedding)[0]
 
     @property
     def hidden_size(self) -> int:
-        """Width of the residual stream."""
-        return embedding_shape(self.anatomy.embedding)[1]
+        """The width of the residual stream."""
+        return embedding_shape(self.parts.embedding)[1]
 
     def embed(self, ids: mx.array) -> mx.array:
-        """Token ids [..., n] to rows of the embedding [..., n, H]."""
-        return self.anatomy.embedding(ids)
+        """Embeddings [..., n, H] of token ids [..., n]."""
+        return self.parts.embedding(ids)
 
     def head(self, h: mx.array) -> mx.array:
-        """Normed hidden states [..., H] to logits [..., V]."""
-        if self.anatomy.head is not None:
-            return self.anatomy.head(h)
-        return self.anatomy.embedding.as_linear(h)
+        """Logits [..., V] of normed hidden states [..., H]."""
+        if self.parts.head is not None:
+            return self.parts.head(h)
+        return self.parts.embedding.as_linear(h)
 
     def make_cache(self, max_kv_size: int | None = None) -> list[Any]:
-        """A fresh cache, one entry a layer, as mlx-lm makes it.
+        """Make an empty cache with one entry per layer, as mlx-lm does.
 
         Args:
-            max_kv_size: Bounds every layer that sees the whole text, also where
-                mlx-lm does not listen because the model makes its own cache.
+            max_kv_size: The most rows of every layer that sees the whole text. Unlike
+                in mlx-lm, it also applies to models that make their own cache.
 
         Raises:
-            OptionError: There is nothing to bound, or it cannot be.
+            OptionError: No layer can be bounded, or the model does not allow it.
         """
         cache = make_prompt_cache(self.model)
         if self.exact:
-            kinds.order(cache)
+            kinds.order_windows(cache)
         if max_kv_size is not None:
             self._refuse_exact("max_kv_size")
             kinds.bound(cache, max_kv_size)
-            # The model's masks may not go with a bound; its graph says so.
+            # Building a graph shows whether the model's masks allow a bound.
             probe = make_prompt_cache(self.model)
             kinds.bound(probe, max_kv_size)
             self.model(mx.zeros((1, 2), mx.uint32), cache=probe)
@@ -117,17 +118,16 @@ class Target:
     def forward(
         self, tokens: mx.array, cache: list[Any], taps: tuple[int, ...] = ()
     ) -> tuple[mx.array, mx.array]:
-        """Run the model on new tokens behind what the cache holds.
+        """Run the model on tokens that follow those in the cache.
 
         Args:
             tokens: [1, n] token ids.
-            cache: From `make_cache`; n rows longer afterwards.
-            taps: 0-based layers whose output is wanted, in this order.
+            cache: From `make_cache`; gets n more rows.
+            taps: 0-based layers to read, in this order.
 
         Returns:
-            Logits [1, n, V], and features [1, n, len(taps) * H]: the residual
-            stream after each tapped layer. Both lazy: what nobody reads is not
-            computed.
+            Logits [1, n, V] and features [1, n, len(taps) * H], the residual stream
+            after each tapped layer. Both are lazy: unused rows are not computed.
         """
         if not taps:
             return self.model(tokens, cache=cache), mx.zeros((1, tokens.shape[1], 0))
@@ -136,22 +136,25 @@ class Target:
     def verify(
         self, tokens: mx.array, cache: list[Any], taps: tuple[int, ...] = ()
     ) -> tuple[mx.array, mx.array, Tape | None]:
-        """`forward` over a block whose last rows may be taken back with `commit`.
+        """Run the model on a block, so that `commit` can remove its last rows.
+
+        Args:
+            tokens, cache, taps: As in `forward`.
 
         Returns:
-            Logits and features as `forward` gives them, and what is needed to rewind
-            the model's recurrent layers; None where it has none.
+            Logits and features as in `forward`, and the recording from which recurrent
+            layers are rewound; None if the model has none.
         """
         with kinds.block_masks(cache):
-            if not rollback.recurrent(cache):
+            if not rollback.recurrent_entries(cache):
                 return *self.forward(tokens, cache, taps), None
             view = self._view(taps, recorded=True)
             tape = Tape(view.recorder)
-            with view.recorder.noting(tape):
+            with view.recorder.recording(tape):
                 return *self._run(view, tokens, cache), tape
 
     def commit(self, cache: list[Any], tape: Tape | None, rows: int, keep: int) -> None:
-        """Leave the cache of a verified block with the first `keep` of its `rows`."""
+        """Keep the first `keep` of a verified block's `rows` in the cache."""
         if keep == rows:
             return
         rollback.drop_rows(cache, rows - keep)
@@ -159,32 +162,32 @@ class Target:
             tape.rewind(keep)
 
     def check(self, taps: tuple[int, ...] = ()) -> None:
-        """Raise UnsupportedError unless blocks can be verified and taken back.
+        """Raise UnsupportedError unless blocks can be verified and rolled back.
 
-        Nothing is computed: the graph over two rows is built and dropped.
+        Computes nothing: builds the graph over two rows and drops it.
 
         Args:
-            taps: Layers whose features will be wanted.
+            taps: The layers that the drafter reads.
         """
-        check_alone(self.model)
+        check_not_distributed(self.model)
         cache = self.make_cache()
         rollback.check(cache)
-        states = {id(entry) for entry in rollback.recurrent(cache)}
+        states = {id(entry) for entry in rollback.recurrent_entries(cache)}
         _, features, tape = self.verify(mx.zeros((1, 2), mx.uint32), cache, taps)
         if features.shape != (1, 2, len(taps) * self.hidden_size):
-            raise self._unsupported("gives no features of its layers")
+            raise self._unsupported("has layers whose features cannot be read")
         self.commit(cache, tape, 2, 1)
         if states - {id(step.entry) for step in (tape.steps if tape else ())}:
-            raise self._unsupported("keeps a recurrent state out of its layers")
+            raise self._unsupported("keeps a recurrent state outside its layers")
 
     def check_kv(self, options: KVBits, used: list[Any]) -> None:
-        """Raise OptionError where the KV cache cannot be quantized as asked.
+        """Raise OptionError if the KV cache cannot be quantized with these options.
 
-        Nothing is computed: the graph over two rows is built and dropped.
+        Computes nothing: builds the graph over two rows and drops it.
 
         Args:
-            options: What is asked for.
-            used: The cache that it is asked for.
+            options: The options.
+            used: The cache that will be quantized.
         """
         if not options.bits:
             return
@@ -195,7 +198,7 @@ class Target:
         kinds.quantize(cache, options.bits, options.group_size, 0)
         if before == [type(entry) for entry in kinds.flat(cache)]:
             raise OptionError(
-                "kv_bits has nothing to quantize: this model's layers keep no growing "
+                "kv_bits has nothing to quantize: no layer of this model has a growing "
                 "KV cache.",
                 "Leave it out.",
             )
@@ -209,91 +212,92 @@ class Target:
             ) from error
 
     def forget_views(self) -> None:
-        """Copy the model's layers anew: their classes have changed."""
+        """Drop the views, because the classes of the model's layers have changed."""
         self._views.clear()
 
     def _refuse_exact(self, option):
         if self.exact:
             raise OptionError(f"{option} and exact exclude each other.", "Drop one.")
 
-    def _unsupported(self, what):
+    def _unsupported(self, why):
         return UnsupportedError(
-            f"A model of {type(self.model).__module__} {what}.", "Run it with --plain."
+            f"{type(self.model).__module__} {why}.", "Run it with --plain."
         )
 
     def _run(self, view, tokens, cache):
         try:
             logits = view.model(tokens, cache=cache)
-            parts = [view.seen[tap] for tap in view.taps if tap in view.seen]
+            features = [view.outputs[tap] for tap in view.taps if tap in view.outputs]
         finally:
-            view.seen.clear()
-        if len(parts) < len(view.taps):
-            raise self._unsupported("gives no features of its layers")
-        if not parts:
+            view.outputs.clear()
+        if len(features) < len(view.taps):
+            raise self._unsupported("has layers whose features cannot be read")
+        if not features:
             return logits, mx.zeros((1, tokens.shape[1], 0))
-        return logits, mx.concatenate(parts, axis=-1)
+        return logits, mx.concatenate(features, axis=-1)
 
     def _view(self, taps, recorded):
         key = (taps, recorded)
         if key not in self._views:
-            self._views[key] = View.of(self.model, self.anatomy, taps, recorded)
+            self._views[key] = View.of(self.model, self.parts, taps, recorded)
         return self._views[key]
 
 
 @dataclass(frozen=True)
 class View:
-    """A copy of a model whose tapped and recurrent layers are watched.
+    """A copy of a model whose tapped layers store their outputs.
 
     Args:
-        model: The copy; it shares every weight.
-        taps: 0-based layers whose output goes to `seen`.
-        seen: By layer, the output of the pass under way.
-        recorder: Notes the recurrent layers' work.
+        model: The copy, which shares every weight.
+        taps: The tapped layers, 0-based.
+        outputs: By layer, the outputs of the current pass.
+        recorder: Records the passes of recurrent layers.
     """
 
     model: nn.Module
     taps: tuple[int, ...]
-    seen: dict[int, mx.array]
+    outputs: dict[int, mx.array]
     recorder: Recorder
 
     @classmethod
     def of(
         cls,
         model: nn.Module,
-        anatomy: ModelParts,
+        parts: ModelParts,
         taps: tuple[int, ...],
         recorded: bool,
     ) -> View:
-        """Copy `model`; with `recorded`, its recurrent layers are watched too."""
-        seen: dict[int, mx.array] = {}
+        """Make a view; with `recorded`, its recurrent layers can be recorded."""
+        outputs: dict[int, mx.array] = {}
         recorder = Recorder()
-        layers = anatomy.list_layers(model)
+        layers = parts.list_layers(model)
         if recorded:
-            layers = [recorder.layer(layer) for layer in layers]
+            layers = [recorder.wrap_layer(layer) for layer in layers]
         layers = [
-            tapped(layer, i, seen) if i in taps else layer
+            with_tap(layer, i, outputs) if i in taps else layer
             for i, layer in enumerate(layers)
         ]
-        return cls(anatomy.with_layers(model, layers), taps, seen, recorder)
+        return cls(parts.with_layers(model, layers), taps, outputs, recorder)
 
 
-def tapped(layer: nn.Module, index: int, seen: dict[int, mx.array]) -> nn.Module:
-    """A copy of `layer`, sharing its weights, that stores its output in `seen`."""
+def with_tap(layer: nn.Module, index: int, outputs: dict[int, mx.array]) -> nn.Module:
+    """A copy of `layer`, sharing its weights, that stores its output in `outputs`."""
 
-    def note(run, *args, **kwargs):
+    def store(run, *args, **kwargs):
         out = run(*args, **kwargs)
-        # Some layers hand more than the residual stream to the next one.
-        seen[index] = out[0] if isinstance(out, tuple) else out
+        # Some layers return more than the residual stream.
+        outputs[index] = out[0] if isinstance(out, tuple) else out
         return out
 
-    return watched(layer, note)
+    return with_call(layer, store)
 
 
-def check_alone(model: nn.Module) -> None:
-    """Raise UnsupportedError where other machines hold parts of the model."""
+def check_not_distributed(model: nn.Module) -> None:
+    """Raise UnsupportedError if other machines hold parts of the model."""
     for _, module in model.named_modules():
         split = isinstance(module, PipelineMixin) and module.pipeline_size > 1
         if split or isinstance(module, SHARDED):
             raise UnsupportedError(
-                "The model is spread over several machines.", "Run it with --plain."
+                "The model is distributed over several machines.",
+                "Run it with --plain.",
             )

@@ -8,18 +8,18 @@ from .base import Target
 
 
 class Gemma(Target):
-    """Gemma, Gemma 2 and 4, and what is built like them."""
+    """Gemma, Gemma 2 and Gemma 4."""
 
     def embed(self, ids: mx.array) -> mx.array:
-        """Token ids [..., n] to scaled rows of the embedding [..., n, H]."""
+        """Scaled embeddings [..., n, H] of token ids [..., n]."""
         return super().embed(ids) * self.hidden_size**0.5
 
 
 class Gemma3(Target):
-    """Gemma 3, which rounds the scale to bfloat16 first, as it was trained."""
+    """Gemma 3, which rounds the scale to bfloat16, as in its training."""
 
     def embed(self, ids: mx.array) -> mx.array:
-        """Token ids [..., n] to scaled rows of the embedding [..., n, H]."""
+        """Scaled embeddings [..., n, H] of token ids [..., n]."""
         rows = super().embed(ids)
         scale = mx.array(self.hidden_size**0.5, mx.bfloat16)
         return rows * scale.astype(rows.dtype)

@@ -1,4 +1,4 @@
-"""Families that mlx-lm runs and the loop must not, each with its reason."""
+"""Families that decode plainly only, each with the reason."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from .base import Target
 
 
 class Refused(Target):
-    """Decodes plainly only."""
+    """A target that cannot be drafted for.
+
+    Attributes:
+        reason: Why, as the end of a sentence that starts with the model's module.
+    """
 
     reason = ""
 
     def check(self, taps: tuple[int, ...] = ()) -> None:
         """Raise UnsupportedError."""
-        name = type(self.model).__module__.rpartition(".")[2]
         raise UnsupportedError(
-            f"mlx-lm's {name} {self.reason}.", "Run it with --plain."
+            f"{type(self.model).__module__} {self.reason}.", "Run it with --plain."
         )
 
 
 class UnequalRows(Refused):
-    """Its pass over several rows is not what its passes over single rows give, so a
-    block would verify other words. Found by bench/families.py, with mlx-lm 0.32.2."""
+    """A family whose pass over a block gives other logits than passes over single rows.
+
+    Found by benchmarks/examine.py with mlx-lm 0.32.2.
+    """
 
     reason = "attends differently to several rows than to one"
 
 
 class CompiledStep(Refused):
-    """On a GPU it compiles its pass over one row, and a replay of one row would
-    compile the notes of its round into it."""
+    """A family that compiles its pass over one row on a GPU. A replay of one row would
+    compile the recorded arrays of its round into that pass."""
 
     reason = "compiles its recurrent layers, so they cannot be replayed"

@@ -1,16 +1,16 @@
-"""Recurrent layers after a partial acceptance: the state behind the accepted rows.
+"""Rolls recurrent layers back after a block of which only some rows were accepted.
 
-A recurrent layer ends a block with the state after its last row, and the states in
-between are gone. So the pass over a block notes, for every module that is handed a
-recurrent state, that state and what its projections, convolutions and norms gave. If
-the target accepts only some rows, the old state is put back and the module's own
-code runs again on those rows, with the noted outputs in place of the computations:
-what is left to compute is the recurrence itself. Nothing is computed when all rows
-were accepted. Notes hold rows of the block, never states per row.
+A recurrent layer ends a block with the state after its last row; the states in between
+are gone. So the pass over a block records, for every module that gets a recurrent
+state, that state and the outputs of its projections, convolutions and norms. If only
+some rows are accepted, the old state is put back and the module's own code runs again
+on those rows, with the recorded outputs in place of the computations; what is left to
+compute is the recurrence. If all rows are accepted, nothing is computed. Recordings
+hold rows of the block, never a state per row.
 
-Works on any mlx-lm layer, whatever its recurrence; knows no family. For the recurrence
-that most targets have there is a short cut: where a module called mlx-lm's
-`gated_delta_update`, the call itself was noted, and the windows of its convolutions.
+Works on any mlx-lm layer, whatever its recurrence. Does not know families. The
+recurrence of most targets has a shortcut: if a module called mlx-lm's
+`gated_delta_update`, the call itself and the inputs of the convolutions are recorded.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from ...metal.delta_rule import DeltaRule
 from ...metal.delta_rule import Tape as DeltaTape
 from ...rebind import find_global
 from .delta import state_after
-from .views import watched, with_children, with_function
+from .views import with_call, with_children, with_function
 
 
 @dataclass
 class Step:
-    """One module's pass over a block.
+    """The recording of one module's pass over a block.
 
     Args:
         run: The module's stock call.
-        args, kwargs: What it was called with.
-        entry: Its recurrent cache.
-        before: The state before the pass.
+        args, kwargs: Its arguments.
+        entry: The module's recurrent cache.
+        before: The recurrent state before the pass.
         rows: Rows of the block.
-        outputs: By submodule, (input shape, output) of its calls, in order.
-        windows: Inputs of its convolutions, old rows first, in order.
-        delta: Arguments of its call of the gated delta rule.
-        tape: What a kernel left of that call.
+        outputs: By id of a submodule, (input shape, output) of its calls, in order.
+        windows: Inputs of the convolutions, with the rows before the block, in order.
+        delta: Arguments of the call of the gated delta rule.
+        tape: What a kernel recorded of that call.
     """
 
     run: Callable
@@ -63,28 +63,31 @@ class Step:
     tape: DeltaTape | None = None
 
     @property
-    def short(self) -> bool:
-        """Whether the state is that of one delta rule behind convolutions."""
+    def has_shortcut(self) -> bool:
+        """Whether the state is that of one delta rule and some convolutions."""
         return self.delta is not None and len(self.windows) + 1 == len(self.before)
 
-    def cut_short(self, keep: int) -> None:
-        """Give the layer the state after `keep` rows from what was noted."""
+    def restore_by_shortcut(self, keep: int) -> None:
+        """Set the state after `keep` rows from the delta rule and the convolutions."""
         end = keep - self.rows
-        held = [
+        windows = [
             mx.contiguous(window[:, keep : window.shape[1] + end])
             for window in self.windows
         ]
         state = self.tape.state_after(keep) if self.tape else None
         if state is None:
             state = state_after(keep, *self.delta)
-        rollback.put_back(self.entry, [*held, state])
+        rollback.set_recurrent_state(self.entry, [*windows, state])
 
 
 class Tape:
-    """Notes of one pass over a block.
+    """The recording of one pass over a block.
 
     Args:
-        recorder: Who runs the watched modules.
+        recorder: The recorder of the view that made the pass.
+
+    Attributes:
+        steps: One for each module with a recurrent state, in order.
     """
 
     def __init__(self, recorder: Recorder):
@@ -92,42 +95,49 @@ class Tape:
         self.steps: list[Step] = []
 
     def rewind(self, keep: int) -> None:
-        """Give every recurrent layer the state after the block's first `keep` rows."""
-        back: set[int] = set()
+        """Set every recurrent layer to the state after the first `keep` rows."""
+        restored: set[int] = set()
         for step in self.steps:
-            if step.short:
-                step.cut_short(keep)
+            if step.has_shortcut:
+                step.restore_by_shortcut(keep)
                 continue
-            if id(step.entry) not in back:  # a layer may have two such modules
-                back.add(id(step.entry))
-                rollback.put_back(step.entry, step.before)
+            # A layer may have two modules that share a cache.
+            if id(step.entry) not in restored:
+                restored.add(id(step.entry))
+                rollback.set_recurrent_state(step.entry, step.before)
             self.recorder.replay(step, keep)
 
 
 class Recorder:
-    """Watches the recurrent modules of one view: notes on a tape, or replays one."""
+    """Records the passes of one view's recurrent modules on tapes, and replays them.
+
+    Attributes:
+        tape: The tape to record on; None if passes are not recorded.
+        step: The module's pass that is being recorded or replayed.
+        replayed: While replaying, the number of calls so far by id of a submodule.
+    """
 
     def __init__(self):
         self.tape: Tape | None = None
         self.step: Step | None = None
-        self.played: dict[int, int] | None = None
+        self.replayed: dict[int, int] | None = None
 
-    def layer(self, layer: nn.Module) -> nn.Module:
-        """A copy of a decoder layer whose recurrent parts are watched."""
+    def wrap_layer(self, layer: nn.Module) -> nn.Module:
+        """A copy of a decoder layer that this recorder can record and replay."""
 
-        def mixer(child):
-            twin = with_children(child, self._part)
+        def wrap_child(child):
+            copied = with_children(child, self._wrap_part)
             rule = find_global(type(child), "gated_delta_update")
             if rule is not None:
-                noted = partial(self._delta, rule)
-                twin = with_function(twin, "gated_delta_update", noted)
-            return watched(twin, self._mix)
+                recorded = partial(self._call_delta, rule)
+                copied = with_function(copied, "gated_delta_update", recorded)
+            return with_call(copied, self._call_child)
 
-        return with_children(layer, mixer)
+        return with_children(layer, wrap_child)
 
     @contextmanager
-    def noting(self, tape: Tape) -> Iterator[None]:
-        """Note on `tape` what happens meanwhile."""
+    def recording(self, tape: Tape) -> Iterator[None]:
+        """Record the passes inside this context on `tape`."""
         self.tape = tape
         try:
             yield
@@ -135,30 +145,30 @@ class Recorder:
             self.tape = None
 
     def replay(self, step: Step, keep: int) -> None:
-        """Run a module again on the first rows of its block."""
+        """Run a recorded module again on the first `keep` rows of its block."""
 
-        def first(value):
+        def first_rows(value):
             if isinstance(value, mx.array) and value.shape[1:2] == (step.rows,):
                 return value[:, :keep]
             return value
 
-        self.step, self.played = step, {}
+        self.step, self.replayed = step, {}
         try:
             step.run(
-                *(first(value) for value in step.args),
-                **{name: first(value) for name, value in step.kwargs.items()},
+                *(first_rows(value) for value in step.args),
+                **{name: first_rows(value) for name, value in step.kwargs.items()},
             )
         finally:
-            self.step = self.played = None
+            self.step = self.replayed = None
 
-    def _mix(self, run, *args, **kwargs):
-        """A child of a layer: what it does with a recurrent state is noted."""
+    def _call_child(self, run, *args, **kwargs):
+        """Call a child of a layer; record it if it gets a recurrent state."""
         values = (*args, *kwargs.values())
         entry = next((v for v in values if type(v) is ArraysCache), None)
         if self.tape is None or entry is None:
             return run(*args, **kwargs)
         rows = next(v for v in values if isinstance(v, mx.array)).shape[1]
-        step = Step(run, args, kwargs, entry, rollback.held(entry), rows)
+        step = Step(run, args, kwargs, entry, rollback.recurrent_state(entry), rows)
         self.tape.steps.append(step)
         self.step = step
         try:
@@ -166,15 +176,16 @@ class Recorder:
         finally:
             self.step = None
 
-    def _delta(self, rule, *args, **kwargs):
-        """The layer's gated delta rule; its arguments are noted."""
+    def _call_delta(self, rule, *args, **kwargs):
+        """Call a module's gated delta rule; record its arguments."""
         out = rule(*args, **kwargs)
-        if self.step is not None and self.played is None:
+        if self.step is not None and self.replayed is None:
             self.step.delta = args, kwargs
             self.step.tape = rule.tape if isinstance(rule, DeltaRule) else None
         return out
 
-    def _part(self, module):
+    def _wrap_part(self, module):
+        """A copy of a submodule, and of its own children, that records its outputs."""
         key = id(module)
 
         def call(run, *args, **kwargs):
@@ -182,9 +193,9 @@ class Recorder:
             alone = len(args) == 1 and not kwargs and isinstance(args[0], mx.array)
             if step is None or not alone:
                 return run(*args, **kwargs)
-            if self.played is not None:
-                return self._noted(key, args[0], run)
-            self.step = None  # what is inside need not be noted as well
+            if self.replayed is not None:
+                return self._recorded_output(key, args[0], run)
+            self.step = None  # the output includes what the children compute
             out = run(args[0])
             self.step = step
             if isinstance(module, nn.Conv1d):
@@ -193,12 +204,12 @@ class Recorder:
                 step.outputs.setdefault(key, []).append((args[0].shape, out))
             return out
 
-        return watched(with_children(module, self._part), call)
+        return with_call(with_children(module, self._wrap_part), call)
 
-    def _noted(self, key, x, run):
-        """The noted output for the rows in `x`, or a fresh one if none fits."""
-        calls, at = self.step.outputs.get(key, ()), self.played.get(key, 0)
-        self.played[key] = at + 1
+    def _recorded_output(self, key, x, run):
+        """The first rows of a recorded output, or `run(x)` if no recording fits."""
+        calls, at = self.step.outputs.get(key, ()), self.replayed.get(key, 0)
+        self.replayed[key] = at + 1
         if at < len(calls) and len(calls[at][0]) == x.ndim:
             shape, out = calls[at]
             shorter = [i for i, n in enumerate(shape) if n != x.shape[i]]

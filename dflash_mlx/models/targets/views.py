@@ -1,8 +1,8 @@
-"""Copies of a stock model that share its weights and note what passes.
+"""Copies of a stock model that share its weights and call our functions on the way.
 
-Owns the search for the embedding, the layers and the head of a model, and the
-making of copies in which some modules are watched. The model itself is never
-changed, and what runs is always the installed mlx-lm's own code.
+Owns the search for a model's embedding, layers and head, and the copies in which calls
+of some modules go through a function of ours. The model itself never changes, and the
+installed mlx-lm's code does the computing. Does not know what is recorded.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ EMBEDDINGS = (
     "embed_in",
 )
 
-# What a watched call does: given the stock call and its arguments, its result.
-Watch = Callable[..., Any]
+# Takes the place of a module's call: gets the stock call and its arguments.
+Wrapper = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class ModelParts:
 
     Args:
         path: Attributes from the model down to the module that owns the layers.
-        layers: The attribute of that module that lists them.
-        embedding: The embedding of tokens.
-        head: The linear layer that gives logits; None where the embedding does.
+        layers: The attribute of that module that lists the layers.
+        embedding: The token embedding.
+        head: The linear layer that computes logits; None if the embedding does.
     """
 
     path: tuple[str, ...]
@@ -51,13 +51,13 @@ class ModelParts:
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelParts:
-        """Search a model.
+        """Find the parts of a model.
 
         Raises:
-            UnsupportedError: It is laid out in a way that is not known here.
+            UnsupportedError: The model's layout is unknown.
         """
         path, layers = _find_layers(model)
-        owners = _along(model, path)
+        owners = _modules_along(model, path)
         embeddings = [
             owner[name]
             for owner in reversed(owners)
@@ -65,7 +65,7 @@ class ModelParts:
             if name in owner and isinstance(owner[name], EMBEDDING_KINDS)
         ]
         if not embeddings:
-            raise _unknown(model, "its embedding")
+            raise _unsupported(model, "keeps its embedding in an unknown place")
         rows = embedding_shape(embeddings[0])[0]
         heads = [
             child
@@ -78,11 +78,11 @@ class ModelParts:
 
     def list_layers(self, model: nn.Module) -> list[nn.Module]:
         """The layers of `model`."""
-        return _along(model, self.path)[-1][self.layers]
+        return _modules_along(model, self.path)[-1][self.layers]
 
     def with_layers(self, model: nn.Module, layers: list[nn.Module]) -> nn.Module:
-        """A copy of `model` around other layers."""
-        owners = [copy.copy(owner) for owner in _along(model, self.path)]
+        """A copy of `model` with other layers."""
+        owners = [copy.copy(owner) for owner in _modules_along(model, self.path)]
         owners[-1][self.layers] = layers
         for outer, name, inner in zip(owners, self.path, owners[1:], strict=False):
             outer[name] = inner
@@ -99,74 +99,73 @@ def embedding_shape(embedding: nn.Module) -> tuple[int, int]:
     return embedding.weight.shape
 
 
-def watched(module: nn.Module, watch: Watch) -> nn.Module:
-    """A copy of `module`, sharing its weights, whose calls go through `watch`."""
+def with_call(module: nn.Module, wrapper: Wrapper) -> nn.Module:
+    """A copy of `module`, sharing its weights, whose calls go through `wrapper`."""
     stock = type(module)
 
-    class Watched(stock):
-        # Modules take what their model passes; `watch` hands it on as it came.
+    class Wrapped(stock):
+        # Every model passes other arguments, so all of them are passed on.
         def __call__(self, *args, **kwargs):
-            return watch(partial(stock.__call__, self), *args, **kwargs)
+            return wrapper(partial(stock.__call__, self), *args, **kwargs)
 
-    twin = copy.copy(module)
-    twin.__class__ = Watched
-    return twin
+    copied = copy.copy(module)
+    copied.__class__ = Wrapped
+    return copied
 
 
 def with_function(module: nn.Module, name: str, function: Callable) -> nn.Module:
-    """A copy of `module` whose methods call `function` by a global name of its file;
-    the module itself if none of them uses the name."""
+    """A copy of `module` whose methods call `function` under a global name of their
+    file. Returns the module itself if no method uses the name."""
     kind = rebind_class(type(module), **{name: function})
     if kind is None:
         return module
-    twin = copy.copy(module)
-    twin.__class__ = kind
-    return twin
+    copied = copy.copy(module)
+    copied.__class__ = kind
+    return copied
 
 
 def with_children(module: nn.Module, change: Callable) -> nn.Module:
-    """A copy of `module` with its children, in lists too, put through `change`."""
-    twin = copy.copy(module)
+    """A copy of `module` with `change` applied to its children, in lists too."""
+    copied = copy.copy(module)
     for name, child in module.children().items():
-        twin[name] = _mapped(child, change)
-    return twin
+        copied[name] = _map_modules(child, change)
+    return copied
 
 
-def _mapped(child, change):
+def _map_modules(child, change):
     if isinstance(child, nn.Module):
         return change(child)
     if isinstance(child, list | tuple):
-        return type(child)(_mapped(item, change) for item in child)
+        return type(child)(_map_modules(item, change) for item in child)
     if isinstance(child, dict):
-        return {name: _mapped(item, change) for name, item in child.items()}
+        return {name: _map_modules(item, change) for name, item in child.items()}
     return child
 
 
 def _find_layers(model):
-    """Path and name of the list that holds the model's decoder layers."""
+    """The path and the name of the list of the model's decoder layers."""
     wanted = list(model.layers)
     found = [((), model)]
     for path, module in found:
         for name, child in module.children().items():
             if isinstance(child, list) and child and child[0] is wanted[0]:
                 if len(child) != len(wanted):
-                    raise _unknown(model, "all of its layers in one list")
+                    raise _unsupported(
+                        model, "does not keep all of its layers in one list"
+                    )
                 return path, name
             if isinstance(child, nn.Module):
                 found.append(((*path, name), child))
-    raise _unknown(model, "its layers")
+    raise _unsupported(model, "keeps its layers in an unknown place")
 
 
-def _along(model, path):
+def _modules_along(model, path):
+    """The model and every module on the path."""
     owners = [model]
     for name in path:
         owners.append(owners[-1][name])
     return owners
 
 
-def _unknown(model, what):
-    return UnsupportedError(
-        f"A model of {type(model).__module__} does not keep {what} where it is looked "
-        "for.",
-        "Run it with --plain.",
-    )
+def _unsupported(model, why):
+    return UnsupportedError(f"{type(model).__module__} {why}.", "Run it with --plain.")

@@ -13,7 +13,7 @@ from dflash_mlx import Pair, PromptCache, decode
 from dflash_mlx.decoding import round as round_module
 from dflash_mlx.errors import PairError, UnsupportedError
 from dflash_mlx.models.targets import make_target
-from dflash_mlx.models.targets.views import watched
+from dflash_mlx.models.targets.views import with_call
 from tests.equipment import architectures
 from tests.equipment.scripted import Script
 
@@ -164,12 +164,10 @@ def test_features_are_the_residual_stream(family):
             seen[index] = run(*args, **kwargs)
             return seen[index]
 
-        return watched(layer, note)
+        return with_call(layer, note)
 
-    layers = target.anatomy.list_layers(model)
-    view = target.anatomy.with_layers(
-        model, [noting(x, i) for i, x in enumerate(layers)]
-    )
+    layers = target.parts.list_layers(model)
+    view = target.parts.with_layers(model, [noting(x, i) for i, x in enumerate(layers)])
     ids = mx.array([[5, 9, 11, 2]])
     view(ids, cache=target.make_cache())
     for forward in (target.forward, target.verify):
@@ -196,10 +194,10 @@ def test_gemmas_embedding_is_what_its_first_layer_sees(family):
         seen.append(args[0])
         return run(*args, **kwargs)
 
-    layers = list(target.anatomy.list_layers(model))
-    layers[0] = watched(layers[0], note)
+    layers = list(target.parts.list_layers(model))
+    layers[0] = with_call(layers[0], note)
     ids = mx.array([[5, 9, 11]])
-    target.anatomy.with_layers(model, layers)(ids, cache=target.make_cache())
+    target.parts.with_layers(model, layers)(ids, cache=target.make_cache())
     assert mx.array_equal(seen[0], target.embed(ids))
 
 
