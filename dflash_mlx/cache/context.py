@@ -1,6 +1,7 @@
-"""The one cache that drafters use: keys and values of committed rows.
+"""The cache of a drafter's layer: keys and values of committed rows.
 
-Holds committed rows only, so it never needs a rollback. Knows positions, not tokens.
+Holds committed rows only, so it never needs a rollback. Knows positions; does not know
+tokens.
 """
 
 from __future__ import annotations
@@ -8,26 +9,29 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache
 
-from .state import State, own
+from .state import State, independent
 
 
 class ContextCache:
-    """Keys and values of committed rows in temporal order, with absolute positions.
+    """Keys and values of committed rows in the order of the text.
 
-    Rows may be skipped, so that positions have gaps.
+    Every row has its absolute position. Rows may be skipped, which leaves gaps.
 
     Args:
-        window: Rows that stay visible; None keeps all. Older rows are dropped a
-            buffer's worth at a time, so appending stays cheap.
+        window: The number of last rows that are visible; None is all. Older rows are
+            dropped SLACK rows at a time, which keeps appending cheap.
+
+    Attributes:
+        offset: The position of the next row.
     """
 
     SLACK = 256
 
     def __init__(self, window: int | None = None):
         self.window = window
-        self.offset = 0  # the absolute position of the next row
+        self.offset = 0
         self._rows = KVCache()
-        self._runs: list[list[int]] = []  # [first position, rows], in order
+        self._runs: list[list[int]] = []  # [first position, number of rows]
 
     def append(self, keys: mx.array, values: mx.array) -> None:
         """Add rows [1, heads, n, head_dim] at positions offset..offset + n - 1."""
@@ -39,15 +43,16 @@ class ContextCache:
         self.offset += keys.shape[2]
         if self.window and self._rows.offset > self.window + self.SLACK:
             keys, values = self.fetch()
-            runs = behind(self._runs, self._rows.offset - keys.shape[2])
-            self._rows, self._runs = holding(keys, values), runs
+            dropped = self._rows.offset - keys.shape[2]
+            runs = without_first_rows(self._runs, dropped)
+            self._rows, self._runs = new_cache(keys, values), runs
 
     def skip(self, rows: int) -> None:
-        """Advance over rows that no block will see, or whose features are lost."""
+        """Advance over rows that no block will see, or that have no features."""
         self.offset += rows
 
     def cut(self, rows: int) -> None:
-        """Go back by `rows` positions; what is held of them goes."""
+        """Go back by `rows` positions and drop the rows there."""
         self.offset -= rows
         held = 0
         for run in self._runs:
@@ -57,7 +62,7 @@ class ContextCache:
         self._rows.trim(self._rows.offset - held)
 
     def fetch(self) -> tuple[mx.array, mx.array] | None:
-        """Visible keys and values [1, heads, m, head_dim], or None when empty."""
+        """The visible keys and values [1, heads, m, head_dim]; None if empty."""
         if self._rows.offset == 0:
             return None
         keys, values = self._rows.keys_and_values()
@@ -66,59 +71,60 @@ class ContextCache:
         return keys, values
 
     def positions(self) -> mx.array:
-        """Positions [m] of the rows that `fetch` gives."""
+        """The positions [m] of the visible rows."""
         runs = [mx.arange(first, first + rows) for first, rows in self._runs]
         held = mx.concatenate(runs) if runs else mx.zeros((0,), mx.int32)
         return held[-self.window :] if self.window else held
 
     def arrays(self) -> list[mx.array]:
-        """The arrays to evaluate so that no graph hangs on this cache."""
+        """The arrays of this cache, to evaluate them."""
         return [] if self._rows.keys is None else [self._rows.keys, self._rows.values]
 
     def read(self) -> State:
-        """What a block can see, in arrays of their own; lazy."""
+        """Copy the visible rows. Lazy; later changes of this cache do not matter."""
         keys, values = self.fetch() or (None, None)
         unseen = self._rows.offset - (0 if keys is None else keys.shape[2])
-        runs = behind(self._runs, unseen)
+        runs = without_first_rows(self._runs, unseen)
         numbers = {"offset": self.offset, "window": self.window, "runs": runs}
-        return State("ContextCache", numbers, (own(keys), own(values)))
+        return State("ContextCache", numbers, (independent(keys), independent(values)))
 
     def put_back(self, state: State) -> None:
-        """Hold what `read` found in a context of the same window."""
-        rows = holding(*(own(array) for array in state.arrays))
+        """Replace the contents by what `read` copied from a context of this window."""
+        rows = new_cache(*(independent(array) for array in state.arrays))
         runs = [list(run) for run in state.numbers["runs"]]
         self._rows, self._runs, self.offset = rows, runs, state.numbers["offset"]
 
     def seen(self, rows: int) -> int:
-        """How many of the last `window` of the first `rows` positions are held."""
-        return rows_seen(self._runs, rows, self.window)
+        """The number of rows that would be visible after a cut to `rows` positions."""
+        return visible_rows(self._runs, rows, self.window)
 
 
-def holding(keys: mx.array | None, values: mx.array | None) -> KVCache:
-    """A cache of these rows; None for none."""
+def new_cache(keys: mx.array | None, values: mx.array | None) -> KVCache:
+    """A cache with these rows; empty for None."""
     cache = KVCache()
     if keys is not None:
         cache.update_and_fetch(keys, values)
     return cache
 
 
-def behind(runs: list[list[int]], rows: int) -> list[list[int]]:
-    """What is left of `runs` without their first `rows` rows."""
+def without_first_rows(runs: list[list[int]], rows: int) -> list[list[int]]:
+    """The runs without their first `rows` rows."""
     left = []
     for first, length in runs:
-        gone = min(rows, length)
-        rows -= gone
-        if length > gone:
-            left.append([first + gone, length - gone])
+        dropped = min(rows, length)
+        rows -= dropped
+        if length > dropped:
+            left.append([first + dropped, length - dropped])
     return left
 
 
-def rows_seen(runs: list[list[int]], rows: int, window: int | None) -> int:
-    """How many of the last `window` of the first `rows` positions are in `runs`.
+def visible_rows(runs: list[list[int]], rows: int, window: int | None) -> int:
+    """The number of rows in `runs` that a block after `rows` positions can see.
 
     Args:
-        runs: [first position, rows] each.
-        rows, window: Window None is all.
+        runs: [first position, number of rows] of each run.
+        rows: The number of positions before the block.
+        window: The number of last positions that are visible; None is all.
     """
     start = 0 if window is None else max(0, rows - window)
     return sum(

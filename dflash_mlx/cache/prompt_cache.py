@@ -159,7 +159,7 @@ class PromptCache:
         parts = shared < min(self.rows, last)
         kept = self._keep(shared)
         self.marks = []
-        if self.snapshots.most and snapshots.needed(self.target, self.drafter):
+        if self.snapshots.most and snapshots.need_snapshots(self.target, self.drafter):
             stops = {*marks, last, *([shared] if parts else [])}
             self.marks = sorted(at for at in stops if max(kept, 1) <= at <= last)
         return list(prompt[kept:])
@@ -210,7 +210,7 @@ class PromptCache:
         """Take a snapshot if there is a mark here that has none."""
         rows = self.rows
         if rows in self.marks and not self.snapshots.at(rows):
-            self.snapshots.put(snapshots.take(rows, self.target, self.drafter))
+            self.snapshots.put(snapshots.take_snapshot(rows, self.target, self.drafter))
 
     def quantize(self, options: KVBits) -> None:
         """Quantize the target's caches that have enough rows.

@@ -1,8 +1,8 @@
-"""What one layer's cache holds, as numbers and arrays: read out, and put back.
+"""The contents of one layer's cache as numbers and arrays: copied out, and put back.
 
-Knows what is inside a target's cache, as rollback.py does; nothing of models, tokens or
-files. Arrays that were read out are of their own: a cache that goes on, and writes over
-rows in place, does not change them.
+Knows the attributes of a target's cache, as rollback.py does. Copied arrays are
+independent of the cache, which may overwrite its rows in place later. Does not know
+models, tokens or files.
 """
 
 from __future__ import annotations
@@ -28,36 +28,37 @@ class State:
     """The contents of one cache.
 
     Args:
-        kind: The name of its class.
-        numbers: What is no array, as JSON has it.
-        arrays: Keys and values [1, heads, n, head_dim] of rows in the order of the
-            text, or a recurrent state's parts; None where there is none yet.
+        kind: The name of the cache's class.
+        numbers: Everything that is not an array; valid JSON.
+        arrays: Keys and values [1, heads, n, head_dim] in the order of the text, or the
+            parts of a recurrent state. None stands for an array that is not set yet.
     """
 
     kind: str
     numbers: dict[str, Any] = field(default_factory=dict)
     arrays: tuple[mx.array | None, ...] = ()
 
-    def held(self) -> Iterator[mx.array]:
-        """The arrays that are there."""
+    def present_arrays(self) -> Iterator[mx.array]:
+        """The arrays that are not None."""
         return (array for array in self.arrays if array is not None)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        return sum(array.nbytes for array in self.held())
+        """The size of the arrays in bytes."""
+        return sum(array.nbytes for array in self.present_arrays())
 
 
-def own(array: mx.array | None) -> mx.array | None:
-    """An array that no write to `array` changes, and that holds no larger one."""
+def independent(array: mx.array | None) -> mx.array | None:
+    """A lazy copy that writes to `array` do not change and that keeps no larger
+    buffer alive."""
     return None if array is None else mx.contiguous(array)
 
 
 def read(entry: Any) -> State:
-    """The contents of a cache of a kind that rollback.py has a rule for; lazy.
+    """Copy the contents of a cache for which rollback.py has a rule. Lazy.
 
-    A rotating window is put into the order of the text and cut to its size, and of a
-    chunk the rows are taken that later ones can see.
+    A rotating window is put into the order of the text and cut to its size. Of a
+    chunked cache only the rows are copied that later rows can see.
     """
     kind = type(entry)
     numbers = {"offset": 0 if kind is ArraysCache else entry.offset}
@@ -78,15 +79,15 @@ def read(entry: Any) -> State:
     elif kind in (KVCache, ConcatenateKVCache):
         arrays = [_rows(entry, rows) for rows in (entry.keys, entry.values)]
     else:
-        raise RuntimeError(f"a {kind.__name__} cannot be read out")
-    return State(kind.__name__, numbers, tuple(own(array) for array in arrays))
+        raise RuntimeError(f"cannot read a {kind.__name__}")
+    return State(kind.__name__, numbers, tuple(independent(a) for a in arrays))
 
 
 def put_back(entry: Any, state: State) -> None:
-    """Give a cache of the same kind and size the contents that `read` found."""
+    """Set the contents of a cache of the same kind and size to what `read` copied."""
     if type(entry).__name__ != state.kind:
-        raise RuntimeError(f"a {state.kind} was to go into a {type(entry).__name__}")
-    arrays = [own(array) for array in state.arrays]
+        raise RuntimeError(f"cannot put a {state.kind} into a {type(entry).__name__}")
+    arrays = [independent(array) for array in state.arrays]
     if type(entry) is ArraysCache:
         entry.cache[:] = arrays
         return
@@ -102,13 +103,13 @@ def put_back(entry: Any, state: State) -> None:
         entry.start_position = state.numbers["start_position"]
 
 
-def grows(entry: Any) -> bool:
-    """Whether a cache can be cut anywhere, so that nothing of it need be kept."""
+def can_cut_anywhere(entry: Any) -> bool:
+    """Whether a cache keeps every row, so that a snapshot does not need it."""
     return type(entry) in CUT_ANYWHERE
 
 
 def _rows(entry, rows, first=0):
-    """The rows that are no dead ones, from the first on; None for none."""
+    """The valid rows from the row `first`; None if there are none."""
     last = entry.offset
     if type(entry) is ChunkedKVCache:
         last -= entry.start_position
@@ -116,7 +117,7 @@ def _rows(entry, rows, first=0):
 
 
 def _window(entry, rows):
-    """The rows of a rotating window in the order of the text, no more than its size."""
+    """The rows of a rotating window in the order of the text, cut to its size."""
     if rows is None:
         return None
     rows = entry._temporal_order(rows)

@@ -1,6 +1,6 @@
-"""Which model is this: a short text that differs where what it computes differs.
+"""Fingerprints: short texts that differ if two models compute different things.
 
-Knows arrays and numbers of a model; nothing of caches or files.
+Knows a model's numbers and arrays. Does not know caches or files.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .targets.base import Target
 
 
 def of_target(target: Target) -> str:
-    """A target's: of its config.json, kind of caches and arrays."""
+    """The fingerprint of a target: its config.json, kind of caches and arrays."""
     config = json.dumps(target.config, sort_keys=True, default=str)
     return _digest(config, f"exact {target.exact}", *_arrays(target.model))
 
 
 def of_drafter(drafter: Drafter | None) -> str:
-    """A drafter's: of its class, numbers and arrays; "none" without one."""
+    """The fingerprint of a drafter: its class, numbers and arrays. "none" for None."""
     if drafter is None:
         return "none"
     parts = [type(drafter).__qualname__, f"{drafter.taps} {drafter.window}"]
@@ -42,26 +42,28 @@ def _digest(*parts: str) -> str:
 
 
 def _arrays(model: nn.Module) -> Iterator[str]:
-    """Name, shape, type and nine values of every array: adapters change the names,
-    quantizations the types, and finetunes the values."""
+    """Name, shape, dtype and nine values of every array.
+
+    Adapters change the names, quantization the dtypes, and finetuning the values.
+    """
     named = sorted(tree_flatten(model.parameters()), key=lambda item: item[0])
     values = [_values(array) for _, array in named]
     mx.eval(values)
     for (name, array), value in zip(named, values, strict=True):
-        told = np.array(value.view(mx.uint8)).tobytes().hex()
-        yield f"{name} {array.shape} {array.dtype} {told}"
+        digits = np.array(value.view(mx.uint8)).tobytes().hex()
+        yield f"{name} {array.shape} {array.dtype} {digits}"
 
 
 def _values(array: mx.array) -> mx.array:
-    """Three numbers each of the first, middle and last of an array's rows; lazy."""
+    """Three numbers of an array's first, middle and last row each. Lazy."""
     if array.size == 0:
         return mx.zeros((1,))
     array = array[None] if array.ndim == 0 else array
     rows = array[_spread(array.shape[0])].reshape(3, -1)
-    # Viewed as bytes later, which takes arrays of their own.
+    # The caller views these as bytes, which needs a contiguous array.
     return mx.contiguous(rows[:, _spread(rows.shape[1])].reshape(-1))
 
 
 def _spread(length: int) -> mx.array:
-    """The first, middle and last of so many."""
+    """The indices of the first, middle and last of `length` items."""
     return mx.array([0, length // 2, length - 1])

@@ -17,7 +17,7 @@ from dflash_mlx.cache.context import ContextCache
 from dflash_mlx.cache.file import load as load_file
 from dflash_mlx.cache.file import save as save_file
 from dflash_mlx.cache.kinds import flat
-from dflash_mlx.cache.snapshots import Snapshot, default_bytes, take
+from dflash_mlx.cache.snapshots import Snapshot, default_bytes, take_snapshot
 from dflash_mlx.cache.state import put_back, read
 from dflash_mlx.errors import OptionError
 from dflash_mlx.models.fingerprint import of_drafter, of_target
@@ -216,7 +216,7 @@ def test_the_bytes_of_a_snapshot():
 
 
 def test_a_snapshot_fills_only_rows_inside_the_window():
-    taken = take(10, [], [context(4, (0, 10))])
+    taken = take_snapshot(10, [], [context(4, (0, 10))])
     ours = context(4, (12, 2))
     taken.fill([ours], 14)
     assert positions_in(ours) == [12, 13]

@@ -16,7 +16,7 @@ from dflash_mlx import (
 )
 from dflash_mlx.cache.context import ContextCache
 from dflash_mlx.cache.kinds import BoundedKVCache, OrderedKVCache
-from dflash_mlx.cache.snapshots import Snapshot, SnapshotStore, take
+from dflash_mlx.cache.snapshots import Snapshot, SnapshotStore, take_snapshot
 from dflash_mlx.cache.state import State
 from dflash_mlx.errors import OptionError, PromptError
 from dflash_mlx.terminal.thinking import Thinking
@@ -310,7 +310,7 @@ def test_a_snapshot_holds_the_visible_rows_and_never_changes(kind):
         entry[0] = rows
     else:
         entry.update_and_fetch(rows, rows)
-    taken = take(12, [entry], [])
+    taken = take_snapshot(12, [entry], [])
     for more in range(5):
         # A restored snapshot is as independent as a new one.
         taken.restore([entry], [])
