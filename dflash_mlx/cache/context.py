@@ -77,7 +77,7 @@ class ContextCache:
         return held[-self.window :] if self.window else held
 
     def arrays(self) -> list[mx.array]:
-        """The arrays of this cache, to evaluate them."""
+        """The arrays to evaluate, so that this cache keeps no graph alive."""
         return [] if self._rows.keys is None else [self._rows.keys, self._rows.values]
 
     def read(self) -> State:

@@ -36,35 +36,35 @@ FAMILIES = ("qwen3", "gemma3_text", "qwen3_next", "llama4", "falcon_h1", "mamba"
 
 @pytest.fixture
 def saved(tmp_path):
-    """A pair, its cache's file, and the text in it."""
+    """A pair, a file with its cache, and the text in the cache."""
     pair = Pair.of(make_model("llama"), make_drafter(window=10))
     cache, prompt = PromptCache(pair), some_prompt(20)
-    told = prompt + run(pair, cache.reuse(prompt, (9,)), 8, prompt_cache=cache)
+    text = prompt + run(pair, cache.reuse(prompt, (9,)), 8, prompt_cache=cache)
     save_file(cache, tmp_path / "talk.bin")
-    return pair, tmp_path / "talk.bin", told
+    return pair, tmp_path / "talk.bin", text
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_conversation_goes_on_and_back_from_a_file(tmp_path, family):
+def test_a_conversation_continues_from_a_file(tmp_path, family):
     model = architectures.build(family)
     prompt, answer = text_without_near_ties(model, 60)
     script = Script(prompt + answer, [2, 0, 5, 1, 99])
     pair, file = Pair.of(model, script), tmp_path / "cache.safetensors"
     cache = PromptCache(pair)
     rest = cache.reuse(prompt, (7, 15))
-    said = run(pair, rest, 30, prompt_cache=cache)
+    answered = run(pair, rest, 30, prompt_cache=cache)
     save_file(cache, file)
     again = load_file(file, pair)
-    assert again.tokens + again.tail == prompt + said
+    assert again.tokens + again.tail == prompt + answered
     for ours, theirs in zip(cached_arrays(again.target), cached_arrays(cache.target)):  # noqa: B905
-        # Of a chunk, rows that no later one can see are left out.
+        # Rows of a chunk that no later row can see are not saved.
         held = ours.shape[2] if family == "llama4" else None
         assert mx.array_equal(ours, theirs[:, :, -held:] if held else theirs)
     rows = [snapshot.rows for snapshot in again.snapshots.all]
     assert rows == [snapshot.rows for snapshot in cache.snapshots.all]
-    # On from where it was, ...
+    # Continue at the end of the text, ...
     assert run(pair, [], 20, prompt_cache=again) == answer[30:50]
-    # ... and back to a mark.
+    # ... and from a mark.
     again = load_file(file, pair)
     edited = prompt[:15] + [1 + prompt[15] % 90, 3, 5]
     rest = again.reuse(edited)
@@ -80,14 +80,14 @@ def test_quantized_caches(tmp_path, bits, start):
     model, prompt = make_model("llama"), some_prompt(30)
     pair, kv = Pair.of(model, make_drafter()), KVBits(bits, 32, start)
     cache = PromptCache(pair)
-    told = prompt + run(pair, cache.reuse(prompt), 9, prompt_cache=cache, kv=kv)
+    text = prompt + run(pair, cache.reuse(prompt), 9, prompt_cache=cache, kv=kv)
     save_file(cache, tmp_path / "cache")
     again = load_file(tmp_path / "cache", pair)
     assert again.quantized_from == start
     wanted = run(pair, [], 9, prompt_cache=cache, kv=kv)
     assert run(pair, [], 9, prompt_cache=again, kv=kv) == wanted
     again = load_file(tmp_path / "cache", pair)
-    assert len(again.reuse(told[:20])) == (1 if start == 0 else 20)
+    assert len(again.reuse(text[:20])) == (1 if start == 0 else 20)
 
 
 def test_bounded_caches(tmp_path):
@@ -104,22 +104,22 @@ def test_bounded_caches(tmp_path):
         load_file(tmp_path / "cache", pair, 32)
 
 
-def test_a_drafters_context_comes_back(saved):
-    pair, file, told = saved
+def test_a_drafters_context_is_restored(saved):
+    pair, file, text = saved
     again = load_file(file, pair)
     fresh = PromptCache(pair)
-    list(decode(pair, told, prompt_cache=fresh, max_tokens=1))
+    list(decode(pair, text, prompt_cache=fresh, max_tokens=1))
     for ours, theirs in zip(again.drafter, fresh.drafter, strict=True):
         assert ours.offset == theirs.offset - 1  # the last token was not passed
         assert ours.positions()[1:].tolist() == theirs.positions()[:-1].tolist()
 
 
-def test_the_file_may_go_or_be_written_over_once_it_is_read(saved):
-    pair, file, told = saved
+def test_the_file_is_not_needed_after_it_is_read(saved):
+    pair, file, text = saved
     again = load_file(file, pair)
     save_file(PromptCache(pair), file)
     file.unlink()
-    assert run(pair, [], 9, prompt_cache=again) == reference(pair.model, told, 9)
+    assert run(pair, [], 9, prompt_cache=again) == reference(pair.model, text, 9)
     assert list(file.parent.iterdir()) == []
 
 
@@ -174,8 +174,8 @@ def test_a_truncated_file(saved, size):
     assert load_file(file, pair).tokens
 
 
-def rewritten(file, change):
-    """The file with another header."""
+def rewrite_header(file, change):
+    """Change the header of a file."""
     whole = file.read_bytes()
     (length,) = struct.unpack("<Q", whole[:8])
     header = json.loads(whole[8 : 8 + length])
@@ -184,7 +184,7 @@ def rewritten(file, change):
     file.write_bytes(struct.pack("<Q", len(header)) + header + whole[8 + length :])
 
 
-def in_cache(**changes):
+def change_contents(**changes):
     def change(header):
         about = json.loads(header["__metadata__"]["cache"])
         header["__metadata__"]["cache"] = json.dumps(about | changes)
@@ -192,7 +192,7 @@ def in_cache(**changes):
     return change
 
 
-def shape(header):
+def change_shape(header):
     header["0"]["shape"][2] += 1
 
 
@@ -202,20 +202,20 @@ def shape(header):
         (lambda header: header["__metadata__"].update(version="9"), "in format 9"),
         (lambda header: header.pop("__metadata__"), "is not a prompt cache"),
         (lambda header: header["__metadata__"].pop("cache"), "is broken"),
-        (in_cache(tokens=[1, 2, 3]), "3 tokens, but another number of rows"),
-        (in_cache(target=[]), "is broken"),
-        (in_cache(drafter=7), "is broken"),
-        (shape, "size of a tensor does not match its shape"),
+        (change_contents(tokens=[1, 2, 3]), "3 tokens, but another number of rows"),
+        (change_contents(target=[]), "is broken"),
+        (change_contents(drafter=7), "is broken"),
+        (change_shape, "size of a tensor does not match its shape"),
     ],
 )
-def test_a_file_with_an_odd_header(saved, change, word):
+def test_a_file_with_a_wrong_header(saved, change, word):
     pair, file, _ = saved
-    rewritten(file, change)
+    rewrite_header(file, change)
     with pytest.raises(CacheFileError, match=word):
         load_file(file, pair)
 
 
-def test_files_that_are_no_prompt_caches(saved, tmp_path):
+def test_files_that_are_not_prompt_caches(saved, tmp_path):
     pair, _, _ = saved
     theirs = tmp_path / "theirs.safetensors"
     cache = make_prompt_cache(pair.model)
@@ -233,8 +233,8 @@ def test_files_that_are_no_prompt_caches(saved, tmp_path):
             load_file(tmp_path / name, pair)
 
 
-def test_what_cannot_be_written_leaves_what_was_there(saved, monkeypatch):
-    pair, file, told = saved
+def test_a_failed_write_keeps_the_old_file(saved, monkeypatch):
+    pair, file, text = saved
     cache = load_file(file, pair)
     with pytest.raises(CacheFileError, match="cannot be written"):
         save_file(cache, file.parent / "nowhere" / "file")
@@ -247,11 +247,11 @@ def test_what_cannot_be_written_leaves_what_was_there(saved, monkeypatch):
     with pytest.raises(CacheFileError, match="No space left"):
         save_file(cache, file)
     assert [entry.name for entry in file.parent.iterdir()] == [file.name]
-    assert load_file(file, pair).tokens == told[:-1]
+    assert load_file(file, pair).tokens == text[:-1]
 
 
-def test_a_file_that_came_out_short_replaces_nothing(saved, monkeypatch):
-    pair, file, told = saved
+def test_an_incomplete_write_keeps_the_old_file(saved, monkeypatch):
+    pair, file, text = saved
     cache, stock = load_file(file, pair), mx.save_safetensors
 
     def short(path, *arguments):
@@ -261,7 +261,7 @@ def test_a_file_that_came_out_short_replaces_nothing(saved, monkeypatch):
     monkeypatch.setattr(mx, "save_safetensors", short)
     with pytest.raises(CacheFileError, match="cannot be written.*truncated"):
         save_file(cache, file)
-    assert load_file(file, pair).tokens == told[:-1]
+    assert load_file(file, pair).tokens == text[:-1]
 
 
 def test_a_broken_cache_is_not_saved(tmp_path):
@@ -271,17 +271,17 @@ def test_a_broken_cache_is_not_saved(tmp_path):
         save_file(cache, tmp_path / "file")
 
 
-def test_a_suspended_decoding_is_ended_first(tmp_path):
+def test_saving_closes_a_suspended_decoding(tmp_path):
     pair = Pair.of(architectures.build("qwen3_next"))
     cache, prompt = PromptCache(pair), some_prompt(9)
     rounds = decode(pair, prompt, prompt_cache=cache)
-    said = [token for _ in range(3) for token in next(rounds).tokens]
+    answered = [token for _ in range(3) for token in next(rounds).tokens]
     save_file(cache, tmp_path / "file")
     again = load_file(tmp_path / "file", pair)
-    assert again.tokens + again.tail == prompt + said
+    assert again.tokens + again.tail == prompt + answered
 
 
-def test_versions_are_noted(saved):
+def test_versions_are_recorded(saved):
     metadata = check(saved[1])
     assert metadata["mlx"] and metadata["mlx_lm"]
 

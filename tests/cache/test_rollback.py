@@ -1,4 +1,4 @@
-"""One rule per cache kind, row by row; bounded and quantized caches in the loop."""
+"""Rollback of every kind of cache; bounded and quantized caches in the loop."""
 
 import random
 
@@ -42,7 +42,7 @@ KINDS = {
 
 
 def feed(entry, rows):
-    """Append rows whose keys are their numbers, in every cache of a list."""
+    """Append rows whose keys are the given numbers, to every cache of a list."""
     if type(entry) is CacheList:
         return [feed(inner, rows) for inner in entry.caches][-1]
     if type(entry) is ChunkedKVCache:
@@ -53,7 +53,7 @@ def feed(entry, rows):
 
 
 def seen(entry, text):
-    """Rows that the next single row of a text may see, itself included."""
+    """The rows that the last row of a text sees, itself included."""
     if type(entry) is CacheList:
         entry = entry.caches[-1]
         return seen(entry, text)
@@ -69,9 +69,9 @@ def seen(entry, text):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(6))
-def test_any_course_of_blocks_and_single_rows(kind, seed):
-    """Blocks that lose their tails, single rows between them, far past the window:
-    every single row sees just what it would without blocks."""
+def test_any_sequence_of_blocks_and_single_rows(kind, seed):
+    """Blocks that lose their last rows, with single rows between them, far past the
+    window: every single row sees exactly what it would see without blocks."""
     entry, dice = KINDS[kind](), random.Random(seed)
     text = list(range(dice.randint(0, 30)))
     if text:
@@ -80,7 +80,7 @@ def test_any_course_of_blocks_and_single_rows(kind, seed):
         if dice.random() < 0.5:
             text.append(dice.randint(0, 999))
             got, wanted = feed(entry, text[-1:]), seen(entry, text)
-            if type(entry) is ChunkedKVCache:  # holds more; its mask hides it
+            if type(entry) is ChunkedKVCache:  # a mask hides its other rows
                 got = got[-len(wanted) :]
             assert sorted(got) == sorted(wanted)
         else:
@@ -103,13 +103,13 @@ def test_a_full_window_is_cut_in_temporal_order(front):
     assert entry.offset == len(text)
     held = entry.keys[0, 0, :, 0].tolist()
     assert held[front:] == text[front - len(held) :] and held[:front] == text[:front]
-    # A cut deeper than the block would take rows that are gone.
+    # A cut of more than the block would need rows that were overwritten.
     assert not rollback.can_cut_to([entry], len(text) - 5)
     with pytest.raises(RuntimeError):
         rollback.cut_to([entry], len(text) - 5)
 
 
-def test_a_ring_cannot_be_cut_and_a_young_window_can():
+def test_a_window_can_be_cut_until_it_is_a_ring():
     entry = RotatingKVCache(WINDOW)
     for row in range(10):
         feed(entry, [float(row)])
@@ -164,7 +164,7 @@ def test_interrupted_layers_are_cut_to_the_same_length():
 
 @pytest.mark.parametrize("size", (8, 24, 40, 1000))
 @pytest.mark.parametrize("plan", ([0], [2, 0, 5, 1, 99, 3], [99]))
-def test_a_bounded_cache_says_what_mlx_lm_says(small, size, plan):
+def test_a_bounded_cache_gives_mlx_lms_tokens(small, size, plan):
     model, prompt = small
     wanted = reference(model, prompt, 120, max_kv_size=size)
     assert (wanted == reference(model, prompt, 120)) == (size == 1000)
@@ -173,7 +173,7 @@ def test_a_bounded_cache_says_what_mlx_lm_says(small, size, plan):
     options = {"max_tokens": 120, "max_kv_size": size, "block_size": 8}
     rounds = list(decode(pair, prompt, **options))
     assert [token for round in rounds for token in round.tokens] == wanted
-    # The drafts that are right are found right, so the width was never given up.
+    # Correct drafts are accepted, so the width was never reduced.
     assert max(round.accepted for round in rounds) == min(max(plan), 7)
 
 
@@ -181,7 +181,7 @@ def test_a_bounded_cache_says_what_mlx_lm_says(small, size, plan):
     "family",
     ("llama", "gemma3_text", "qwen3_next", "falcon_h1", "deepseek_v3", "gpt_oss"),
 )
-def test_max_kv_size_bounds_what_sees_the_whole_text(family):
+def test_max_kv_size_bounds_layers_that_see_the_whole_text(family):
     model = architectures.build(family)
     prompt = examine.some_prompt(30)
     options = {"max_tokens": 100, "max_kv_size": 40}
@@ -198,7 +198,7 @@ def test_max_kv_size_bounds_what_sees_the_whole_text(family):
     assert [t for r in decode(drafting, prompt, **options) for t in r.tokens] == plain
 
 
-def test_max_kv_size_that_cannot_work_is_refused(small):
+def test_an_impossible_max_kv_size_is_refused(small):
     model, prompt = small
     pair = Pair.of(model)
     for size in (0, 4):
@@ -213,7 +213,7 @@ def test_max_kv_size_that_cannot_work_is_refused(small):
         run(pair, prompt, 3, max_kv_size=64, kv=KVBits(8, 32, 0))
 
 
-def test_a_quantized_cache_goes_on_as_it_is(small):
+def test_a_quantized_cache_keeps_its_quantization(small):
     model, prompt = small
     pair = Pair.of(model)
     cache = PromptCache(pair)
@@ -261,11 +261,13 @@ def test_kv_quantization_in_every_kind_of_model(wide_heads, family, start):
     ]
     kinds = examine.describe_caches(cache.target)
     assert "QuantizedKVCache" in kinds and " KVCache" not in kinds
-    if "Rotating" not in kinds and family != "falcon_h1":  # there mlx-lm fails, or not
+    if "Rotating" not in kinds and family != "falcon_h1":  # where mlx-lm may fail
         assert plain == reference(model, prompt, 80, **bits)
     drafting = Pair.of(model, Script(prompt + plain, (2, 0, 5, 1, 99, 3)))
-    said = [t for r in decode(drafting, prompt, max_tokens=80, kv=kv) for t in r.tokens]
-    assert said == plain
+    drafted = [
+        t for r in decode(drafting, prompt, max_tokens=80, kv=kv) for t in r.tokens
+    ]
+    assert drafted == plain
 
 
 @pytest.mark.parametrize(
@@ -277,9 +279,7 @@ def test_kv_quantization_in_every_kind_of_model(wide_heads, family, start):
         ("qwen3", KVBits(8, 64, 0), "groups of 64"),
     ],
 )
-def test_kv_quantization_that_cannot_work_is_refused_at_once(
-    wide_heads, family, kv, word
-):
+def test_impossible_kv_quantization_is_refused_at_once(wide_heads, family, kv, word):
     pair = Pair.of(architectures.build(family))
     with pytest.raises(OptionError, match=word):
         next(decode(pair, [1, 2, 3], kv=kv))

@@ -1,4 +1,4 @@
-"""Random tiny models, scripted drafters and reference outputs for the tests."""
+"""Random tiny models and drafters, and mlx-lm's output to compare with."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DTYPES = ("float32", "bfloat16", "4bit")
 
 
 def make_model(family: str, dtype: str = "float32", seed: int = 0) -> nn.Module:
-    """A random model of a family; weights spread so that greedy text varies."""
+    """Make a random model of a family whose greedy text varies."""
     mx.random.seed(seed)
     module = import_module(f"mlx_lm.models.{family}")
     args = module.ModelArgs.from_dict({"model_type": family} | FAMILIES[family])
@@ -56,7 +56,13 @@ def make_model(family: str, dtype: str = "float32", seed: int = 0) -> nn.Module:
 
 
 def make_drafter(block_size: int = 8, dtype: str = "float32", **changes) -> DFlash:
-    """A random DFlash drafter for the tiny targets."""
+    """Make a random DFlash drafter for the tiny targets.
+
+    Args:
+        block_size: Rows of a block.
+        dtype: As in randomize_weights.
+        changes: Other fields of the config, and `window`.
+    """
     mx.random.seed(99)
     fields = {
         "hidden_size": SHAPE["hidden_size"],
@@ -79,13 +85,13 @@ def make_drafter(block_size: int = 8, dtype: str = "float32", **changes) -> DFla
 
 
 def reference(model, prompt, tokens, **options) -> list[int]:
-    """mlx-lm's own output."""
+    """mlx-lm's tokens for a prompt."""
     steps = generate_step(mx.array(prompt), model, max_tokens=tokens, **options)
     return [token for token, _ in steps]
 
 
 def run(pair, prompt, tokens, **options) -> list[int]:
-    """Our output."""
+    """Our tokens for a prompt."""
     from dflash_mlx import decode
 
     rounds = decode(pair, prompt, max_tokens=tokens, **options)
@@ -93,7 +99,7 @@ def run(pair, prompt, tokens, **options) -> list[int]:
 
 
 def greedy(logits, slots, ids=None) -> mx.array:
-    """The best id of each slot, of all or of the candidates."""
+    """Choose the best id of each slot, of all ids or of the candidates."""
     best = mx.argmax(logits, axis=-1)
     if ids is None:
         return best
@@ -101,7 +107,7 @@ def greedy(logits, slots, ids=None) -> mx.array:
 
 
 def write(folder: Path, config: dict, weights: dict | None = None) -> Path:
-    """A checkpoint's folder."""
+    """Write a checkpoint's folder."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     if weights:
@@ -110,11 +116,11 @@ def write(folder: Path, config: dict, weights: dict | None = None) -> Path:
 
 
 def some_prompt(length: int, seed: int = 5) -> list[int]:
-    """Random ids, none of them the mask."""
+    """Random token ids without the mask token."""
     return mx.random.randint(0, VOCAB - 1, (length,), key=mx.random.key(seed)).tolist()
 
 
 def golden_weights(arrays: dict[str, mx.array], case: str) -> dict[str, mx.array]:
-    """The drafter's weights of a case, from the arrays that a golden script kept."""
+    """The drafter's weights of a case, from the arrays that a golden script saved."""
     prefix = f"{case}.weights."
     return {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""The DFlash v1 drafter: against the published one, its checkpoint, its context."""
+"""The DFlash v1 drafter: the published one's logits, checkpoints and contexts."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_equals_the_published_drafter(case):
         assert error.item() < 1e-4
 
 
-# Both generations of z-lab's config.json, with the numbers of real heads.
+# Both generations of z-lab's config.json, with the numbers of published drafters.
 FIRST = {
     "architectures": ["DFlashDraftModel"],
     "model_type": "qwen3",
@@ -129,7 +129,7 @@ def test_a_missing_nested_field_is_named(tmp_path, field):
         {"hidden_size": "2560"},
     ],
 )
-def test_what_would_compute_something_else_is_refused(tmp_path, change):
+def test_fields_of_other_drafters_are_refused(tmp_path, change):
     with pytest.raises(ConfigError):
         read_config(write(tmp_path, FIRST | change))
 
@@ -256,8 +256,8 @@ def test_a_sliding_layer_keeps_its_window_and_no_more():
     assert narrow.window == 5 and narrow.make_cache()[0].window == 5
 
 
-def test_windows_go_by_position_where_rows_are_missing():
-    """Rows that were skipped leave a gap: what lies behind it is out of the window."""
+def test_windows_count_positions_where_rows_are_missing():
+    """Skipped rows leave a gap, which counts as part of the window."""
     drafter = bound(make_drafter(**SLIDING))
     features = mx.random.normal((1, 30, 128), key=mx.random.key(3))
     cache = drafter.make_cache()
@@ -275,7 +275,7 @@ def test_windows_go_by_position_where_rows_are_missing():
     assert cache[0].offset == 24 and cache[1].positions().tolist() == list(range(20))
 
 
-def test_whose_word_counts_inside_the_block():
+def test_causality_inside_the_block():
     def inside(**changes):
         drafter = make_drafter(**SLIDING | changes)
         cache = drafter.make_cache()
@@ -287,7 +287,7 @@ def test_whose_word_counts_inside_the_block():
     assert inside(is_causal=False) == [True, True]
 
 
-# Qwen3.6-27B's head: four sliding layers and a full one.
+# Qwen3.6-27B's drafter: four sliding layers and a full one.
 THIRD = SECOND | {
     "hidden_size": 5120,
     "intermediate_size": 17408,
@@ -312,12 +312,12 @@ def test_reads_sliding_layers(tmp_path):
     ):
         with pytest.raises(ConfigError, match=next(iter(change))):
             read_config(write(tmp_path, THIRD | change))
-    # A window that no layer uses means nothing.
+    # A window that no layer uses is ignored.
     assert read_config(write(tmp_path, FIRST | {"sliding_window": 9}))
 
 
 @pytest.mark.parametrize("causal", (None, True, False))
-def test_sliding_drafters_change_nothing(causal):
+def test_sliding_drafters_do_not_change_the_tokens(causal):
     model = make_model("llama")
     drafter = make_drafter(is_causal=causal, **SLIDING)
     prompt = some_prompt(60)
@@ -331,7 +331,7 @@ def test_sliding_checkpoints_round_trip(tmp_path):
     assert load_drafter(tmp_path).config == drafter.config
 
 
-def test_proposing_leaves_the_context_alone():
+def test_proposing_does_not_change_the_context():
     drafter = bound(make_drafter())
     cache = drafter.make_cache()
     drafter.extend(mx.random.normal((1, 9, 128), key=mx.random.key(2)), cache)

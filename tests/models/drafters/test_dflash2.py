@@ -1,4 +1,4 @@
-"""The DFlash 2 drafter: against the published one, against DFlash v1, in the loop."""
+"""The DFlash 2 drafter: the published one's drafts, DFlash v1's, and the loop."""
 
 from pathlib import Path
 
@@ -44,17 +44,17 @@ def test_equals_the_published_drafter(case):
         assert mx.abs(logits - wanted).max() < 1e-4 * mx.abs(wanted).max()
         path = drafter.propose(anchor, cache, 6, greedy)
         assert path.tolist() == arrays[f"{case}.{i}.path"].tolist()
-        # The walk does not just follow the best logits.
+        # The selector does not just choose the best logits.
         assert path.tolist() != mx.argmax(wanted, axis=-1).tolist()
 
 
-def second(**changes) -> DFlash2:
+def make_dflash2(**changes) -> DFlash2:
     """A random DFlash 2 drafter for the tiny targets."""
     first = make_drafter().config
     mx.random.seed(98)
     fields = vars(first) | EXTRAS | changes
     drafter = randomize_weights(DFlash2(DFlash2Config(**fields)), "float32")
-    # Untrained its additions change nothing.
+    # Without training the convolutions and the selector change nothing.
     selector = drafter.candidate_selector
     selector.successor_codebook = mx.random.normal(selector.successor_codebook.shape)
     for layer in drafter.layers:
@@ -95,7 +95,7 @@ SAMPLINGS = {
 
 @pytest.mark.parametrize("name", SAMPLINGS)
 @pytest.mark.parametrize("width", (2, 8))
-def test_it_changes_nothing(name, width):
+def test_it_does_not_change_the_tokens(name, width):
     model, prompt = make_model("qwen3"), some_prompt(30)
     options = {"sampling": SAMPLINGS[name]}
     plain = run(Pair.of(model), prompt, 50, **options)
@@ -105,11 +105,11 @@ def test_it_changes_nothing(name, width):
         {},
         {"layer_types": ("sliding_attention",) * 2, "sliding_window": 9},
     ):
-        pair = Pair.of(model, second(**changes))
+        pair = Pair.of(model, make_dflash2(**changes))
         assert run(pair, prompt, 50, block_size=width, **options) == plain
 
 
-# Qwen3.8-27B's DFlash 2 head, as published.
+# The published config of Qwen3.8-27B's drafter.
 CONFIG = {
     "architectures": ["DFlash2DraftModel"],
     "model_type": "qwen3",
@@ -164,7 +164,7 @@ def test_bad_configs_are_refused_by_name(tmp_path, change, word):
 
 
 def test_checkpoints_round_trip(tmp_path):
-    drafter = second()
+    drafter = make_dflash2()
     save_folder(drafter, tmp_path, mx.float32)
     weights = mx.load(str(tmp_path / "model.safetensors"))
     assert "candidate_selector.successor_codebook" in weights

@@ -1,4 +1,4 @@
-"""DSpark drafters: against a published implementation, their heads, in the loop."""
+"""DSpark drafters: a published implementation's drafts, the heads, and the loop."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_equals_a_published_drafter(case, tmp_path):
         before = mx.concatenate([anchor[None], path[:, :-1]], axis=1)
         confidence = drafter.confidence(hidden, before)
         assert mx.abs(confidence - arrays[f"{case}.{i}.confidence"]).max() < 1e-4
-        # Fewer drafts come from the same block.
+        # Fewer drafts are the first ones of the same block.
         short = drafter.propose(anchor, cache, 4, greedy)
         assert short.tolist() == path[:, :3].tolist()
 
@@ -65,7 +65,7 @@ def make_dspark(own=False, **changes) -> DSpark:
     fields |= {"markov_rank": 12, "has_embed_tokens": own, "has_lm_head": own}
     mx.random.seed(97)
     drafter = randomize_weights(DSpark(DSparkConfig(**fields | changes)), "float32")
-    if drafter.config.markov_rank:  # untrained it is 0
+    if drafter.config.markov_rank:  # without training it is 0
         shape = drafter.markov_head.markov_w2.weight.shape
         drafter.markov_head.markov_w2.weight = mx.random.normal(shape) * 0.3
     return drafter
@@ -73,12 +73,12 @@ def make_dspark(own=False, **changes) -> DSpark:
 
 @pytest.mark.parametrize("first", (0, 1))
 @pytest.mark.parametrize("kind", MARKOV)
-def test_the_walk_follows_the_heads_formula(kind, first):
-    """Slot by slot with numbers read in between, as the paper's section has it; where
-    the anchor's slot predicts nothing a recurrent head passes it all the same."""
+def test_drafts_follow_the_formula_of_the_markov_head(kind, first):
+    """Draft by draft, reading the tokens in between, as in the paper. If the anchor's
+    slot does not predict, a recurrent head passes it all the same."""
     drafter = make_dspark(markov_head_type=kind, sample_from_anchor=not first)
     head = drafter.markov_head
-    if kind == "rnn":  # so that the state decides
+    if kind == "rnn":  # so that the state has an effect
         head.joint_proj.weight = mx.random.normal(head.joint_proj.weight.shape) * 0.3
     head.markov_w2.weight = head.markov_w2.weight * 40
     Pair.of(make_model("llama"), drafter)
@@ -111,7 +111,7 @@ def test_the_walk_follows_the_heads_formula(kind, first):
 
 @pytest.mark.parametrize("kind", (*MARKOV, None))
 @pytest.mark.parametrize("temp", (0.0, 1.0))
-def test_it_changes_nothing(kind, temp):
+def test_it_does_not_change_the_tokens(kind, temp):
     model, prompt = make_model("qwen3"), some_prompt(30)
     options = {"sampling": Sampling(temp=temp, seed=3, repetition_penalty=1.1)}
     plain = run(Pair.of(model), prompt, 40, **options)
@@ -150,13 +150,13 @@ def test_checkpoints_round_trip(tmp_path):
         ({"block_size": None}, "block_size"),
     ],
 )
-def test_what_would_be_misread_is_refused_by_name(tmp_path, change, word):
+def test_unsupported_fields_are_refused_by_name(tmp_path, change, word):
     config = {k: v for k, v in (CASES["DeepSpec"] | change).items() if v is not None}
     with pytest.raises(ConfigError, match=word):
         read_config(write(tmp_path, config))
 
 
-def test_the_full_vocabulary_may_be_spelt_out(tmp_path):
+def test_draft_vocab_size_may_be_the_full_vocabulary(tmp_path):
     read_config(write(tmp_path, CASES["DeepSpec"] | {"draft_vocab_size": 50}))
 
 

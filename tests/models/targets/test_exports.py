@@ -1,4 +1,4 @@
-"""From a folder to the loop: vision-language exports, adapters, quantized weights."""
+"""Targets from a folder: vision-language exports, adapters, quantized weights."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def write(folder, config, weights):
-    """A model's folder with the tokenizer of the embedded pair."""
+    """Write a model's folder, with the tokenizer of the embedded pair."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
@@ -39,15 +39,15 @@ def write(folder, config, weights):
     return folder
 
 
-def speaks_as_mlx_lm(pair, model, prompt=(5, 9, 11, 2, 7), tokens=60):
-    """The pair's target, drafted for by a script, says what mlx-lm's model says."""
+def check_tokens(pair, model, prompt=(5, 9, 11, 2, 7), tokens=60):
+    """Check that the pair's target, with scripted drafts, gives the model's tokens."""
     answer = examine.greedy(model, list(prompt), tokens)
     drafting = Pair.of(pair.model, Script([*prompt, *answer], MIXED))
     rounds = decode(drafting, list(prompt), max_tokens=tokens)
     assert [token for round in rounds for token in round.tokens] == answer
 
 
-# How published exports name the text stack, and what else they ship.
+# The prefix of the text model's tensors in published exports, and another tensor.
 EXPORTS = {
     "qwen3_5": ("model.language_model.", "model.visual.patch_embed.weight"),
     "qwen3_5_moe": ("language_model.model.", "vision_tower.blocks.0.norm1.weight"),
@@ -76,10 +76,10 @@ def test_the_text_of_a_vision_language_export(family, tmp_path):
     pair, _ = load(str(folder))
     assert pair.drafter is None and "no drafter is known" in pair.reason
     assert pair.target.num_layers == len(model.layers)
-    speaks_as_mlx_lm(pair, model)
+    check_tokens(pair, model)
 
 
-def test_an_image_is_refused():
+def test_images_are_refused():
     pair, tokenizer = load()
     picture = {"type": "image", "image": "cat.png"}
     words = {"type": "text", "text": "What is this?"}
@@ -96,7 +96,7 @@ def test_an_image_is_refused():
 
 @pytest.mark.parametrize("family", ("qwen3", "qwen3_5", "lfm2"))
 @pytest.mark.parametrize("dora", (False, True))
-def test_adapters_are_part_of_the_target(family, dora, tmp_path):
+def test_adapters_change_the_target(family, dora, tmp_path):
     model = architectures.build(family)
     weights = dict(tree_flatten(model.parameters()))
     folder = write(tmp_path / family, architectures.config_of(family), weights)
@@ -120,7 +120,7 @@ def test_adapters_are_part_of_the_target(family, dora, tmp_path):
     ids = [5, 9, 11, 2, 7]
     answer = examine.greedy(theirs, ids, 20)
     assert examine.greedy(bare.model, ids, 20) != answer
-    speaks_as_mlx_lm(pair, theirs)
+    check_tokens(pair, theirs)
 
 
 FORMATS = (
@@ -153,4 +153,4 @@ def test_quantized_checkpoints(family, mode, group, bits, tmp_path):
     }
     assert (mode, bits) in kinds  # mlx-lm gives routers 8 bits
     theirs, _ = mlx_lm_load(str(folder))
-    speaks_as_mlx_lm(pair, theirs)
+    check_tokens(pair, theirs)

@@ -1,5 +1,5 @@
-"""Every target family: verify is mlx-lm's forward, the loop says what it says, and
-caches after a commit are those of one-row decoding."""
+"""Every target family: verify equals mlx-lm's forward, the loop gives its tokens, and
+caches after a commit equal those of decoding row by row."""
 
 from functools import cache
 
@@ -75,16 +75,16 @@ EXPERTS = (
 
 @cache
 def text_of(family, dtype, tokens):
-    """A model, and a text of it. Its verify is checked first."""
+    """A model with a prompt and its answer, after a check of `verify`."""
     model = architectures.build(family, dtype)
     check_verify(make_target(model))
-    # In bfloat16 logits often tie, which changes nothing where bits agree.
+    # In bfloat16 logits often tie. Where bits agree, that changes nothing.
     margin = 0.0 if dtype.startswith("bfloat16") else examine.MARGIN
     return model, *text_without_near_ties(model, tokens, margin)
 
 
-def course(family, dtype, tokens, plan, slack=0.0):
-    """A family's decoding beside one-row passes."""
+def check_family(family, dtype, tokens, plan, slack=0.0):
+    """Compare a family's decoding with passes over one row."""
     model, prompt, answer = text_of(family, dtype, tokens)
     pair = Pair.of(model, Script(prompt + answer, plan))
     return check_loop(pair, prompt, answer, slack)
@@ -100,39 +100,39 @@ LONG = [
 
 @pytest.mark.parametrize("family", LONG)
 def test_300_tokens_in_float32(family):
-    """With runs of rounds in which 0, 1, 2, 5 and all drafts are right, and in turn."""
-    found = course(family, "float32", 300, (*RUNS, *MIXED))
+    """Rounds in which 0, 1, 2, 5 or all drafts are right, three in a row and mixed."""
+    found = check_family(family, "float32", 300, (*RUNS, *MIXED))
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
 @pytest.mark.parametrize("family", [family for family in ALL if family not in KINDS])
 def test_100_tokens_in_float32(family):
-    """One turn of the plan above."""
-    found = course(family, "float32", 100, (*RUNS, *MIXED))
+    """The plan of the test above, once."""
+    found = check_family(family, "float32", 100, (*RUNS, *MIXED))
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
 @pytest.mark.parametrize("family", ALL)
 def test_quantized_targets(family):
-    found = course(family, "4bit", 100, MIXED)
+    found = check_family(family, "4bit", 100, MIXED)
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
 @pytest.mark.parametrize("family", SAME_BITS)
 def test_bfloat16_where_bits_agree(family):
     dtype = "bfloat16-4bit" if family in EXPERTS else "bfloat16"
-    assert course(family, dtype, 100, MIXED) == examine.LoopCheck(0.0, 0.0, 0)
+    assert check_family(family, dtype, 100, MIXED) == examine.LoopCheck(0.0, 0.0, 0)
 
 
 @pytest.mark.parametrize("family", [f for f in CLOSE if f not in EXPERTS])
-def test_bfloat16_elsewhere_is_the_best_choice_or_nearly(family):
+def test_bfloat16_elsewhere_is_close_to_the_best_choice(family):
     # Logits reach 8 and more here, where bfloat16 steps by 1/32.
-    assert course(family, "bfloat16", 100, MIXED, slack=0.125).cache < 0.15
+    assert check_family(family, "bfloat16", 100, MIXED, slack=0.125).cache < 0.15
 
 
 @pytest.mark.parametrize("family", [f for f in CLOSE if f in EXPERTS])
-def test_bfloat16_experts_elsewhere_verify_as_mlx_lm(family):
-    # Here a last bit may turn the choice of an expert, and then anything follows.
+def test_bfloat16_experts_elsewhere_verify_like_mlx_lm(family):
+    # Here the last bit may change the choice of an expert, and then any token.
     check_verify(make_target(architectures.build(family, "bfloat16-4bit")))
 
 
@@ -140,7 +140,7 @@ def test_bfloat16_experts_elsewhere_verify_as_mlx_lm(family):
 @pytest.mark.parametrize("right", (0, 1, 2, 5, 99))
 @pytest.mark.parametrize("family", ALL)
 def test_any_number_of_right_drafts(family, right):
-    found = course(family, "float32", 300, (right,))
+    found = check_family(family, "float32", 300, (right,))
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
@@ -148,7 +148,7 @@ def test_any_number_of_right_drafts(family, right):
 @pytest.mark.parametrize("family", SAME_BITS)
 def test_300_tokens_in_bfloat16_and_4_bit(family):
     for dtype in ("4bit", "bfloat16-4bit"):
-        assert course(family, dtype, 300, MIXED) == examine.LoopCheck(0.0, 0.0, 0)
+        assert check_family(family, dtype, 300, MIXED) == examine.LoopCheck(0.0, 0.0, 0)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_features_are_the_residual_stream(family):
         assert mx.array_equal(features, wanted)
 
 
-def test_the_model_itself_is_untouched():
+def test_the_model_itself_does_not_change():
     model = architectures.build("qwen3_next")
     before = [type(module) for _, module in model.named_modules()]
     target = make_target(model)
@@ -185,7 +185,7 @@ def test_the_model_itself_is_untouched():
 
 
 @pytest.mark.parametrize("family", ("gemma", "gemma2", "gemma3_text", "gemma4_text"))
-def test_gemmas_embedding_is_what_its_first_layer_sees(family):
+def test_gemmas_embedding_equals_the_input_of_its_first_layer(family):
     model = architectures.build(family, "bfloat16")
     target = make_target(model)
     seen = []
@@ -220,7 +220,7 @@ def projections(model):
     "family",
     ("qwen3_next", "qwen3_5", "kimi_linear", "falcon_h1", "nemotron_h", "lfm2"),
 )
-def test_nothing_is_projected_twice_or_replayed_needlessly(family):
+def test_a_commit_computes_no_projection(family):
     model = architectures.build(family)
     target = make_target(model)
     cache = target.make_cache()
@@ -237,7 +237,7 @@ def test_nothing_is_projected_twice_or_replayed_needlessly(family):
     assert len(rows) == once
 
 
-def test_notes_hold_rows_and_not_states():
+def test_recordings_hold_rows_and_not_states():
     model = architectures.build("qwen3_next")
     target = make_target(model)
     cache = target.make_cache()
@@ -258,7 +258,7 @@ def test_notes_hold_rows_and_not_states():
         ("plamo3", "differently"),
     ],
 )
-def test_what_cannot_draft_is_refused_and_decodes_plainly(family, word):
+def test_unsupported_families_are_refused_and_decode_plainly(family, word):
     model = architectures.build(family)
     prompt = examine.some_prompt(20)
     with pytest.raises(UnsupportedError, match=word) as error:
@@ -269,7 +269,7 @@ def test_what_cannot_draft_is_refused_and_decodes_plainly(family, word):
     assert [token for round in rounds for token in round.tokens] == wanted
 
 
-def test_a_model_spread_over_machines_is_refused():
+def test_a_distributed_model_is_refused():
     model = architectures.build("deepseek_v3")
 
     class Two:
@@ -291,39 +291,41 @@ def test_a_model_spread_over_machines_is_refused():
 
 @pytest.mark.parametrize("family", ("qwen3_next", "gemma3_text", "falcon_h1"))
 @pytest.mark.parametrize("after", range(4))
-def test_a_closed_generator_leaves_a_cache_that_goes_on(family, after):
+def test_a_closed_generator_leaves_a_usable_cache(family, after):
     model = architectures.build(family)
     prompt, answer = text_without_near_ties(model, 60)
     pair = Pair.of(model, Script(prompt + answer, MIXED))
     cache = PromptCache(pair)
     rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60, block_size=8)
-    said = [token for _ in range(after + 1) for token in next(rounds).tokens]
+    output = [token for _ in range(after + 1) for token in next(rounds).tokens]
     rounds.close()
-    assert not cache.broken and cache.tokens + cache.tail == prompt + said
-    for round in decode(pair, [], prompt_cache=cache, max_tokens=60 - len(said)):
-        said += round.tokens
-    assert said == answer
+    assert not cache.broken and cache.tokens + cache.tail == prompt + output
+    for round in decode(pair, [], prompt_cache=cache, max_tokens=60 - len(output)):
+        output += round.tokens
+    assert output == answer
 
 
-def test_an_interrupt_while_a_block_is_read_loses_nothing(monkeypatch):
+def test_an_interrupt_while_a_block_is_read_loses_no_token(monkeypatch):
     model = architectures.build("qwen3_next")
     prompt, answer = text_without_near_ties(model, 60)
     pair = Pair.of(model, Script(prompt + answer, MIXED))
     cache = PromptCache(pair)
     rounds = decode(pair, prompt, prompt_cache=cache, max_tokens=60, block_size=8)
-    said = [token for _ in range(3) for token in next(rounds).tokens]
+    output = [token for _ in range(3) for token in next(rounds).tokens]
     with monkeypatch.context() as patch:
         patch.setattr(
             round_module, "read", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             next(rounds)
-    assert not cache.broken and cache.tokens == prompt + said and not cache.tail
+    assert not cache.broken and cache.tokens == prompt + output and not cache.tail
     # The last token's row is kept, so the next choice comes from a prompt of one more.
-    rest = answer[len(said) : len(said) + 1]
-    told = prompt + said + rest
+    rest = answer[len(output) : len(output) + 1]
+    text = prompt + output + rest
     pair.drafter.text = prompt + answer
-    for round in decode(pair, rest, prompt_cache=cache, max_tokens=60 - len(said) - 1):
+    for round in decode(
+        pair, rest, prompt_cache=cache, max_tokens=60 - len(output) - 1
+    ):
         rest += round.tokens
-    assert told[: len(cache.tokens)] == cache.tokens[: len(told)]
-    assert said + rest == answer
+    assert text[: len(cache.tokens)] == cache.tokens[: len(text)]
+    assert output + rest == answer
