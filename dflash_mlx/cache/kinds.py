@@ -152,7 +152,7 @@ def quantize(cache: list[Any], bits: int, group_size: int, start: int) -> bool:
     Sliding windows and recurrent states do not change.
 
     Returns:
-        Whether there was such a cache.
+        Whether any cache was quantized.
     """
 
     def long_enough(entry):

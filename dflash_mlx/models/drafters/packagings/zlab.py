@@ -1,4 +1,4 @@
-"""z-lab's packagings of DFlash and DFlash 2, whose fields are those of config.py."""
+"""z-lab's packagings of DFlash and DFlash 2. Their fields are those of config.py."""
 
 from __future__ import annotations
 
