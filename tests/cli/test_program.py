@@ -161,8 +161,8 @@ def test_verify():
     run = program("verify", "--max-tokens", "60")
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.endswith(
-        "4 of 4 answers identical to plain decoding; their logits are equal bit for "
-        "bit.\n"
+        "4 of 4 answers are identical to plain decoding. The logits are equal bit "
+        "for bit.\n"
     )
     report = json.loads(program("verify", QUESTION, "--json", "-m", "20").stdout)
     assert report["identical"] and report["results"][0]["verdict"] == "identical"
