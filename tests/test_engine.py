@@ -104,6 +104,7 @@ def test_stop_strings_at_every_offset(tiny, ids, at, speculate):
     assert cache.target[0].offset == len(cache.tokens) == kept
 
 
+@pytest.mark.slow
 def test_sampled_text_repeats_by_seed(tiny, ids):
     options = {"max_tokens": 60, "sampling": Sampling(temp=5.0, seed=4)}
     drafted, _ = answer(*tiny, ids, **options)
@@ -160,6 +161,7 @@ def test_progress_is_reported(tiny):
     assert seen == [(0, 50), (16, 50), (32, 50), (48, 50), (49, 50), (50, 50)]
 
 
+@pytest.mark.slow
 def test_drafts_behind_the_end_do_not_count(tiny, ids):
     from tests.equipment.tiny import Script
 
@@ -172,6 +174,7 @@ def test_drafts_behind_the_end_do_not_count(tiny, ids):
     assert set(stats.acceptance) == {1.0}
 
 
+@pytest.mark.slow
 def test_a_prompt_cache_continues_without_a_prompt(tiny, ids):
     _, whole = answer(*tiny, ids)
     cache = PromptCache(tiny[0])

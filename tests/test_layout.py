@@ -8,6 +8,8 @@ from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
+import pytest
+
 import dflash_mlx
 
 ROOT = Path(dflash_mlx.__file__).parent
@@ -106,6 +108,7 @@ def test_importing_the_package_or_its_cli_loads_nothing_heavy():
     assert out.stdout.strip() == "False", out.stderr
 
 
+@pytest.mark.slow
 def test_help_is_instant():
     command = [sys.executable, "-m", "dflash_mlx", "generate", "--help"]
 

@@ -127,6 +127,7 @@ def test_too_little_memory_is_an_error_before_the_load(monkeypatch):
         load("tiny")
 
 
+@pytest.mark.slow
 def test_quantization_at_load():
     pair, _ = load("tiny", quantize=4, draft_quantize=8)
     assert isinstance(pair.model.layers[0].mlp.up_proj, nn.QuantizedLinear)
@@ -203,6 +204,7 @@ def test_drafter_configs_of_the_wrong_kinds(folder, change):
         load_drafter(folder / "drafter")
 
 
+@pytest.mark.slow
 def test_a_quantized_model_is_not_quantized_again(folder):
     from mlx_lm.utils import load_model, quantize_model
 

@@ -5,13 +5,16 @@ from itertools import repeat
 
 import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
 from dflash_mlx import Pair, decode
-from dflash_mlx.bench import results, suites
+from dflash_mlx.bench import results, shapes, suites
 from dflash_mlx.bench.benchmark import Settings, contenders_of, measure
 from dflash_mlx.bench.contenders import Answer, OwnEngine
 from dflash_mlx.bench.pairs import open_pair, with_untrained_drafter
+from dflash_mlx.bench.shapes import NamedShape
 from dflash_mlx.bench.suites import Prompt
+from dflash_mlx.bench.widen import DraftShape, Shape
 from dflash_mlx.errors import DFlashError, OptionError, PromptError
 from dflash_mlx.stats import PARKED, Stats
 from dflash_mlx.terminal.benchmark_table import remarks, summary
@@ -35,6 +38,7 @@ class FakeContender:
         return self.must_match
 
 
+@pytest.mark.slow
 def test_contenders_alternate_and_each_repeat_starts_with_another(tiny):
     calls, progress = [], []
     contenders = [FakeContender(name, calls) for name in ("plain", "auto")]
@@ -101,6 +105,7 @@ def test_settings_out_of_range(wrong, words):
         Settings(**wrong)
 
 
+@pytest.mark.slow
 def test_a_real_run(rows):
     by_name = {(row.kind, row.contender): row for row in rows}
     assert len(rows) == 8
@@ -126,6 +131,7 @@ def test_a_real_run(rows):
     assert easy.acceptance[0] > 0.7
 
 
+@pytest.mark.slow
 def test_sampled_texts_equal_plain_decoding_with_the_same_seed(tiny):
     pair, tokenizer = tiny
     prompts = suites.builtin(tokenizer, ("exercises",), samples=1)
@@ -138,6 +144,7 @@ def test_sampled_texts_equal_plain_decoding_with_the_same_seed(tiny):
     assert not stock.compared and remarks(stock) in ("", "1 of 1 too short")
 
 
+@pytest.mark.slow
 def test_an_engine_without_drafted_rounds_is_not_called_dflash(tiny):
     pair, tokenizer = tiny
     alone = Pair.of(pair.model, None, pair.target.config, "no drafter is known")
@@ -167,6 +174,7 @@ def test_an_engine_without_drafted_rounds_is_not_called_dflash(tiny):
     assert results.engine_label("8", both) == "lookup 8"
 
 
+@pytest.mark.slow
 def test_a_difference_is_found_with_its_margin(tiny):
     pair, tokenizer = tiny
     prompt = Prompt("chat", "Count from 1 to 30.")
@@ -197,6 +205,7 @@ def test_a_difference_is_found_with_its_margin(tiny):
     assert not measure(contenders, [prompt], settings, tokenizer, pair)[1].compared
 
 
+@pytest.mark.slow
 def test_answers_to_random_prompts_have_max_tokens(tiny):
     pair, tokenizer = tiny
     settings = replace(QUICK, max_tokens=40, repeats=1, warmup=0)
@@ -206,6 +215,7 @@ def test_answers_to_random_prompts_have_max_tokens(tiny):
     assert [run.answers[0].count == 40 for run in runs] == [True] * 3 + [False] * 3
 
 
+@pytest.mark.slow
 def test_an_untrained_drafter_is_rarely_right_and_changes_no_text(tiny):
     pair, tokenizer = open_pair("tiny", "untrained", seed=4)
     again = with_untrained_drafter(tiny[0], 4)
@@ -225,12 +235,16 @@ def test_an_untrained_drafter_is_rarely_right_and_changes_no_text(tiny):
 
 
 @pytest.mark.slow
-def test_a_shape_is_measured():
-    pair, tokenizer = open_pair(draft="untrained", shape="race")
+def test_a_shape_is_measured(monkeypatch):
+    small = Shape(512, 1536, 16, 4, 64, 8, 8000)
+    shape = NamedShape("small", small, DraftShape(2, 3), dtype="float32")
+    monkeypatch.setitem(shapes.named_shapes(), "small", shape)
+    pair, tokenizer = open_pair(draft="untrained", shape="small")
     prompts = suites.builtin(tokenizer, ("exercises",), samples=1)
     settings = Settings(max_tokens=3, repeats=1, warmup=0)
     contenders = contenders_of(pair, tokenizer, (8,))
     rows = results.rows_of(measure(contenders, prompts, settings, tokenizer, pair))
     assert rows[1].engine == "dflash 8" and rows[1].tokens_per_round < 2
     assert not rows[1].differences
-    assert rows[0].peak > 7e8  # 188 million float32 parameters
+    weights = sum(array.nbytes for _, array in tree_flatten(pair.model.parameters()))
+    assert rows[0].peak > weights > 1e8

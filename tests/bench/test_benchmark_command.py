@@ -7,6 +7,7 @@ import pytest
 from tests.equipment.program import program
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_json_line(tmp_path):
     log = tmp_path / "log.jsonl"
     run = program(
@@ -28,6 +29,7 @@ def test_the_command_prints_one_json_line(tmp_path):
     assert report["prompts"][1]["stats"][0]["rounds"] > 0
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table():
     run = program(
         *("benchmark", "--classes", "exercises", "--samples", "1", "--repeats", "1"),

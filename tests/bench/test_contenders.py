@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import mlx.core as mx
+import pytest
 
 from dflash_mlx import Pair
 from dflash_mlx.bench.benchmark import Settings, make_grid, warm_up_requests
@@ -69,6 +70,7 @@ def test_stock_mlx_lm_is_seeded_and_may_differ_when_sampling(tiny):
     assert stock.answer(request).tokens == stock.answer(request).tokens
 
 
+@pytest.mark.slow
 def test_our_engine_uses_the_block_size_of_its_contender(tiny):
     pair, tokenizer = tiny
     request = Request([5, 6, 7], "x", 12, Sampling(), endless=True)

@@ -16,6 +16,7 @@ def test_a_plot_without_matplotlib_is_refused_at_once(monkeypatch, tmp_path):
         plot.check(tmp_path / "speed.png")
 
 
+@pytest.mark.slow
 def test_the_plot_has_both_panels(rows, tmp_path):
     figures = pytest.importorskip("matplotlib.figure")
     file = tmp_path / "speed.png"

@@ -75,6 +75,7 @@ def agreement(one, other, tokenizer, tokens=32):
     return same / total, counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_tokens_and_acceptance_are_the_same_in_every_shape(tiny, name):
     pair, tokenizer = tiny
@@ -166,6 +167,7 @@ def test_bytes_are_known_before_building(tiny, bits, draft_bits):
     assert expected[2] == 4 * 320 * max(1024, 2 * 24 * 64 + 3 * 448)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", (None, 4))
 def test_building_needs_one_more_layer_than_the_result(tiny, bits):
     pair = tiny[0]

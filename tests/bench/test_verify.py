@@ -15,6 +15,7 @@ from tests.equipment.tiny import (
 )
 
 
+@pytest.mark.slow
 def test_verify_classifies_differences():
     model, prompt = make_model("llama"), some_prompt(20)
     answer = reference(model, prompt, 30)

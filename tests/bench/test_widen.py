@@ -11,6 +11,7 @@ from dflash_mlx.errors import OptionError
 WIDE = Shape(256, 640, 8, 2, 64, 9, 700)
 
 
+@pytest.mark.slow
 def test_widening_changes_neither_tokens_nor_acceptance(tiny_float32):
     pair, tokenizer = tiny_float32
     wide = widen(pair, WIDE)

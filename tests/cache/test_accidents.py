@@ -67,6 +67,7 @@ def small():
     return model, prompt, reference(model, prompt, 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HYBRIDS)
 def test_a_conversation_with_caches_that_cannot_be_cut(name):
     model, prompt = hybrid(name), some_prompt(24)
@@ -162,6 +163,7 @@ def test_a_suspended_generator_and_a_new_one(small):
     assert got == answer[: len(got)] and len(got) == 23
 
 
+@pytest.mark.slow
 def test_an_edit_outside_the_drafters_window_keeps_the_targets_rows(small):
     model, prompt, _ = small
     pair = Pair.of(model, make_drafter(window=4))

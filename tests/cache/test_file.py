@@ -44,6 +44,7 @@ def saved(tmp_path):
     return pair, tmp_path / "talk.bin", text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_conversation_continues_from_a_file(tmp_path, family):
     model = architectures.build(family)
@@ -90,6 +91,7 @@ def test_quantized_caches(tmp_path, bits, start):
     assert len(again.reuse(text[:20])) == (1 if start == 0 else 20)
 
 
+@pytest.mark.slow
 def test_bounded_caches(tmp_path):
     model, prompt = make_model("qwen3"), some_prompt(30)
     pair = Pair.of(model, make_drafter())
@@ -286,6 +288,7 @@ def test_versions_are_recorded(saved):
     assert metadata["mlx"] and metadata["mlx_lm"]
 
 
+@pytest.mark.slow
 def test_the_embedded_pair_and_its_chat(tmp_path):
     pair, tokenizer = load("tiny")
     chat = CheckedChat("gemma3_text", "thinking", [2, 0])

@@ -139,6 +139,7 @@ def edited(rng, text):
     return rng.choice((text, text + more, start, start + more[:8], more))[:100]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("drafting", (True, False))
 def test_after_any_edits_caches_equal_those_of_one_pass(family, drafting):

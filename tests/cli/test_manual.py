@@ -64,6 +64,7 @@ def test_every_option_has_a_sentence_of_help(name):
         assert len(help.split()) >= 3, (parameter.name, help)
 
 
+@pytest.mark.slow
 def test_help_shows_no_types_beside_flags_and_numbers():
     pages = [CliRunner().invoke(app, [name, "--help"]) for name in manual.commands()]
     for page in (*pages, CliRunner().invoke(app, ["--help"])):

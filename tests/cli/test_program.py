@@ -38,6 +38,7 @@ def test_generate(text, program):
     assert "tokens per round" in lines[3]
 
 
+@pytest.mark.slow
 def test_generate_reads_stdin_and_prompt_option(text):
     assert program("generate", "-", stdin=QUESTION).stdout == text + "\n"
     assert program("generate", stdin=QUESTION).stdout == text + "\n"
@@ -45,6 +46,7 @@ def test_generate_reads_stdin_and_prompt_option(text):
     assert run.stdout == text + "\n" and run.stderr == ""
 
 
+@pytest.mark.slow
 def test_generate_reports_plain_decoding(text):
     run = program("generate", QUESTION, "--plain")
     assert run.stdout == text + "\n"
@@ -110,6 +112,7 @@ def test_mistakes_get_one_sentence_and_a_code(arguments, code, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
     run = process("generate", "x", "--max-tokens", "0", cwd=tmp_path)
     assert run.returncode == 2 and run.stdout == ""
@@ -121,6 +124,7 @@ def test_a_fallback_is_reported(tmp_path):
     assert "Using plain decoding: drafting is off." in run.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_text_and_exits_with_130():
     command = [sys.executable, "-m", "dflash_mlx", "generate", "Count from 0 to 400."]
     run = subprocess.Popen(
@@ -157,6 +161,7 @@ def test_models_lists_what_runs():
     assert "z-lab/Qwen3-8B-DFlash-b16" in run.stdout and "not yet" in run.stdout
 
 
+@pytest.mark.slow
 def test_verify():
     run = program("verify", "--max-tokens", "60")
     assert run.returncode == 0, run.stdout + run.stderr
@@ -172,11 +177,13 @@ def test_version():
     assert program("--version").stdout.startswith("dflash-mlx 0.")
 
 
+@pytest.mark.slow
 def test_quantizing_prints_nothing_on_stdout():
     run = program("generate", QUESTION, "--quantize", "8", "--json", "-m", "3")
     assert json.loads(run.stdout)["generation_tokens"] == 3
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_not_utf8(tmp_path):
     command = [sys.executable, "-m", "dflash_mlx", "generate", "-"]
     env = dict(os.environ, PYTHONIOENCODING="utf-8:surrogateescape")

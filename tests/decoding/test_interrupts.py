@@ -75,9 +75,16 @@ def interrupted(pair, prompt, at):
 
 
 # `step`: every how many lines a decoding is interrupted.
+@pytest.mark.slow
 @pytest.mark.parametrize("speculate", (True, False))
 @pytest.mark.parametrize(
-    ("family", "step"), [("qwen3_next", 53), ("gemma3_text", 37), ("qwen3", 23)]
+    ("family", "step"),
+    [
+        ("qwen3_next", 53),
+        ("gemma3_text", 37),
+        ("qwen3", 71),
+        pytest.param("qwen3", 23, marks=pytest.mark.full("loop")),
+    ],
 )
 def test_an_interrupt_at_any_line(family, step, speculate):
     model = architectures.build(family)
@@ -130,6 +137,7 @@ def uncuttable(request):
     return model, *text_without_near_ties(model, 40)
 
 
+@pytest.mark.slow
 def test_a_new_decoding_takes_over_from_a_suspended_one(uncuttable):
     model, prompt, answer = uncuttable
     pair = Pair.of(model)

@@ -62,7 +62,7 @@ BLOCKS = [(plan, width) for plan in PLANS for width in range(1, 17)]
 
 
 @pytest.mark.parametrize(
-    ("target", "block"), thinned(TARGETS, BLOCKS, "loop", 3), indirect=["target"]
+    ("target", "block"), thinned(TARGETS, BLOCKS, "loop", 7), indirect=["target"]
 )
 def test_scripted_drafters_change_nothing(target, block):
     model, prompt, answer = target
@@ -71,7 +71,10 @@ def test_scripted_drafters_change_nothing(target, block):
     assert run(pair, prompt, TOKENS, block_size=width) == answer
 
 
-@pytest.mark.parametrize("width", (2, 5, 8, 16))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "width"), thinned(TARGETS, (2, 5, 8, 16), "loop", 2), indirect=["target"]
+)
 def test_untrained_drafter_changes_nothing(target, width):
     model, prompt, answer = target
     pair = Pair.of(model, make_drafter())
@@ -89,6 +92,7 @@ def test_plain_decoding_equals_mlx_lms(target):
     assert run(Pair.of(model), prompt, TOKENS) == answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_caches_equal_plain_decodings_bit_for_bit(target, plan):
     model, prompt, answer = target
@@ -124,6 +128,7 @@ def test_prompts_of_any_length_and_chunk(small, length):
         assert run(pair, prompt, 12, prefill_step_size=8) == answer
 
 
+@pytest.mark.slow
 def test_long_texts_for_which_the_caches_grow(small):
     model = small[0]
     prompt = some_prompt(30)
@@ -172,6 +177,7 @@ def test_a_scan_cuts_before_the_commit(small, at):
     assert cache.target[0].offset == len(cache.tokens) == PROMPT + at - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speculate", (True, False))
 @pytest.mark.parametrize("after", range(5))
 def test_a_closed_generator_leaves_everything_usable(small, after, speculate):
@@ -225,8 +231,9 @@ SAMPLINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("target", "name"), thinned(TARGETS, SAMPLINGS, "loop", 4), indirect=["target"]
+    ("target", "name"), thinned(TARGETS, SAMPLINGS, "loop", 8), indirect=["target"]
 )
 def test_sampled_text_depends_on_neither_drafter_nor_width(target, name):
     model, prompt, _ = target
@@ -261,6 +268,7 @@ def test_mlx_lms_own_samplers_and_processors(small):
     assert run(pair, prompt, TOKENS, sampler=options["sampler"]) == wanted
 
 
+@pytest.mark.slow
 def test_penalties_equal_mlx_lms(small):
     model, prompt, _ = small
     values = {

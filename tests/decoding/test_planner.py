@@ -24,6 +24,7 @@ from dflash_mlx.speculation.lookup import Lookup
 from dflash_mlx.text.chat_template import apply_template
 from dflash_mlx.types import KVBits, Round
 from tests.equipment import architectures
+from tests.equipment.full import thinned
 from tests.equipment.tiny import (
     Script,
     make_drafter,
@@ -76,7 +77,10 @@ class RandomController:
         self.drafts.append((source, kind, judged, accepted))
 
 
-@pytest.fixture(params=(1, 2, 4))
+SEEDS = (1, 2, 4)
+
+
+@pytest.fixture(params=SEEDS)
 def controllers(request, monkeypatch):
     """Widths that change every round."""
     monkeypatch.setattr(RandomController, "seed", request.param)
@@ -91,6 +95,7 @@ def repeating(length, seed=5):
     return (words + some_prompt(5, seed + 1) + words)[:length]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ("qwen3", "llama", "qwen3_moe"))
 @pytest.mark.parametrize("dtype", ("float32", "4bit"))
 def test_any_mixture_of_rounds_gives_the_same_text(controllers, family, dtype):
@@ -107,8 +112,15 @@ def test_any_mixture_of_rounds_gives_the_same_text(controllers, family, dtype):
     assert {PLAIN, DRAFTER} <= sources and len(widths) > 4
 
 
-@pytest.mark.parametrize("family", sorted({*SAME_BITS} - {"qwen3", "qwen3_moe"}))
+RECURRENT = sorted({*SAME_BITS} - {"qwen3", "qwen3_moe"})
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("controllers", "family"),
+    thinned(SEEDS, RECURRENT, "loop", 3),
+    indirect=["controllers"],
+)
 def test_any_mixture_in_targets_with_recurrent_layers(controllers, family):
     """Recurrent states, short convolutions, experts: after rounds of every kind."""
     model = architectures.build(family)
@@ -132,7 +144,12 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("controllers", "name"),
+    thinned(SEEDS, OPTIONS, "loop", 3),
+    indirect=["controllers"],
+)
 def test_any_mixture_under_any_option(controllers, name):
     model, prompt, options = make_model("qwen3"), repeating(29), OPTIONS[name]
     answer = run(Pair.of(model), prompt, TOKENS, **options)
@@ -140,6 +157,7 @@ def test_any_mixture_under_any_option(controllers, name):
         assert run(Pair.of(model, drafter), prompt, TOKENS, **options) == answer
 
 
+@pytest.mark.slow
 def test_recorded_rounds_add_up_to_the_text(controllers):
     model, prompt = make_model("llama"), repeating(29)
     answer = reference(model, prompt, TOKENS)
@@ -154,6 +172,7 @@ def test_recorded_rounds_add_up_to_the_text(controllers):
         at += len(round.tokens)
 
 
+@pytest.mark.slow
 def test_probes_are_compared_with_the_text(controllers):
     model, prompt = make_model("llama"), repeating(29)
     answer = reference(model, prompt, TOKENS)
@@ -168,6 +187,7 @@ def test_probes_are_compared_with_the_text(controllers):
     assert probes and all(kept == 0 for _, _, _, kept in probes)
 
 
+@pytest.mark.slow
 def test_a_probe_is_recorded_with_its_round(controllers):
     """Or it would cost nothing, and be made every round."""
     run(Pair.of(make_model("llama"), make_drafter()), repeating(29), TOKENS)
@@ -177,6 +197,7 @@ def test_a_probe_is_recorded_with_its_round(controllers):
     assert set(rows) == {6} and len(rows) >= len(compared) > 0
 
 
+@pytest.mark.slow
 def test_a_probe_changes_no_cache(monkeypatch):
     class Probing(RandomController):
         def plan(self, context, left, match=None):
@@ -196,6 +217,7 @@ def test_a_probe_changes_no_cache(monkeypatch):
             assert mx.array_equal(x[..., :rows, :], y[..., :rows, :])
 
 
+@pytest.mark.slow
 def test_the_drafters_context_is_complete_after_plain_rounds(monkeypatch):
     """Parked and back, it has every committed row."""
 
@@ -348,6 +370,7 @@ def test_lookup_follows_a_growing_text():
     assert lookup.find(2).tokens == [4, 1]
 
 
+@pytest.mark.slow
 def test_confidence_trims_blocks_and_is_recorded(controllers):
     """A DSpark drafter with a confidence head, trimmed anywhere: the same text."""
     model, prompt = make_model("llama"), repeating(29)
@@ -368,6 +391,7 @@ def test_a_drafter_without_a_confidence_head(controllers):
     assert not pair.drafter.confident and not controllers.made[0].confidences
 
 
+@pytest.mark.slow
 def test_plain_rounds_are_timed_only_between_others(monkeypatch):
     """Beside a block, a single row is read at once or waits for two passes."""
 

@@ -125,7 +125,9 @@ def sampled():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ("untrained", "scripted"))
+@pytest.mark.parametrize(
+    "kind", ("scripted", pytest.param("untrained", marks=pytest.mark.full("loop")))
+)
 def test_the_first_four_tokens_have_mlx_lms_distribution(sampled, kind):
     model, prompt, chances = sampled
     drafter = make_drafter()
@@ -142,6 +144,7 @@ def test_the_first_four_tokens_have_mlx_lms_distribution(sampled, kind):
         assert statistic < chi_square_bound(freedom, Z)
 
 
+@pytest.mark.slow
 def test_the_chances_equal_mlx_lms_sampler(sampled):
     """Checks the fixture above with 1,200 texts from mlx-lm's sampler."""
     model, prompt, chances = sampled

@@ -24,13 +24,29 @@ ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "tests" / "full.json"
 # Folders and files that the tests of a group depend on.
 GROUPS = {
-    "loop": (
+    "chat": (
         "dflash_mlx/cache",
         "dflash_mlx/decoding",
         "dflash_mlx/models/targets",
-        "tests/decoding/test_loop.py",
+        "dflash_mlx/terminal/chat",
+        "dflash_mlx/text",
+        "tests/equipment/turns.py",
+        "tests/terminal/chat/test_turns.py",
+    ),
+    "loop": (
+        "dflash_mlx/cache",
+        "dflash_mlx/decoding",
+        "dflash_mlx/models",
+        "tests/cache",
+        "tests/decoding",
+        "tests/models/drafters",
     ),
     "metal": ("dflash_mlx/metal", "tests/emulator", "tests/metal"),
+    "speculation": (
+        "dflash_mlx/speculation",
+        "tests/equipment/simulator.py",
+        "tests/speculation",
+    ),
     "targets": (
         "dflash_mlx/models/targets",
         "dflash_mlx/cache",
@@ -73,14 +89,14 @@ def changed() -> set[str]:
 
 
 def thinned(first: Iterable, second: Iterable, group: str, every: int) -> list:
-    """Parameters (a, b) for all pairs. Those of the first `a` run always, and one in
-    `every` of the others; the rest are marked `full`."""
+    """Parameters (a, b) for all pairs. One pair in `every` runs always, along diagonals
+    of the grid; the others are marked `full`."""
     second = list(second)
     return [
         pytest.param(
             a,
             b,
-            marks=() if i == 0 or (i + j) % every == 0 else pytest.mark.full(group),
+            marks=() if (i + j) % every == 0 else pytest.mark.full(group),
             id=f"{label(a)}-{label(b)}",
         )
         for i, a in enumerate(first)

@@ -82,15 +82,20 @@ class Teletype:
             if time.monotonic() > deadline:
                 raise AssertionError(f"{until!r} is not on\n" + "\n".join(self.lines()))
             try:
-                chunk = self.child.read_nonblocking(65536, timeout=0.2)
+                self._read(timeout=0.2)
+                while True:  # all of it: `done` takes longer than a small chunk
+                    self._read(timeout=0)
             except pexpect.TIMEOUT:
                 continue
             except pexpect.EOF:
                 shown = "\n".join(self.lines())
                 assert done(), f"the program ended without {until!r}\n{shown}"
                 return
-            self.raw += chunk
-            self.stream.feed(chunk)
+
+    def _read(self, timeout: float) -> None:
+        chunk = self.child.read_nonblocking(65536, timeout=timeout)
+        self.raw += chunk
+        self.stream.feed(chunk)
 
     def ready(self) -> bool:
         """Whether the cursor is at an empty prompt."""

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.equipment.hub_server import Hub
 
 # Loads in a process of its own, since the Hub's address is read at import.
@@ -32,6 +34,7 @@ def load_from(endpoint: str, home: Path, *arguments: str) -> str:
     return run.stdout.strip() or run.stderr
 
 
+@pytest.mark.slow
 def test_a_download_is_cached_and_completed(tmp_path, folder):
     repos = {"org/tiny": folder, "org/draft": folder / "drafter"}
     with Hub(repos) as hub:
@@ -50,6 +53,7 @@ def test_a_download_is_cached_and_completed(tmp_path, folder):
     assert load_from(refusing, tmp_path / "home", "org/tiny", "org/draft") == "drafter"
 
 
+@pytest.mark.slow
 def test_errors_of_the_hub(tmp_path):
     with Hub({}) as hub:
         error = load_from(hub.endpoint, tmp_path, "gated/model")

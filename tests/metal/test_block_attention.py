@@ -87,6 +87,7 @@ def check_alone(case, rows=None):
         np.testing.assert_array_equal(block[:, :, row], one[:, :, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES[2:20:5])
 def test_agrees_with_its_twin_for_a_few_shapes(metal, case):
     check(case)
@@ -134,6 +135,7 @@ def test_scratch_fits():
                 assert tiles <= simds <= 8
 
 
+@pytest.mark.slow
 def test_a_mask_may_hide_any_keys(metal):
     case = sample(4, 2, 6, 150, 64, mx.float32, sinks=True)
     mask = mx.random.uniform(shape=(6, 150), key=mx.random.key(3)) < 0.3
@@ -165,6 +167,7 @@ def test_takes_keys_and_values_with_any_strides(metal):
         np.testing.assert_array_equal(bits(KERNEL.launch(**case | strides)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sinks", [False, True])
 def test_rows_have_the_bits_that_they_have_alone(metal, sinks):
     check_alone(sample(4, 2, 5, 130, 64, mx.bfloat16, "causal", sinks))
@@ -209,6 +212,7 @@ def test_rows_keep_their_bits_on_all_hardware(metal, hardware, mask, length):
             np.testing.assert_array_equal(found, bits(KERNEL.launch(**case))[:, :, :4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [40, 200])
 def test_windows_that_begin_elsewhere_give_equal_bits(metal, window):
     case = sample(4, 2, 4, 310, 64, mx.float16, window, True, first=1000)
@@ -220,6 +224,7 @@ def test_windows_that_begin_elsewhere_give_equal_bits(metal, window):
     check_alone(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_a_row_ignores_numbers_that_are_not_finite_in_keys_it_does_not_see(
     metal, value

@@ -54,6 +54,7 @@ def fail_reads(monkeypatch, at, error=RuntimeError):
     monkeypatch.setattr(round_module, "read", read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", (0, 1, 2, 5))
 @pytest.mark.parametrize("drafting", (True, False))
 @pytest.mark.parametrize("family", ("qwen3", "llama"))
@@ -85,6 +86,7 @@ def test_a_failure_without_kernels_is_raised(monkeypatch):
         run(Pair.of(make_model("qwen3")), some_prompt(20), TOKENS)
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_sampling_and_penalties(monkeypatch, tmp_path):
     model, prompt = make_model("qwen3"), some_prompt(20)
     sampling = Sampling(temp=0.8, seed=3, repetition_penalty=1.3, frequency_penalty=0.7)
@@ -95,6 +97,7 @@ def test_a_restart_keeps_sampling_and_penalties(monkeypatch, tmp_path):
     assert run(pair, prompt, TOKENS, sampling=sampling) == answer
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_the_conversation_before(monkeypatch, tmp_path):
     model, prompt, more = make_model("qwen3"), some_prompt(20), some_prompt(9, 8)
     pair = Pair.of(model, make_drafter())
@@ -109,6 +112,7 @@ def test_a_restart_keeps_the_conversation_before(monkeypatch, tmp_path):
     assert mx.array_equal(mx.array(cache.tokens[:20]), mx.array(prompt))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", (0, 1, 3))
 @pytest.mark.parametrize("drafting", (True, False))
 @pytest.mark.parametrize("family", ("gemma3_text", "llama4", "qwen3_next"))

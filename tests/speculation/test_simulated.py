@@ -23,6 +23,7 @@ from tests.equipment.simulator import (
 CHANCES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 TOKENS = 1500
 SEEDS = range(3)
+FULL = pytest.mark.full("speculation")
 
 
 def relative_speeds(name, chance, tokens=TOKENS, error=0.05):
@@ -37,7 +38,10 @@ def relative_speeds(name, chance, tokens=TOKENS, error=0.05):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VERIFY)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "cliff" else pytest.param(name, marks=FULL) for name in VERIFY],
+)
 def test_constant_acceptance(name):
     """Within 5 % of the oracle on average, never below 0.97 of plain decoding."""
     found = {
@@ -64,6 +68,7 @@ def alternating(length: int):
 
 
 @pytest.mark.slow
+@FULL
 def test_changing_acceptance():
     """Within 5 % of an oracle that knows every change in advance, on average."""
     texts = (drifting, alternating(400), alternating(200))
@@ -77,6 +82,7 @@ def test_changing_acceptance():
     assert min(of_plain for rows in found.values() for _, of_plain in rows) >= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ("flat", "cliff", "moe"))
 def test_drafting_starts_again_within_80_tokens(name):
     """600 tokens in which every draft is wrong are followed by easy ones."""

@@ -76,6 +76,7 @@ def fetched(server) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_pair_is_announced_then_fetched_then_cached(served, folder, tmp_path):
     arguments = (served.endpoint, tmp_path / "home", "org/tiny", "org/draft")
     lines, failed = fetch(*arguments)
@@ -90,6 +91,7 @@ def test_a_pair_is_announced_then_fetched_then_cached(served, folder, tmp_path):
     assert fetch(*arguments) == [[], ""] and not served.requests
 
 
+@pytest.mark.slow
 def test_cached_files_are_not_counted(served, tmp_path):
     arguments = (served.endpoint, tmp_path / "home", "org/tiny", "none")
     fetch(*arguments)
@@ -103,12 +105,14 @@ def test_cached_files_are_not_counted(served, tmp_path):
     assert len(fetched(served)) == 1
 
 
+@pytest.mark.slow
 def test_a_target_with_an_embedded_drafter_needs_no_other(served, folder, tmp_path):
     """A copy of the embedded target is recognised by its sizes."""
     lines, failed = fetch(served.endpoint, tmp_path / "home", "org/tiny")
     assert not failed and "org/draft" not in lines[0]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_small(served, tmp_path):
     arguments = (served.endpoint, tmp_path / "home", "org/tiny")
     lines, failed = fetch(*arguments, free=2**20)
@@ -117,6 +121,7 @@ def test_a_disk_that_is_too_small(served, tmp_path):
     assert not fetched(served)
 
 
+@pytest.mark.slow
 def test_memory_that_is_too_small_for_the_weights_is_refused_before_the_download(
     served, tmp_path
 ):
@@ -125,6 +130,7 @@ def test_memory_that_is_too_small_for_the_weights_is_refused_before_the_download
     assert failed.startswith("NotEnoughMemoryError") and not fetched(served)
 
 
+@pytest.mark.slow
 def test_memory_that_is_too_small_for_a_conversation_is_a_warning(served, tmp_path):
     size = 2**20 + (TINY_FOLDER / "model.safetensors").stat().st_size
     arguments = (served.endpoint, tmp_path / "home", "org/tiny")
@@ -133,6 +139,7 @@ def test_memory_that_is_too_small_for_a_conversation_is_a_warning(served, tmp_pa
     assert len(fetched(served)) == 1
 
 
+@pytest.mark.slow
 def test_what_the_hub_refuses(served, tmp_path):
     _, failed = fetch(served.endpoint, tmp_path, "gated/model")
     assert failed.startswith("MissingFilesError gated/model is gated.")

@@ -44,11 +44,12 @@ def planted(folder, name):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_wrong_reading_is_found_and_corrected(name, tmp_path):
     folder, out = planted(tmp_path / "wrong", name), tmp_path / "right"
     target, tokenizer = load("tiny", "none")
-    trials = probe.probe(folder, target, tokenizer, PROMPTS, 48)
+    trials = probe.probe(folder, target, tokenizer, PROMPTS, 32)
     best = probe.best_trial(trials)
     assert trials[0].name == "as read" and best.name == PLANTS[name][2]
     # The printed command restores the embedded drafter.
@@ -56,6 +57,7 @@ def test_a_planted_wrong_reading_is_found_and_corrected(name, tmp_path):
     assert read_config(out) == read_config(TINY_FOLDER / "drafter")
 
 
+@pytest.mark.slow
 def test_taps_beyond_the_target_are_a_reading_too(tmp_path):
     """Taps that are off by one and out of range do not become the right reading."""
     folder = planted(tmp_path / "wrong", "taps")
@@ -63,7 +65,7 @@ def test_taps_beyond_the_target_are_a_reading_too(tmp_path):
     config["dflash_config"]["target_layer_ids"] = [2, 4, 6]
     (folder / "config.json").write_text(json.dumps(config))
     target, tokenizer = load("tiny", "none")
-    trials = probe.probe(folder, target, tokenizer, PROMPTS, 48)
+    trials = probe.probe(folder, target, tokenizer, PROMPTS, 32)
     assert "not layers of the target" in trials[0].name
     assert probe.best_trial(trials).name == "taps -1"
 
@@ -77,9 +79,10 @@ def test_a_drafter_of_another_target_is_no_reading(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_the_right_reading_is_kept():
     target, tokenizer = load("tiny", "none")
-    trials = probe.probe(TINY_FOLDER / "drafter", target, tokenizer, PROMPTS, 48)
+    trials = probe.probe(TINY_FOLDER / "drafter", target, tokenizer, PROMPTS, 32)
     assert probe.best_trial(trials) is trials[0]
     names = {trial.name for trial in trials}
     assert {"taps +1", "taps -1", "causal in the block"} < names
@@ -122,6 +125,7 @@ def test_quantized_drafters_are_saved_as_they_are_loaded(bits, tmp_path):
     assert config["quantization"]["bits"] == bits
 
 
+@pytest.mark.slow
 def test_the_embedded_dflash2_head_drafts():
     """Trained from the DFlash head in 600 updates and packed to 3 bits, a third of its
     bytes, it drafts as well."""
@@ -155,6 +159,7 @@ def test_existing_files_of_the_user_are_kept(tmp_path):
     assert names == {"out", "out.partial", "real", "link"}
 
 
+@pytest.mark.slow
 def test_before_and_after_are_measured(tmp_path):
     result = run(
         *("convert", "tiny", "--out", tmp_path / "out", "--bits", 4),

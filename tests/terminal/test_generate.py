@@ -52,6 +52,7 @@ JSON = {
 }
 
 
+@pytest.mark.slow
 def test_the_names_in_json_are_stable():
     run = subprocess.run(
         [*PROGRAM, QUESTION, "--json"],
@@ -89,6 +90,7 @@ def run_json(capsys, file, question=QUESTION, **options):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_cache_file_is_written_once_then_read(tmp_path, capsys):
     file = tmp_path / "talk.safetensors"
     first = run_json(capsys, file)
@@ -105,6 +107,7 @@ def test_a_cache_file_is_written_once_then_read(tmp_path, capsys):
     assert file.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ({}, {"ignore_chat_template": True}))
 @pytest.mark.parametrize("family", ("qwen3", "qwen3_next", "gemma3_text"))
 def test_a_second_question_about_the_same_text(
@@ -142,6 +145,7 @@ def test_a_cache_file_is_checked_before_the_answer(tmp_path, monkeypatch, capsys
         run_json(capsys, tmp_path / "new")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", (lambda whole: whole[:-5], lambda whole: b""))
 def test_a_damaged_cache_file_that_cannot_be_renamed_is_kept(
     tmp_path, capsys, monkeypatch, damage
@@ -186,6 +190,7 @@ def test_options_that_need_a_template_are_refused_without_one(
         generate.run(request, "Hi", PromptOptions(**prompt), thinking)
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_file_is_set_aside(tmp_path, capsys):
     file = tmp_path / "talk"
     first = run_json(capsys, file)

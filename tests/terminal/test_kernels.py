@@ -105,6 +105,7 @@ def test_kernel_modes():
     assert run.returncode == 2 and "--kernels must be" in run.stderr
 
 
+@pytest.mark.slow
 def test_exact_refuses_caches_that_change_the_bits():
     pair, _ = load("tiny", kernels="exact")
     from dflash_mlx import decode

@@ -27,6 +27,7 @@ def shell(line):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", ("models", "--help", "--version", "generate hi -m 3 --json")
 )
@@ -35,6 +36,7 @@ def test_a_reader_that_closes_the_pipe(arguments):
     assert run.returncode == 141 and run.stderr == ""
 
 
+@pytest.mark.slow
 def test_closed_streams():
     run = shell(f"{PROGRAM} generate hi -m 3 <&-")
     assert run.returncode == 0 and run.stdout and "Generation: 3 tokens" in run.stderr
@@ -46,6 +48,7 @@ def test_closed_streams():
     assert run.returncode == 0 and run.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
 @pytest.mark.parametrize("more", ("", "--json"))
 def test_a_full_disk(more):
@@ -54,6 +57,7 @@ def test_a_full_disk(more):
     assert run.stderr == "dflash-mlx: The disk that the output goes to is full.\n"
 
 
+@pytest.mark.slow
 def test_options_that_are_not_utf8():
     run = shell(f"{PROGRAM} generate hi --system-prompt $'\\xff'")
     assert run.returncode == 2
@@ -62,11 +66,13 @@ def test_options_that_are_not_utf8():
     assert run.returncode == 2 and "--stop is not" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_reported_once():
     run = shell(f"printf 'hello world %.0s' {{1..9000}} | {PROGRAM} generate what")
     assert run.stderr.count("\n") == 1 and "the model's context ends at" in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_a_closed_pipe_ends_generate_without_an_error(more):
     reading, writing = os.pipe()
@@ -149,6 +155,7 @@ def test_stdin_that_is_closed_or_not_a_file(monkeypatch):
         assert not stdin_has_text()
 
 
+@pytest.mark.slow
 def test_a_real_terminal_gets_an_answer_or_an_error():
     for arguments, words, code in (
         (["What is 12 + 34?", "-m", "40"], "46", 0),
@@ -161,6 +168,7 @@ def test_a_real_terminal_gets_an_answer_or_an_error():
         assert words in output and child.exitstatus == code, output
 
 
+@pytest.mark.slow
 def test_piped_text_and_a_question_reach_the_model():
     def tokens(*arguments, stdin=""):
         run = subprocess.run(

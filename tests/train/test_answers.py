@@ -28,6 +28,7 @@ def test_errors_name_the_bad_line(tmp_path, lines, words):
         read_conversations(file)
 
 
+@pytest.mark.slow
 def test_the_target_answers_and_an_incomplete_file_is_completed(tmp_path):
     pair, tokenizer = load("tiny", "none")
     file = tmp_path / "data.jsonl"

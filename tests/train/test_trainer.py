@@ -44,6 +44,7 @@ def train(target, out, stop=None):
     return trainer
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_weights(target, tmp_path):
     whole = train(target, tmp_path / "whole")
     train(target, tmp_path / "broken", stop=5)
@@ -66,6 +67,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(target, tmp_path):
     assert loaded.config == whole.drafter.config
 
 
+@pytest.mark.slow
 def test_training_learns_a_text(target, tmp_path):
     # The same text in every example.
     row = some_prompt(30, 3)
@@ -91,6 +93,7 @@ def test_a_warm_start_drafts_like_its_source(kind, target, source):
     assert drafter.block_size == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KIND_OPTIONS)
 def test_every_kind_learns_and_is_written(kind, target, source, tmp_path):
     """40 updates on 30 texts lower the loss and change what the kind adds."""

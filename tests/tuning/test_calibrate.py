@@ -57,6 +57,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.slow
 def test_measures_the_given_curve():
     pair = Pair.of(make_model("llama"), make_drafter(block_size=16))
     clock = Clock(pair, lambda rows: 1 + rows / 8, lambda rows: 0.25 + rows / 64)
@@ -66,6 +67,7 @@ def test_measures_the_given_curve():
     assert curve.draft == {w: pytest.approx(0.25 + w / 64) for w in curve.draft}
 
 
+@pytest.mark.slow
 def test_the_first_passes_of_a_width_are_not_counted():
     """Kernels are compiled in them. The median ignores one more slow pass."""
     pair, times = Pair.of(make_model("llama"), make_drafter(block_size=16)), {}
@@ -168,6 +170,7 @@ def test_a_slow_caller_does_not_cause_a_new_measurement(tmp_path):
     assert costs.seconds(PLAIN, 1, 0) < 1.0  # but the choice of widths uses it
 
 
+@pytest.mark.slow
 def test_an_answer_that_shows_a_slow_curve_corrects_it():
     pair, tokenizer = load("tiny")
     costs, slow = pair.history.costs, pair.history.costs.curve.scaled(50.0)
@@ -207,6 +210,7 @@ def test_load_calibrates():
     assert plain.history.costs.curve.assumed
 
 
+@pytest.mark.slow
 def test_measuring_has_no_side_effects():
     """Neither on later answers, nor on MLX's random number generator."""
     import mlx.core as mx

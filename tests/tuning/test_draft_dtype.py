@@ -25,6 +25,7 @@ def test_native_gpus_keep_the_checkpoints_dtype():
     assert pair.drafter.dtype == mx.bfloat16
 
 
+@pytest.mark.slow
 def test_float16_where_it_drafts_as_well(without_bfloat16):
     pair, _ = load("tiny")
     assert pair.drafter.dtype == mx.float16
@@ -33,6 +34,7 @@ def test_float16_where_it_drafts_as_well(without_bfloat16):
     assert packed.drafter.fc.weight.dtype == mx.uint32
 
 
+@pytest.mark.slow
 def test_float32_where_float16_overflows():
     """The same function, with numbers beyond 65,504 inside the MLP."""
     pair, tokenizer = load("tiny")

@@ -316,6 +316,7 @@ def test_reads_sliding_layers(tmp_path):
     assert read_config(write(tmp_path, FIRST | {"sliding_window": 9}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", (None, True, False))
 def test_sliding_drafters_do_not_change_the_tokens(causal):
     model = make_model("llama")

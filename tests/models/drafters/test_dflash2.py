@@ -11,6 +11,7 @@ from dflash_mlx.errors import ConfigError, WeightsError
 from dflash_mlx.models.drafters import read_config, save_folder
 from dflash_mlx.models.drafters.config import DFlash2Config
 from dflash_mlx.models.drafters.dflash2 import DFlash2
+from tests.equipment.full import thinned
 from tests.equipment.random_weights import randomize_weights
 from tests.equipment.tiny import (
     golden_weights,
@@ -93,8 +94,8 @@ SAMPLINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLINGS)
-@pytest.mark.parametrize("width", (2, 8))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "width"), thinned(SAMPLINGS, (2, 8), "loop", 2))
 def test_it_does_not_change_the_tokens(name, width):
     model, prompt = make_model("qwen3"), some_prompt(30)
     options = {"sampling": SAMPLINGS[name]}

@@ -12,6 +12,7 @@ from dflash_mlx.models.drafters import read_config, save_folder
 from dflash_mlx.models.drafters.config import DSparkConfig
 from dflash_mlx.models.drafters.dspark import DSpark
 from dflash_mlx.models.drafters.fields import MARKOV
+from tests.equipment.full import thinned
 from tests.equipment.random_weights import randomize_weights
 from tests.equipment.tiny import (
     golden_weights,
@@ -109,8 +110,10 @@ def test_drafts_follow_the_formula_of_the_markov_head(kind, first):
     assert path != mx.argmax(logits[0], axis=-1).tolist()
 
 
-@pytest.mark.parametrize("kind", (*MARKOV, None))
-@pytest.mark.parametrize("temp", (0.0, 1.0))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "temp"), thinned((*MARKOV, None), (0.0, 1.0), "loop", 2)
+)
 def test_it_does_not_change_the_tokens(kind, temp):
     model, prompt = make_model("qwen3"), some_prompt(30)
     options = {"sampling": Sampling(temp=temp, seed=3, repetition_penalty=1.1)}

@@ -58,6 +58,7 @@ EXPORTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", EXPORTS)
 def test_the_text_of_a_vision_language_export(family, tmp_path):
     prefix, picture = EXPORTS[family]
@@ -94,6 +95,7 @@ def test_images_are_refused():
         del pair.target.config["image_token_id"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ("qwen3", "qwen3_5", "lfm2"))
 @pytest.mark.parametrize("dora", (False, True))
 def test_adapters_change_the_target(family, dora, tmp_path):
@@ -136,6 +138,7 @@ FORMATS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ("qwen3", "qwen3_5_moe"))
 @pytest.mark.parametrize(("mode", "group", "bits"), FORMATS)
 def test_quantized_checkpoints(family, mode, group, bits, tmp_path):

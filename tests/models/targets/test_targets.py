@@ -92,39 +92,50 @@ def check_family(family, dtype, tokens, plan, slack=0.0):
 
 # One family or two of each kind of cache.
 KINDS = ("qwen3", "qwen3_next", "gemma3_text", "gpt_oss", "deepseek_v3", "falcon_h1")
-LONG = [
-    family if family in KINDS else pytest.param(family, marks=pytest.mark.full(GROUP))
-    for family in ALL
-]
+QUICK = ("qwen3", "qwen3_next", "gemma3_text", "gpt_oss")  # run by `make quick`
+FULL = pytest.mark.full(GROUP)
 
 
-@pytest.mark.parametrize("family", LONG)
+def kinds_first(families):
+    """Parameters: families of KINDS run always, the others are marked `full`."""
+    return [f if f in KINDS else pytest.param(f, marks=FULL) for f in families]
+
+
+@pytest.mark.slow
+@FULL
+@pytest.mark.parametrize("family", ALL)
 def test_300_tokens_in_float32(family):
     """Rounds in which 0, 1, 2, 5 or all drafts are right, three in a row and mixed."""
     found = check_family(family, "float32", 300, (*RUNS, *MIXED))
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
-@pytest.mark.parametrize("family", [family for family in ALL if family not in KINDS])
+@pytest.mark.parametrize(
+    "family",
+    [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in ALL],
+)
 def test_100_tokens_in_float32(family):
     """The plan of the test above, once."""
     found = check_family(family, "float32", 100, (*RUNS, *MIXED))
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", kinds_first(ALL))
 def test_quantized_targets(family):
     found = check_family(family, "4bit", 100, MIXED)
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
-@pytest.mark.parametrize("family", SAME_BITS)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", kinds_first(SAME_BITS))
 def test_bfloat16_where_bits_agree(family):
     dtype = "bfloat16-4bit" if family in EXPERTS else "bfloat16"
     assert check_family(family, dtype, 100, MIXED) == examine.LoopCheck(0.0, 0.0, 0)
 
 
-@pytest.mark.parametrize("family", [f for f in CLOSE if f not in EXPERTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", kinds_first(f for f in CLOSE if f not in EXPERTS))
 def test_bfloat16_elsewhere_is_close_to_the_best_choice(family):
     # Logits reach 8 and more here, where bfloat16 steps by 1/32.
     assert check_family(family, "bfloat16", 100, MIXED, slack=0.125).cache < 0.15
@@ -136,7 +147,7 @@ def test_bfloat16_experts_elsewhere_verify_like_mlx_lm(family):
     check_verify(make_target(architectures.build(family, "bfloat16-4bit")))
 
 
-@pytest.mark.full(GROUP)
+@FULL
 @pytest.mark.parametrize("right", (0, 1, 2, 5, 99))
 @pytest.mark.parametrize("family", ALL)
 def test_any_number_of_right_drafts(family, right):
@@ -144,7 +155,7 @@ def test_any_number_of_right_drafts(family, right):
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
-@pytest.mark.full(GROUP)
+@FULL
 @pytest.mark.parametrize("family", SAME_BITS)
 def test_300_tokens_in_bfloat16_and_4_bit(family):
     for dtype in ("4bit", "bfloat16-4bit"):
@@ -248,6 +259,7 @@ def test_recordings_hold_rows_and_not_states():
         assert step.before == [None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "word"),
     [
@@ -289,6 +301,7 @@ def test_a_distributed_model_is_refused():
         Pair.of(model, Script([1], (0,), taps=(0,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ("qwen3_next", "gemma3_text", "falcon_h1"))
 @pytest.mark.parametrize("after", range(4))
 def test_a_closed_generator_leaves_a_usable_cache(family, after):
@@ -305,6 +318,7 @@ def test_a_closed_generator_leaves_a_usable_cache(family, after):
     assert output == answer
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_a_block_is_read_loses_no_token(monkeypatch):
     model = architectures.build("qwen3_next")
     prompt, answer = text_without_near_ties(model, 60)

@@ -125,6 +125,7 @@ def test_a_new_system_prompt_applies_to_an_unanswered_message(tiny):
     assert chat.conversation.system == "Be brief." and not chat.conversation.unanswered
 
 
+@pytest.mark.slow
 def test_paste_is_one_message_even_with_commands_in_it(tiny):
     chat = make_session(tiny, "/reset\nq\n", None)
     enter(chat, "/paste")
@@ -141,6 +142,7 @@ def test_a_blank_paste_sends_nothing(tiny, capsys):
     assert not chat.conversation.messages
 
 
+@pytest.mark.slow
 def test_plain_answers_the_same(tiny, capsys):
     # The name of a drafter is one of the options that --plain excludes.
     chat = make_session(tiny, block_size=4, draft="tiny-drafter")
@@ -155,6 +157,7 @@ def test_plain_answers_the_same(tiny, capsys):
     assert "dflash: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_stats_of_the_answer_and_of_the_session(tiny, capsys):
     chat = make_session(tiny, block_size=4)
     enter(chat, "/stats")
@@ -166,6 +169,7 @@ def test_stats_of_the_answer_and_of_the_session(tiny, capsys):
     assert errors.count("drafts accepted:") == 2 == errors.count("rounds by width:")
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_command_keeps_the_conversation(tiny, capsys, monkeypatch):
     chat = make_session(tiny, "Hello!", "/stats", "Hello!", None)
     monkeypatch.setattr(chat.stats, "report", lambda: 1 / 0)

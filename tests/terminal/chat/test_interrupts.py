@@ -20,6 +20,7 @@ def cached_text(chat):
     return chat.tokenizer.decode(chat.cache.tokens + chat.cache.tail)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", (7, 40))
 def test_ctrl_c_keeps_the_answer_so_far(any_kind, at, capsys):
     options = {"max_tokens": 60, "sampling": ENDLESS, "block_size": 4}
@@ -43,6 +44,7 @@ def test_ctrl_c_keeps_the_answer_so_far(any_kind, at, capsys):
     assert question == COUNT and stopped in chat.conversation.messages[1].content
 
 
+@pytest.mark.slow
 def test_a_follow_up_of_a_stopped_answer_is_cached(tiny):
     chat = make_session(tiny, presses=(20,))
     enter(chat, COUNT)
@@ -84,6 +86,7 @@ def test_a_stopped_retry_or_edit_keeps_the_old_answer(tiny):
     assert chat.conversation == Conversation()
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(any_kind):
     options = {"max_tokens": 60, "sampling": ENDLESS, "block_size": 4}
     chat = make_session(any_kind, presses=(3,), **options)

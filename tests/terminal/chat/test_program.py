@@ -72,6 +72,7 @@ def piped(home, stdin, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_conversation_with_every_command(chat, home):
     with chat("--system-prompt", "Be brief.", "-m", "60", columns=100, rows=30) as tty:
         tty.enter("/help", "are /quit, /reset, /help.")
@@ -179,17 +180,17 @@ def test_ctrl_c_during_the_prefill(chat):
 
 @pytest.mark.slow
 def test_a_paste_is_one_message(chat, home):
-    lines = [f"\t{n}: {'x' * (n % 2)}" for n in range(200)]
+    lines = [f"\t{n}: {'x' * (n % 2)}" for n in range(60)]
     with chat("-m", "3") as tty:
         tty.wait(lambda: b"\x1b[?2004h" in tty.raw)
         tty.type("\x1b[200~" + "\r\n".join(lines) + "\x1b[201~")
-        tty.wait("199:")
+        tty.wait("59:")
         tty.send("")
         tty.type("/paste\r")
         tty.wait("Ctrl-D on a line of its own sends")
         tty.wait("..")
         tty.type("\r".join(lines) + "\r")
-        tty.wait(lambda: tty.text().count("199:") >= 2)
+        tty.wait(lambda: tty.text().count("59:") >= 2)
         tty.type(CTRL_D)
         tty.wait(lambda: tty.text().count("prompt tokens cached") == 2)
         tty.wait(tty.ready)
@@ -312,6 +313,7 @@ def test_answers_go_to_a_file_and_the_prompt_to_the_terminal(chat, home):
     assert (home / "out").read_text() == "1. a\n2. e\n3. i\n4. o\n5. u\n"
 
 
+@pytest.mark.slow
 def test_each_line_of_a_pipe_is_a_message(home):
     script = f"{VOWELS}\r\n\n/nonesuch\nq\nnever read\n"
     run = piped(home, script.encode())
@@ -334,6 +336,7 @@ def test_invalid_bytes_in_a_pipe_are_skipped(home):
     assert run.returncode == 0 and run.stderr.count(b"prompt tokens cached") == 1
 
 
+@pytest.mark.slow
 def test_a_letter_that_the_encoding_lacks_is_replaced():
     options = ("--temp", "9", "--seed", "1", "-m", "60", "--verbose", "F")
     run = process(

@@ -78,6 +78,7 @@ def test_an_invalid_file_changes_nothing(tiny, tmp_path):
     assert chat.latest.last_question == "a"  # it had no answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

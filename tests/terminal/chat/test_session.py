@@ -41,6 +41,7 @@ def test_a_session(tiny, capsys, tmp_path):
         enter(chat, "/quit")
 
 
+@pytest.mark.slow
 def test_answers_equal_those_of_a_fresh_run(tiny):
     pair, tokenizer = tiny
     chat = make_session(tiny)
@@ -74,6 +75,7 @@ def narrow(tiny):
     target.context = context
 
 
+@pytest.mark.slow
 def test_the_end_of_the_context(narrow, capsys):
     reader = ScriptedReader("Hello!", COUNT, "Hello!", "/undo", "/undo", "Hello!", None)
     chat = make_session(narrow, reader=reader, max_tokens=1024)
@@ -87,6 +89,7 @@ def test_the_end_of_the_context(narrow, capsys):
     assert questions == ["Hello!", "Hello!"]
 
 
+@pytest.mark.slow
 def test_a_refused_message_does_not_change_the_conversation(narrow):
     chat = make_session(narrow)
     enter(chat, "Hello!")
@@ -157,6 +160,7 @@ def test_force_color_does_not_make_a_file_a_terminal(tiny, monkeypatch, capsys):
     assert capsys.readouterr().out == VOWELS_ANSWER + "\n"
 
 
+@pytest.mark.slow
 def test_only_new_tokens_are_prefilled(any_kind):
     chat = make_session(any_kind, max_tokens=8)
     enter(chat, "Hello!", COUNT, "/retry", "/edit " + COUNT + " Now!")

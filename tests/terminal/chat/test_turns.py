@@ -26,6 +26,7 @@ from tests.cache.test_accidents import interrupt
 from tests.decoding import test_interrupts
 from tests.decoding.test_interrupts import ROOT, Interrupt
 from tests.equipment import architectures
+from tests.equipment.full import thinned
 from tests.equipment.scripted import Script
 from tests.equipment.tiny import (
     make_drafter,
@@ -45,10 +46,13 @@ FAMILIES = ("qwen3", "gemma3_text", "qwen3_next", "llama4")
 PLANS = {"plain": None, "right": [99], "wrong": [0], "mixed": [2, 0, 5, 1, 99]}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("plan", PLANS)
-def test_only_new_rows_are_prefilled(family, template, plan):
+TALKS = [(template, plan) for template in TEMPLATES for plan in PLANS]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "talk"), thinned(FAMILIES, TALKS, "chat", 4))
+def test_only_new_rows_are_prefilled(family, talk):
+    template, plan = talk
     chat = CheckedChat(family, template, PLANS[plan])
     counts = []
     for question in ("What-is-this?", "Where-did-you-find-it?", "Tell-more."):
@@ -67,6 +71,7 @@ def test_only_new_rows_are_prefilled(family, template, plan):
     assert [passed for passed, _ in counts] == [new for _, new in counts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ("gemma3_text", "qwen3_next"))
 def test_without_a_budget_answers_are_right_and_nothing_is_kept(family):
     chat = CheckedChat(family, "thinking", [2, 0, 5], snapshot_bytes=0)
@@ -78,6 +83,7 @@ def test_without_a_budget_answers_are_right_and_nothing_is_kept(family):
     assert not chat.cache.snapshots.all
 
 
+@pytest.mark.slow
 def test_a_small_budget_keeps_the_newest():
     chat = CheckedChat("qwen3_next", "thinking", [99])
     for question in ("What-is-this?", "Where?", "Tell-more."):
@@ -92,6 +98,7 @@ def test_a_small_budget_keeps_the_newest():
     assert small.answer()[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompts_without_marks_keep_what_they_share(family):
     chat = CheckedChat(family)
@@ -102,6 +109,7 @@ def test_prompts_without_marks_keep_what_they_share(family):
     assert passed == [49, 49 - shared, 9] or (family, passed[1:]) == ("llama4", [49, 9])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ("gemma3_text", "qwen3_next"))
 def test_snapshots_of_another_text_are_dropped(family):
     chat, text = CheckedChat(family), list(range(60))
@@ -112,6 +120,7 @@ def test_snapshots_of_another_text_are_dropped(family):
     assert chat.answer_prompt(other[:50] + [1, 2, 3], ()) == 33
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("inside", (True, False))
 def test_an_interrupted_prefill_continues_from_valid_rows(family, inside):
@@ -166,6 +175,7 @@ def test_a_template_that_needs_more_than_a_question_shows_no_mode():
     assert Thinking().thinks(tokenizer) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "step"), [("qwen3", 31), ("gemma3_text", 43), ("qwen3_next", 67)]
 )
@@ -197,6 +207,7 @@ def test_an_interrupt_at_any_line_of_a_rollback(monkeypatch, family, step):
     assert at > 5 * step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rounds", (1, 3))
 def test_a_stopped_answer_stays_in_the_caches(family, rounds):
@@ -217,6 +228,7 @@ def test_a_stopped_answer_stays_in_the_caches(family, rounds):
     assert passed == new <= len(chat.prompt()[0]) - len(ids) - len(emitted) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", (6, 10))
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_drafters_window_equals_a_fresh_runs(window, template):
@@ -355,6 +367,7 @@ def test_a_template_that_refuses_the_next_turn_has_no_surviving_ids():
         apply_template(tokenizer, chat * 2)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_first_tokens_prefills_only_new_rows():
     pair, tokenizer = load("tiny")
     sizes = {"turns": 3, "question": 40, "answer": 4, "cold_every": 3}

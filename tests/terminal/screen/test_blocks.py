@@ -12,6 +12,7 @@ def test_a_table_without_room_is_shown_as_source():
     assert head in text and "v|" * 12 in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [20, 40, 60, 80])
 def test_no_cell_of_a_table_is_cut(width):
     cells = "日本語" * 10, "`https://example.com/a/very/long/address?x=1`", "--kv-bits"

@@ -7,6 +7,7 @@ from dflash_mlx.terminal.screen.markdown import MarkdownStream
 from tests.equipment.screen import Screen, stream_markdown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("color", [None, "256"])
 def test_code_is_what_a_copy_gives(color):
     code = "".join(
@@ -39,6 +40,7 @@ def test_a_string_over_a_blank_line_keeps_its_colour():
     assert colours[0] == colours[1] and colours[0].startswith("3")
 
 
+@pytest.mark.slow
 def test_few_lines_above_are_highlighted_again():
     screen = Screen(80, 10)
     markdown = MarkdownStream(screen.console(), refresh=0)

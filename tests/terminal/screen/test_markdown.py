@@ -70,6 +70,7 @@ The end, with e\u0301 combining.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [40, 80])
 @pytest.mark.parametrize("step", [1, 2, 7, 10_000])
 def test_the_result_is_richs_rendering(width, step):
@@ -94,7 +95,7 @@ def test_the_result_is_richs_rendering(width, step):
     ids="prose bold wide quote list table nested".split(),
 )
 def test_blocks_longer_than_the_screen(text, width):
-    screen = stream_markdown(text, width, step=3)
+    screen = stream_markdown(text, width, step=11)
     assert collapsed(screen.rows()) == collapsed(render_at_once(text, width).rows())
 
 
@@ -105,6 +106,7 @@ def test_a_full_row_may_end_in_a_combining_mark(length):
     assert rows == render_at_once(text, 40).rows()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["1", "{}"])
 def test_a_long_list_is_numbered_whatever_the_source_numbers(number):
     text = "".join(f"{number.format(i)}. item {i}\n" for i in range(1, 25))
@@ -207,6 +209,7 @@ def test_paints_take_at_most_a_tenth_of_the_time(monkeypatch):
     assert 0.05 * len(painted) < 0.11 * now[0]
 
 
+@pytest.mark.slow
 def test_text_indented_below_a_list_item_stays_below_it():
     text = "".join(f"1. item\n\n   text{i}\n\n" for i in range(12))
     rows = stream_markdown(text, height=8).rows()

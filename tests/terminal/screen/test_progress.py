@@ -81,6 +81,7 @@ def test_an_interrupted_bar_is_erased():
     assert "Reading the prompt" in drawn and screen == ["stopped"]
 
 
+@pytest.mark.slow
 def test_the_spinner_of_a_load_is_erased():
     drawn, screen = terminal("-m", "dflash_mlx", "generate", "Hello!")
     assert "Loading tiny" in drawn
@@ -88,6 +89,7 @@ def test_the_spinner_of_a_load_is_erased():
     assert screen[1].startswith("Prompt: ") and "Loading" not in "".join(screen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--verbose=F", "--json"])
 def test_no_spinner_for_programs(option, tmp_path):
     out = tmp_path / "out"
@@ -109,6 +111,7 @@ def test_json_on_a_terminal_may_show_progress(monkeypatch):
         assert progress.wanted(verbose, as_json) is expected
 
 
+@pytest.mark.slow
 def test_a_download_shows_bytes_and_files_and_erases_them(tmp_path):
     drafters = shutil.ignore_patterns("drafter", "dflash2")
     shutil.copytree(TINY_FOLDER, tmp_path / "tiny", ignore=drafters)
