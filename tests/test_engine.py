@@ -91,6 +91,7 @@ def test_max_tokens(tiny, ids, most):
     assert whole.startswith(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", range(3, 22))
 @pytest.mark.parametrize("speculate", (True, False))
 def test_stop_strings_at_every_offset(tiny, ids, at, speculate):

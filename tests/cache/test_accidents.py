@@ -176,6 +176,7 @@ def test_an_edit_outside_the_drafters_window_keeps_the_targets_rows(small):
     assert run(pair, rest, 9, prompt_cache=cache) == reference(model, edited, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ([0], [1, 99], [99]))
 @pytest.mark.parametrize("start", (0, 23, 26, 33))
 @pytest.mark.parametrize("bits", (2, 8))

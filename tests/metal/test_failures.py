@@ -220,6 +220,7 @@ def test_a_cache_that_another_answer_uses_is_left_alone(monkeypatch, tmp_path):
 PLACES = ("prefill", "_feed", "verify", "draft", "_commit_rows", "_flush_features")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", (RuntimeError, ValueError))
 @pytest.mark.parametrize("at", (0, 1, 3))
 @pytest.mark.parametrize("place", PLACES)

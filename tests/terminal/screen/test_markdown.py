@@ -80,6 +80,7 @@ def test_the_result_is_richs_rendering(width, step):
     assert screen.screen.cursor.x == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [40, 80])
 @pytest.mark.parametrize(
     "text",
