@@ -63,3 +63,9 @@ def metal(monkeypatch):
     monkeypatch.setattr(calibrate, "measure", lambda pair: ASSUMED)
     yield
     kernel.compiled.cache_clear()
+
+
+@pytest.fixture
+def uncalibrated(monkeypatch):
+    """Load pairs without measuring the costs of their passes, which takes seconds."""
+    monkeypatch.setattr(calibrate, "measure", lambda pair: ASSUMED)

@@ -91,11 +91,16 @@ def test_max_tokens(tiny, ids, most):
     assert whole.startswith(text)
 
 
+@pytest.fixture(scope="module")
+def whole(tiny, ids):
+    """The answer without a stop string."""
+    return answer(*tiny, ids)[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("at", range(3, 22))
 @pytest.mark.parametrize("speculate", (True, False))
-def test_stop_strings_at_every_offset(tiny, ids, at, speculate):
-    whole, _ = answer(*tiny, ids)
+def test_stop_strings_at_every_offset(tiny, ids, whole, at, speculate):
     stop = whole[at : at + 4]
     cache = PromptCache(tiny[0])
     text, got = answer(*tiny, ids, stop=[stop], speculate=speculate, prompt_cache=cache)

@@ -122,7 +122,7 @@ def test_inert_layers_compute_but_add_nothing(tiny):
 
 
 @pytest.mark.slow
-def test_the_race_shape(tiny):
+def test_the_race_shape(tiny, uncalibrated):
     pair, tokenizer = load_shape("race", kernels="off")
     assert shape_of(pair.target.config) == RACE
     assert pair.drafter.dtype == mx.float32 and len(pair.drafter.layers) == 2

@@ -25,6 +25,7 @@ from dflash_mlx.models.targets import make_target
 from dflash_mlx.text.chat_template import apply_template, marks
 from dflash_mlx.types import KVBits
 from tests.equipment import architectures
+from tests.equipment.full import thinned
 from tests.equipment.scripted import Script
 from tests.equipment.tiny import (
     make_drafter,
@@ -140,8 +141,9 @@ def edited(rng, text):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("drafting", (True, False))
+@pytest.mark.parametrize(
+    ("family", "drafting"), thinned(FAMILIES, (True, False), "loop", 2)
+)
 def test_after_any_edits_caches_equal_those_of_one_pass(family, drafting):
     rng, model = random.Random(f"{family} {drafting}"), architectures.build(family)
     script = Script([], [2, 0, 5, 1, 99], block_size=6)

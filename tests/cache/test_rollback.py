@@ -21,6 +21,7 @@ from dflash_mlx.cache.kinds import BoundedKVCache
 from dflash_mlx.errors import OptionError, UnsupportedError
 from dflash_mlx.types import KVBits
 from tests.equipment import architectures
+from tests.equipment.full import thinned
 from tests.equipment.special_configs import SLIDING
 from tests.equipment.tiny import (
     Script,
@@ -171,8 +172,10 @@ def small_reference(max_kv_size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", (8, 24, 40, 1000))
-@pytest.mark.parametrize("plan", ([0], [2, 0, 5, 1, 99, 3], [99]))
+@pytest.mark.parametrize(
+    ("size", "plan"),
+    thinned((8, 24, 40, 1000), ((0,), (2, 0, 5, 1, 99, 3), (99,)), "loop", 2),
+)
 def test_a_bounded_cache_gives_mlx_lms_tokens(small, size, plan):
     model, prompt = small
     wanted = small_reference(size)
@@ -254,10 +257,14 @@ def wide_heads(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "family",
-    ("qwen3_next", "qwen3_5", "gemma3_text", "falcon_h1", "glm4_moe", "nemotron_h"),
+    ("family", "start"),
+    thinned(
+        ("qwen3_next", "qwen3_5", "gemma3_text", "falcon_h1", "glm4_moe", "nemotron_h"),
+        (0, 30),
+        "loop",
+        2,
+    ),
 )
-@pytest.mark.parametrize("start", (0, 30))
 def test_kv_quantization_in_every_kind_of_model(wide_heads, family, start):
     bits = {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": start}
     model = architectures.build(family)

@@ -11,6 +11,7 @@ import pytest
 
 from dflash_mlx.errors import OptionError, PromptError
 from dflash_mlx.terminal.streams import read_prompt, stdin_has_text
+from tests.equipment.program import process, program
 
 QUESTION = "Write the 7 times table up to 5."
 PROGRAM = f"{sys.executable} -m dflash_mlx"
@@ -170,16 +171,11 @@ def test_a_real_terminal_gets_an_answer_or_an_error():
 
 @pytest.mark.slow
 def test_piped_text_and_a_question_reach_the_model():
-    def tokens(*arguments, stdin=""):
-        run = subprocess.run(
-            [*GENERATE, *arguments, "--json", "-m", "2"],
-            input=stdin,
-            capture_output=True,
-            text=True,
-        )
-        return json.loads(run.stdout)["prompt_tokens"]
+    def tokens(run, *arguments, stdin=""):
+        answer = run("generate", *arguments, "--json", "-m", "2", stdin=stdin).stdout
+        return json.loads(answer)["prompt_tokens"]
 
-    joined = tokens("12 + 34\n\nWhat is this?")
-    assert tokens("What is this?", stdin="12 + 34\n") == joined
-    assert tokens("-p", "What is this?", stdin="12 + 34\n") == joined
-    assert tokens("What is this?") < joined
+    joined = tokens(program, "12 + 34\n\nWhat is this?")
+    assert tokens(process, "What is this?", stdin="12 + 34\n") == joined
+    assert tokens(process, "-p", "What is this?", stdin="12 + 34\n") == joined
+    assert tokens(program, "What is this?") < joined

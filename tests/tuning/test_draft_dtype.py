@@ -26,7 +26,7 @@ def test_native_gpus_keep_the_checkpoints_dtype():
 
 
 @pytest.mark.slow
-def test_float16_where_it_drafts_as_well(without_bfloat16):
+def test_float16_where_it_drafts_as_well(without_bfloat16, uncalibrated):
     pair, _ = load("tiny")
     assert pair.drafter.dtype == mx.float16
     packed, _ = load("tiny", draft_quantize=4)
