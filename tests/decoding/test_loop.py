@@ -340,7 +340,7 @@ def test_the_context_ends_the_text(small):
 def test_taps_out_of_range_are_refused(small):
     from dflash_mlx.errors import PairError
 
-    with pytest.raises(PairError, match="layers 0 to 3"):
+    with pytest.raises(PairError, match="layers 0 to 2"):
         Pair.of(small[0], make_drafter(target_layer_ids=(0, 4)))
 
 

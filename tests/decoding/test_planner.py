@@ -1,8 +1,7 @@
-"""Rounds of every kind in one answer: the tokens are the same, the reports are true."""
+"""What the planner reports to the controller, and when drafts become probes."""
 
 from __future__ import annotations
 
-import random
 import time
 
 import mlx.core as mx
@@ -11,7 +10,6 @@ import pytest
 from dflash_mlx import (
     Pair,
     PromptCache,
-    Sampling,
     decode,
     load,
 )
@@ -19,12 +17,11 @@ from dflash_mlx.decoding import loop
 from dflash_mlx.decoding.planner import Planner, Probe
 from dflash_mlx.decoding.round import Stops
 from dflash_mlx.speculation.controller import FixedWidth, Plan
-from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN
+from dflash_mlx.speculation.costs import DRAFTER, LOOKUP
 from dflash_mlx.speculation.lookup import Lookup
 from dflash_mlx.text.chat_template import apply_template
-from dflash_mlx.types import KVBits, Round
-from tests.equipment import architectures
-from tests.equipment.full import thinned
+from dflash_mlx.types import Round
+from tests.equipment.random_controller import RandomController, repeating
 from tests.equipment.tiny import (
     Script,
     make_drafter,
@@ -34,127 +31,8 @@ from tests.equipment.tiny import (
     some_prompt,
 )
 from tests.models.drafters.test_dspark import make_dspark
-from tests.models.targets.test_targets import SAME_BITS
 
 TOKENS = 70
-
-
-class RandomController:
-    """Draws a width and a source for every round, and keeps what is recorded."""
-
-    seed, made, uses_confidence = 0, [], True
-
-    def __init__(self, widest, history):
-        self.widest, self.draw = widest, random.Random(self.seed)
-        self.rounds, self.drafts, self.confidences = [], [], []
-        self.steady, self.caller_seconds = [], []
-        RandomController.made.append(self)
-
-    def plan(self, context, left, match=None):
-        """The same plan for the same arguments: the loop may call it twice a round."""
-        self.draw.seed(f"{self.seed} {context} {left}")
-        offers = [Plan()] + [Plan(probe_rows=6)] * 3 * (left > 6)
-        offers += [Plan(w, DRAFTER) for w in range(2, min(self.widest, left) + 1)]
-        if match is not None:
-            most = min(len(match.tokens) + 1, left)
-            offers += [Plan(w, LOOKUP) for w in range(2, most + 1)] * 2
-        return self.draw.choice(offers)
-
-    def record_round(
-        self, plan, round, context, seconds, kind="", steady=True, caller_seconds=0.0
-    ):
-        self.rounds.append((plan, round, context, seconds, kind))
-        self.steady.append(steady)
-        self.caller_seconds.append(caller_seconds)
-
-    def trim(self, rows, confidence, context):
-        return self.draw.randint(1, rows)
-
-    def record_confidence(self, confidence, accepted):
-        self.confidences.append((confidence, accepted))
-
-    def record_drafts(self, source, kind, judged, accepted):
-        self.drafts.append((source, kind, judged, accepted))
-
-
-SEEDS = (1, 2, 4)
-
-
-@pytest.fixture(params=SEEDS)
-def controllers(request, monkeypatch):
-    """Widths that change every round."""
-    monkeypatch.setattr(RandomController, "seed", request.param)
-    monkeypatch.setattr(RandomController, "made", [])
-    monkeypatch.setattr(loop, "Controller", RandomController)
-    return RandomController
-
-
-def repeating(length, seed=5):
-    """A prompt that repeats tokens, so that lookup finds matches."""
-    words = some_prompt(12, seed)
-    return (words + some_prompt(5, seed + 1) + words)[:length]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ("qwen3", "llama", "qwen3_moe"))
-@pytest.mark.parametrize("dtype", ("float32", "4bit"))
-def test_any_mixture_of_rounds_gives_the_same_text(controllers, family, dtype):
-    model, prompt = make_model(family, dtype), repeating(29)
-    answer = reference(model, prompt, TOKENS)
-    pair = Pair.of(model, Script(prompt + answer, [2, 0, 5, 1, 99, 3]))
-    cache, tokens = PromptCache(pair), []
-    for round in decode(pair, prompt, max_tokens=TOKENS, prompt_cache=cache):
-        tokens += round.tokens
-    assert tokens == answer
-    assert cache.tokens + cache.tail == prompt + answer
-    plans = [record[0] for record in controllers.made[0].rounds]
-    sources, widths = {plan.source for plan in plans}, {plan.width for plan in plans}
-    assert {PLAIN, DRAFTER} <= sources and len(widths) > 4
-
-
-RECURRENT = sorted({*SAME_BITS} - {"qwen3", "qwen3_moe"})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("controllers", "family"),
-    thinned(SEEDS, RECURRENT, "loop", 3),
-    indirect=["controllers"],
-)
-def test_any_mixture_in_targets_with_recurrent_layers(controllers, family):
-    """Recurrent states, short convolutions, experts: after rounds of every kind."""
-    model = architectures.build(family)
-    prompt = repeating(29)
-    answer = run(Pair.of(model), prompt, TOKENS)
-    pair = Pair.of(model, Script(prompt + answer, [2, 0, 5, 1, 99, 3]))
-    cache = PromptCache(pair)
-    assert run(pair, prompt, TOKENS, prompt_cache=cache) == answer
-    more = some_prompt(4, 8)
-    wanted = run(Pair.of(model), cache.tokens + cache.tail + more, 12)
-    pair.drafter.text = cache.tokens + cache.tail + more + wanted
-    assert run(pair, more, 12, prompt_cache=cache) == wanted
-
-
-OPTIONS = {
-    "sampled": {"sampling": Sampling(temp=1.2, top_p=0.95, seed=3)},
-    "penalties": {"sampling": Sampling(repetition_penalty=1.3, logit_bias={3: 2.0})},
-    "quantized cache": {"kv": KVBits(8, 32, 40)},
-    "bounded cache": {"max_kv_size": 48},
-    "small steps": {"prefill_step_size": 7},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("controllers", "name"),
-    thinned(SEEDS, OPTIONS, "loop", 3),
-    indirect=["controllers"],
-)
-def test_any_mixture_under_any_option(controllers, name):
-    model, prompt, options = make_model("qwen3"), repeating(29), OPTIONS[name]
-    answer = run(Pair.of(model), prompt, TOKENS, **options)
-    for drafter in (make_drafter(), Script(prompt + answer, [3, 0, 99])):
-        assert run(Pair.of(model, drafter), prompt, TOKENS, **options) == answer
 
 
 @pytest.mark.slow

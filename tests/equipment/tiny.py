@@ -20,7 +20,7 @@ __all__ = ["Script", "randomize_weights"]
 VOCAB = 97
 SHAPE = {
     "hidden_size": 64,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 3,
     "intermediate_size": 96,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

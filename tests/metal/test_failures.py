@@ -21,6 +21,7 @@ from dflash_mlx.metal.dispatch import Dispatch
 from dflash_mlx.pair import Pair
 from dflash_mlx.text import chat_template
 from tests.equipment import architectures
+from tests.equipment.full import thinned
 from tests.equipment.tiny import (
     Script,
     make_drafter,
@@ -222,8 +223,7 @@ PLACES = ("prefill", "_feed", "verify", "draft", "_commit_rows", "_flush_feature
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", (RuntimeError, ValueError))
-@pytest.mark.parametrize("at", (0, 1, 3))
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "at"), thinned(PLACES, (0, 1, 3), "loop", 2))
 def test_a_kernel_may_fail_in_any_pass(monkeypatch, tmp_path, place, at, error):
     model, prompt, notices = make_model("qwen3"), some_prompt(20), []
     answer = reference(model, prompt, TOKENS)

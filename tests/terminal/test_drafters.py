@@ -45,7 +45,13 @@ def planted(folder, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PLANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n == "both" else pytest.param(n, marks=pytest.mark.full("probe"))
+        for n in PLANTS
+    ],
+)
 def test_a_planted_wrong_reading_is_found_and_corrected(name, tmp_path):
     folder, out = planted(tmp_path / "wrong", name), tmp_path / "right"
     target, tokenizer = load("tiny", "none")

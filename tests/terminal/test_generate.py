@@ -21,6 +21,7 @@ from dflash_mlx.terminal import generate
 from dflash_mlx.terminal.answer_options import PromptOptions, ThinkingOptions
 from dflash_mlx.terminal.answer_request import AnswerRequest
 from tests.equipment import architectures
+from tests.equipment.full import thinned
 from tests.equipment.turns import LETTERS, TEMPLATES, make_tokenizer
 from tests.terminal.test_answer_request import request_of
 
@@ -108,16 +109,19 @@ def test_a_cache_file_is_written_once_then_read(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ({}, {"ignore_chat_template": True}))
-@pytest.mark.parametrize("family", ("qwen3", "qwen3_next", "gemma3_text"))
+@pytest.mark.parametrize(
+    ("family", "raw"),
+    thinned(("qwen3", "qwen3_next", "gemma3_text"), (False, True), "chat", 2),
+)
 def test_a_second_question_about_the_same_text(
-    family, options, tmp_path, capsys, monkeypatch
+    family, raw, tmp_path, capsys, monkeypatch
 ):
     """A cache that cannot be trimmed keeps a snapshot at the end of the text."""
     pair = Pair.of(architectures.build(family))
     monkeypatch.setattr(
         AnswerRequest, "load", lambda *_: (pair, make_tokenizer(TEMPLATES["thinking"]))
     )
+    options = {"ignore_chat_template": True} if raw else {}
     text = "".join(random.Random(family).choices(LETTERS, k=150)) + "\n\n"
     file = tmp_path / "text"
     for rank, question in enumerate(("Who?", "When and where?", "A?")):

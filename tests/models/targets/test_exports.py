@@ -22,6 +22,7 @@ from dflash_mlx.errors import PromptError
 from dflash_mlx.hub.find import TINY_FOLDER
 from dflash_mlx.text.chat_template import apply_template
 from tests.equipment import architectures
+from tests.equipment.full import thinned
 from tests.equipment.scripted import Script
 
 MIXED = (2, 0, 5, 1, 99, 3)
@@ -139,9 +140,11 @@ FORMATS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ("qwen3", "qwen3_5_moe"))
-@pytest.mark.parametrize(("mode", "group", "bits"), FORMATS)
-def test_quantized_checkpoints(family, mode, group, bits, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "weights"), thinned(("qwen3", "qwen3_5_moe"), FORMATS, "targets", 2)
+)
+def test_quantized_checkpoints(family, weights, tmp_path):
+    mode, group, bits = weights
     # Small experts stay unquantized, and the CPU multiplies those in float32 only.
     model = architectures.build(family, "float32" if "moe" in family else "bfloat16")
     config = architectures.config_of(family)
