@@ -5,6 +5,7 @@ import mlx.core as mx
 import pytest
 
 from dflash_mlx import Pair, device, load
+from dflash_mlx.tuning import draft_dtype
 from dflash_mlx.tuning.draft_dtype import choose_draft_dtype
 from tests.equipment.tiny import (
     make_drafter,
