@@ -6,7 +6,7 @@ from benchmarks import race
 from dflash_mlx.bench import demo
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_the_race_counts_tokens_and_compares_texts(tiny_float32):
     pair, tokenizer = tiny_float32
     runners = {
@@ -26,7 +26,7 @@ def test_the_race_counts_tokens_and_compares_texts(tiny_float32):
     assert all(row["seconds"] > 0 for row in rows.values())
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_the_demo_runs(capsys):
     demo.main()
     out = capsys.readouterr().out

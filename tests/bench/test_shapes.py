@@ -121,7 +121,7 @@ def test_inert_layers_compute_but_add_nothing(tiny):
         assert mx.mean(weight != 0).item() > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_the_race_shape(tiny, uncalibrated):
     pair, tokenizer = load_shape("race", kernels="off")
     assert shape_of(pair.target.config) == RACE
@@ -142,7 +142,7 @@ def test_short_answers_are_the_same_in_bfloat16():
     assert same == 1 and counts[0] == counts[1]
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 @pytest.mark.parametrize("bits", (4, 8))
 def test_most_tokens_are_the_same_in_a_quantized_pair(tiny, bits):
     pair, tokenizer = tiny

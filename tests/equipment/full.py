@@ -50,6 +50,8 @@ GROUPS = {
         "dflash_mlx/models/drafters",
         "tests/terminal/test_drafters.py",
     ),
+    # Tests that take seconds each: processes, downloads, training, large shapes.
+    "programs": ("dflash_mlx", "benchmarks", "tests"),
     "speculation": (
         "dflash_mlx/speculation",
         "tests/equipment/simulator.py",

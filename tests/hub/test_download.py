@@ -53,7 +53,7 @@ def test_a_download_is_cached_and_completed(tmp_path, folder):
     assert load_from(refusing, tmp_path / "home", "org/tiny", "org/draft") == "drafter"
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_errors_of_the_hub(tmp_path):
     with Hub({}) as hub:
         error = load_from(hub.endpoint, tmp_path, "gated/model")

@@ -91,7 +91,7 @@ def test_a_pair_is_announced_then_fetched_then_cached(served, folder, tmp_path):
     assert fetch(*arguments) == [[], ""] and not served.requests
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_cached_files_are_not_counted(served, tmp_path):
     arguments = (served.endpoint, tmp_path / "home", "org/tiny", "none")
     fetch(*arguments)
@@ -139,7 +139,7 @@ def test_memory_that_is_too_small_for_a_conversation_is_a_warning(served, tmp_pa
     assert len(fetched(served)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_what_the_hub_refuses(served, tmp_path):
     _, failed = fetch(served.endpoint, tmp_path, "gated/model")
     assert failed.startswith("MissingFilesError gated/model is gated.")

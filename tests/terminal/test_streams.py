@@ -37,7 +37,7 @@ def test_a_reader_that_closes_the_pipe(arguments):
     assert run.returncode == 141 and run.stderr == ""
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_closed_streams():
     run = shell(f"{PROGRAM} generate hi -m 3 <&-")
     assert run.returncode == 0 and run.stdout and "Generation: 3 tokens" in run.stderr
@@ -49,7 +49,7 @@ def test_closed_streams():
     assert run.returncode == 0 and run.stderr == ""
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
 @pytest.mark.parametrize("more", ("", "--json"))
 def test_a_full_disk(more):
@@ -156,7 +156,7 @@ def test_stdin_that_is_closed_or_not_a_file(monkeypatch):
         assert not stdin_has_text()
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_a_real_terminal_gets_an_answer_or_an_error():
     for arguments, words, code in (
         (["What is 12 + 34?", "-m", "40"], "46", 0),

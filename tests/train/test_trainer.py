@@ -27,6 +27,8 @@ from tests.equipment.training import (
     warm_options,
 )
 
+FULL = pytest.mark.full("programs")
+
 
 def train(target, out, stop=None):
     """Train in folder `out`, and interrupt the run after step `stop`."""
@@ -94,7 +96,10 @@ def test_a_warm_start_drafts_like_its_source(kind, target, source):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KIND_OPTIONS)
+@pytest.mark.parametrize(
+    "kind",
+    [k if k == "dspark" else pytest.param(k, marks=FULL) for k in KIND_OPTIONS],
+)
 def test_every_kind_learns_and_is_written(kind, target, source, tmp_path):
     """40 updates on 30 texts lower the loss and change what the kind adds."""
     options = warm_options(kind, source, lr=5e-3)

@@ -26,7 +26,7 @@ def test_native_gpus_keep_the_checkpoints_dtype():
     assert pair.drafter.dtype == mx.bfloat16
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_float16_where_it_drafts_as_well(without_bfloat16, uncalibrated, monkeypatch):
     monkeypatch.setattr(draft_dtype, "TOKENS", 24)  # half precision is slow on a CPU
     pair, _ = load("tiny")

@@ -92,7 +92,6 @@ def check_family(family, dtype, tokens, plan, slack=0.0):
 
 # One family or two of each kind of cache.
 KINDS = ("qwen3", "qwen3_next", "gemma3_text", "gpt_oss", "deepseek_v3", "falcon_h1")
-QUICK = ("qwen3", "qwen3_next", "gemma3_text", "gpt_oss")  # run by `make quick`
 FULL = pytest.mark.full(GROUP)
 
 
@@ -110,10 +109,7 @@ def test_300_tokens_in_float32(family):
     assert found.cache <= CLOSE.get(family, 0.0)
 
 
-@pytest.mark.parametrize(
-    "family",
-    [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in ALL],
-)
+@pytest.mark.parametrize("family", kinds_first(ALL))
 def test_100_tokens_in_float32(family):
     """The plan of the test above, once."""
     found = check_family(family, "float32", 100, (*RUNS, *MIXED))

@@ -150,7 +150,7 @@ def test_ctrl_c_stops_the_answer_and_a_follow_up_continues(chat, home):
     assert messages[1]["content"].startswith("1, 2, 3,") and len(messages) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_text_typed_during_an_answer_appears_at_the_next_prompt(chat):
     with chat("-m", "200", "--plain") as tty:
         tty.type("Count from 1 to 60.\r")
@@ -178,7 +178,7 @@ def test_ctrl_c_during_the_prefill(chat):
         tty.leave()
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_a_paste_is_one_message(chat, home):
     lines = [f"\t{n}: {'x' * (n % 2)}" for n in range(60)]
     with chat("-m", "3") as tty:
@@ -215,7 +215,7 @@ def test_a_message_of_several_lines(chat, home):
     assert messages[0]["content"] == "one\ntwo\nthree"
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_wide_characters_in_forty_columns_and_a_resize(chat, home):
     text = "naïve 日本語 🦎 и кириллица " * 2
     size = {"columns": 40, "rows": 12}
@@ -237,7 +237,7 @@ def test_wide_characters_in_forty_columns_and_a_resize(chat, home):
     assert messages[0]["content"] == text
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_the_history_survives_sessions(chat, home):
     with chat("-m", "2") as tty:
         tty.send("first 🦎")
@@ -271,7 +271,7 @@ def has_styles(raw):
     return any(code not in (b"", b"0") for code in codes)
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_no_color_turns_colours_off(chat):
     for env, wanted in (({}, True), ({"NO_COLOR": "1"}, False)):
         with chat("-m", "2", env=env) as tty:
@@ -281,7 +281,7 @@ def test_no_color_turns_colours_off(chat):
         assert has_styles(tty.raw) == wanted
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_a_dumb_terminal_gets_no_escape_code(chat, home):
     with chat("-m", "40", env={"TERM": "dumb"}) as tty:
         tty.send(VOWELS)
@@ -325,7 +325,7 @@ def test_each_line_of_a_pipe_is_a_message(home):
     assert not (home / ".local").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_invalid_bytes_in_a_pipe_are_skipped(home):
     run = piped(home, b"\xff\xfe\n" + VOWELS.encode(), "--verbose", "F")
     assert run.returncode == 0 and run.stdout.startswith(b"1. a")
@@ -336,7 +336,7 @@ def test_invalid_bytes_in_a_pipe_are_skipped(home):
     assert run.returncode == 0 and run.stderr.count(b"prompt tokens cached") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_a_letter_that_the_encoding_lacks_is_replaced():
     options = ("--temp", "9", "--seed", "1", "-m", "60", "--verbose", "F")
     run = process(

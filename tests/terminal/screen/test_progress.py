@@ -89,7 +89,7 @@ def test_the_spinner_of_a_load_is_erased():
     assert screen[1].startswith("Prompt: ") and "Loading" not in "".join(screen)
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 @pytest.mark.parametrize("option", ["--verbose=F", "--json"])
 def test_no_spinner_for_programs(option, tmp_path):
     out = tmp_path / "out"

@@ -103,7 +103,7 @@ def test_a_resize_within_a_table_repeats_its_head():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_a_split_paragraph_and_a_resize_add_no_blank_rows():
     assert stream_markdown("a\n\n" + prose(400)).rows().count("") == 1
     screen = Screen(80, 20)
