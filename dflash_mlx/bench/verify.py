@@ -7,12 +7,13 @@ how rounds are drafted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
 import mlx.core as mx
 import typer
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..decoding.loop import decode
 from ..device import describe
@@ -83,6 +84,28 @@ def compare(
     return Comparison(prompt, at, None, None, "identical", bits)
 
 
+def compare_all(
+    pair: Pair,
+    tokenizer: TokenizerWrapper,
+    prompts: Sequence[str] | None = None,
+    max_tokens: int = 256,
+    block_size: int | None = None,
+) -> Iterator[Comparison]:
+    """Compare on several prompts, one result at a time.
+
+    Args:
+        pair: A pair with a drafter.
+        tokenizer: The target's.
+        prompts: User messages; None takes PROMPTS.
+        max_tokens, block_size: As in `compare`.
+    """
+    for prompt in prompts or PROMPTS:
+        ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
+        yield compare(
+            pair, ids, prompt, tokenizer.eos_token_ids, max_tokens, block_size
+        )
+
+
 def margin(logits: mx.array) -> tuple[float, bool]:
     """The difference of the two best of logits [V], and whether it is a near tie."""
     second, best = mx.sort(logits.astype(mx.float32))[-2:].tolist()
@@ -113,7 +136,7 @@ def run(
     """Compare on `prompts`, and print the results.
 
     Args:
-        prompts: User messages; None takes PROMPTS.
+        prompts: As in `compare_all`.
         model, draft, quantize, draft_quantize, trust_remote_code, kernels, notice: As
             in loading.load.
         block_size, max_tokens: As in `compare`.
@@ -134,19 +157,21 @@ def run(
     )
     pair.require_drafter()
     results = []
-    for prompt in prompts or PROMPTS:
-        ids = apply_template(tokenizer, [{"role": "user", "content": prompt}])
-        result = compare(
-            pair, ids, prompt, tokenizer.eos_token_ids, max_tokens, block_size
-        )
+    for result in compare_all(pair, tokenizer, prompts, max_tokens, block_size):
         results.append(result)
         if not as_json:
             print(one_line(result))
-    equal_bits = all(result.bits for result in results)
     print(as_json_line(results, kernels) if as_json else summary(results))
-    different = any(result.verdict == "different" for result in results)
-    if different or (kernels == "exact" and not equal_bits):
+    if not is_right(results, kernels):
         raise typer.Exit(1)
+
+
+def is_right(results: Sequence[Comparison], kernels: str) -> bool:
+    """Whether no text differs by more than a near tie and, if kernels are exact, all
+    logits are equal bit for bit."""
+    if any(result.verdict == "different" for result in results):
+        return False
+    return kernels != "exact" or all(result.bits for result in results)
 
 
 def as_json_line(results: list[Comparison], kernels: str) -> str:

@@ -1,4 +1,5 @@
-"""`kernels` and `verify`: what computes on this machine, and whether it is right."""
+"""`kernels`, `verify` and `report`: what computes on this machine, and whether it is
+right."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import OptionError
 from ..terminal import shell_completion
 from ..terminal.options import (
     BlockSize,
@@ -73,6 +75,48 @@ def kernels(
         terminal.clear()
     else:
         terminal.show()
+
+
+@command
+def report(
+    model: Annotated[
+        str | None,
+        option(
+            "--model",
+            "Report on this model too: an alias, a Hub id or a folder. Default: only "
+            "the embedded pair.",
+            autocompletion=shell_completion.models,
+        ),
+    ] = None,
+    draft: Draft = None,
+    quantize: Quantize = None,
+    draft_quantize: DraftQuantize = None,
+    trust_remote_code: TrustRemoteCode = False,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Seconds for the benchmark.")
+    ] = 120.0,
+):
+    """Print one block of Markdown about this machine, to paste into an issue.
+
+    It holds what `doctor`, `kernels --check`, `verify` and `verify --exact` find, the
+    cost of a pass by rows, and a benchmark. Names of users and folders are removed.
+    Ctrl-C keeps what was printed. Exits with 1 if a part failed.
+
+    dflash-mlx report
+
+    dflash-mlx report --model qwen3-8b
+    """
+    from ..loading import check_options
+    from ..terminal.report import ReportOptions, run
+
+    check_options(quantize, draft_quantize)
+    if draft and not model:
+        raise OptionError("--draft needs --model.", "Name the model of the drafter.")
+    options = ReportOptions(
+        model, draft, quantize, draft_quantize, trust_remote_code, seconds
+    )
+    if not run(options):
+        raise typer.Exit(1)
 
 
 @command
