@@ -9,6 +9,21 @@ Names are imported on first use, so that importing the package does not import M
 """
 
 from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors see
+    from .cache.prompt_cache import PromptCache
+    from .decoding.loop import decode
+    from .engine import GenerationResponse, generate, stream_generate
+    from .errors import DFlashError
+    from .loading import load, load_drafter
+    from .pair import Pair
+    from .stats import Stats
+    from .text import chat_template
+    from .types import Round, Sampling
+
+    __version__: str
 
 # Public name -> its module and its name there; None is the module itself.
 _PUBLIC = {
@@ -27,10 +42,26 @@ _PUBLIC = {
     "DFlashError": ("errors", "DFlashError"),
 }
 
-__all__ = list(_PUBLIC)
+__all__ = [
+    "DFlashError",
+    "GenerationResponse",
+    "Pair",
+    "PromptCache",
+    "Round",
+    "Sampling",
+    "Stats",
+    "chat_template",
+    "decode",
+    "generate",
+    "load",
+    "load_drafter",
+    "stream_generate",
+]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("dflash-mlx")
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home, attribute = _PUBLIC[name]
@@ -39,5 +70,5 @@ def __getattr__(name):
     return globals()[name]
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -14,15 +14,15 @@ from . import kinds, rollback, snapshots
 
 
 class CachedPair(Protocol):
-    """The part of a Pair that a PromptCache uses.
+    """The part of a Pair that a PromptCache uses."""
 
-    Attributes:
-        target: Its `make_cache(max_kv_size)` returns one cache per layer.
-        drafter: Its `make_cache()` returns contexts. None without a drafter.
-    """
+    @property
+    def target(self) -> Any:
+        """Its `make_cache(max_kv_size)` returns one cache per layer."""
 
-    target: Any
-    drafter: Any
+    @property
+    def drafter(self) -> Any:
+        """Its `make_cache()` returns contexts. None without a drafter."""
 
     @property
     def model(self) -> Any:

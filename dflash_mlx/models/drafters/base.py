@@ -20,18 +20,20 @@ Choose = Callable[..., mx.array]
 
 
 class Drafter(Protocol):
-    """What the loop needs of a drafter.
+    """What the loop needs of a drafter."""
 
-    Attributes:
-        taps: 0-based target layers whose output the drafter reads, in order. May be
-            empty.
-        block_size: Rows of the blocks that it was trained for, the anchor included.
-        window: The number of last committed rows that it can see; None is all.
-    """
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """0-based target layers whose output the drafter reads, in order. May be
+        empty."""
 
-    taps: tuple[int, ...]
-    block_size: int
-    window: int | None
+    @property
+    def block_size(self) -> int:
+        """Rows of the blocks that it was trained for, the anchor included."""
+
+    @property
+    def window(self) -> int | None:
+        """The number of last committed rows that it can see; None is all."""
 
     def bind(self, embed: Callable, head: Callable) -> None:
         """Set the target's embedding ([1, n] -> [1, n, H]) and head."""
@@ -50,13 +52,11 @@ class Drafter(Protocol):
 
 @runtime_checkable
 class Confident(Protocol):
-    """A drafter that can estimate the acceptance of its drafts.
+    """A drafter that can estimate the acceptance of its drafts."""
 
-    Attributes:
-        confident: Whether this checkpoint has what the estimate needs.
-    """
-
-    confident: bool
+    @property
+    def confident(self) -> bool:
+        """Whether this checkpoint has what the estimate needs."""
 
     def propose_with_confidence(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
