@@ -12,7 +12,7 @@ from ..cache import rollback
 from ..errors import OptionError
 from ..train.answers import read_conversations, write_answers
 from ..train.options import TrainOptions
-from ..train.trainer import StepReport, Trainer, check_held_out, initial_drafter
+from ..train.trainer import StepReport, Trainer, held_out_of, initial_drafter
 from .drafters import load_target
 from .streams import print_notice
 
@@ -41,7 +41,7 @@ def run(
     conversations = read_conversations(data)
     pair, tokenizer = load_target(model, quantize, trust_remote_code)
     # Check what can fail before the target writes for hours.
-    check_held_out(len(conversations), options)
+    held_out = held_out_of(len(conversations), options)
     initial_drafter(pair, tokenizer, options)
     rollback.check(pair.target.make_cache())
     try:
@@ -56,32 +56,64 @@ def run(
         max_tokens=max_tokens,
         temp=temp,
         seed=options.seed,
-        progress=lambda done, total: print_notice(f"answers {done}/{total}"),
+        progress=lambda done, total: print_notice(
+            f"The model has answered {done} of {total} conversations."
+        ),
     )
     trainer = Trainer(pair, tokenizer, examples, options, out)
-    first = trainer.step
-    if first:
-        print_notice(f"Resuming at step {first}.")
-    began = time.perf_counter()
-
-    def print_progress(report: StepReport):
-        seconds = (time.perf_counter() - began) / (report.step - first)
-        if report.held_out or report.step % 10 == 0:
-            left = seconds * (report.steps - report.step)
-            print_notice(progress_line(report, left))
-
-    trainer.train(print_progress)
+    print_notice(
+        f"Training on {len(trainer.examples)} conversations; {held_out} are held out "
+        "to count the tokens per round."
+    )
+    if trainer.step:
+        print_notice(f"Resuming at step {trainer.step}.")
+    trainer.train(ProgressLines(trainer.step))
     print_notice(f"Wrote {out}. Use it with --draft {out}.")
 
 
+class ProgressLines:
+    """Prints a line after the first step, after evaluations, and every ten seconds.
+
+    Call it with a StepReport after every step.
+
+    Args:
+        step: Steps that were done before this run.
+    """
+
+    SECONDS = 10.0
+
+    def __init__(self, step: int):
+        self.first, self.start = step, time.perf_counter()
+        self.printed: float | None = None
+
+    def __call__(self, report: StepReport) -> None:
+        now = time.perf_counter()
+        recent = self.printed is not None and now - self.printed < self.SECONDS
+        if recent and report.held_out is None:
+            return
+        self.printed = now
+        per_step = (now - self.start) / (report.step - self.first)
+        print_notice(progress_line(report, per_step * (report.steps - report.step)))
+
+
 def progress_line(report: StepReport, seconds_left: float) -> str:
-    """Loss, acceptance by position, held-out tokens per round, speed, time left."""
-    accepted = " ".join(f"{share:.2f}" for share in report.acceptance)
-    held_out = ""
+    """Loss, tokens per round in training and on held-out text, speed, time left.
+
+    training.json has the acceptance by position.
+    """
+    rounds = f"{1 + sum(report.acceptance):.2f} tokens per round"
     if report.held_out is not None:
-        held_out = f" | held out {report.held_out:.2f} tokens per round"
+        rounds += f", {report.held_out:.2f} on held-out text"
     return (
-        f"step {report.step}/{report.steps} | loss {report.loss:.3f} | "
-        f"accepted {accepted}{held_out} | {report.tokens_per_second:.0f} tokens/s | "
-        f"{seconds_left / 60:.0f} min left"
+        f"step {report.step}/{report.steps} | loss {report.loss:.3f} | {rounds} | "
+        f"{report.tokens_per_second:,.0f} tokens/s | {time_left(seconds_left)} left"
     )
+
+
+def time_left(seconds: float) -> str:
+    """A duration with one unit, for example 40 s, 12 min or 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

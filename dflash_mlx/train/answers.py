@@ -127,7 +127,8 @@ def write_answers(
         max_tokens: Maximum number of tokens of an answer.
         temp: Sampling temperature; 0 is greedy.
         seed: Seed of the sampling.
-        progress: Called with the numbers of conversations done and in total.
+        progress: Called with the numbers of conversations done and in total, before
+            the first one too.
 
     Returns:
         An example for each conversation.
@@ -141,6 +142,8 @@ def write_answers(
     with file.open("a") as out:
         if not out.tell():
             out.write(json.dumps(digest) + "\n")
+        if progress and len(done) < len(conversations):
+            progress(len(done), len(conversations))
         while len(done) < len(conversations):
             mx.random.seed(seed + len(done))
             chunk = conversations[len(done) : len(done) + CHUNK]

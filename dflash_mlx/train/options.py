@@ -84,8 +84,10 @@ class TrainOptions:
         "and 7 for blocks of 8, 10 and 16 rows, interpolated between them.",
     ] = None
     held_out: Annotated[
-        int, "Number of conversations kept for evaluation and not trained on."
-    ] = 32
+        int | None,
+        "Number of conversations kept for evaluation and not trained on. Default: a "
+        "tenth of them, 32 at most.",
+    ] = None
     eval_every: Annotated[int, "Number of updates between evaluations."] = 100
     save_every: Annotated[int, "Number of updates between checkpoints."] = 100
     seed: Annotated[

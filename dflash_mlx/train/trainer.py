@@ -32,6 +32,9 @@ from .objective import Batch, loss, make_batch, teacher_logits
 from .optim import make_optimizer, make_step
 from .options import TrainOptions
 
+# Conversations held out by default, of ten times as many or more.
+MAX_HELD_OUT = 32
+
 
 @dataclass
 class StepReport:
@@ -59,7 +62,7 @@ class Trainer:
     Args:
         pair: The target. Its drafter, if any, is ignored.
         tokenizer: Source of the default mask token.
-        examples: From answers.write_answers. The last `options.held_out` are not
+        examples: From answers.write_answers. The last `held_out_of(...)` are not
             trained on.
         options: Settings of the run.
         out: Folder for the drafter, the checkpoint and training.json.
@@ -78,10 +81,10 @@ class Trainer:
         options: TrainOptions,
         out: Path,
     ):
-        check_held_out(len(examples), options)
+        held_out = held_out_of(len(examples), options)
         self.options, self.out = options, out
-        self.examples = trainable(examples[: -options.held_out], options.max_length)
-        self.held_out = examples[-options.held_out :]
+        self.examples = trainable(examples[:-held_out], options.max_length)
+        self.held_out = examples[-held_out:]
         mx.random.seed(options.seed)
         self.drafter = initial_drafter(pair, tokenizer, options)
         window = options.context_window or length_of_most(
@@ -279,19 +282,26 @@ def length_of_most(examples: list[Example], max_length: int) -> int:
     return -(-lengths[len(lengths) * 9 // 10] // 64) * 64
 
 
-def check_held_out(conversations: int, options: TrainOptions) -> None:
-    """Raise OptionError when all conversations are held out.
+def held_out_of(conversations: int, options: TrainOptions) -> int:
+    """The number of conversations that are not trained on.
 
     Args:
-        conversations: The number of conversations.
+        conversations: The number of all conversations.
         options: Settings of the run.
+
+    Raises:
+        OptionError: Nothing is left to train on.
     """
-    if conversations <= options.held_out:
+    held_out = options.held_out
+    if held_out is None:
+        held_out = min(MAX_HELD_OUT, max(1, conversations // 10))
+    if conversations <= held_out:
         raise OptionError(
-            f"There is nothing to train on: {options.held_out} of {conversations} "
+            f"There is nothing to train on: {held_out} of {conversations} "
             "conversations would be held out.",
             "Use more data or a smaller --held-out.",
         )
+    return held_out
 
 
 def tokens_per_round(pair: Pair, examples: list[Example]) -> float:
