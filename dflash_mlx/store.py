@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,28 @@ def cache_folder() -> Path:
     return Path.home() / caches / "dflash-mlx"
 
 
+def ignore(line: str) -> None:
+    """A notice that does nothing."""
+
+
 class Store:
     """The entries of one machine in a file.
 
     A file that cannot be read counts as empty, and an error while writing is ignored,
-    since lost entries can be measured again.
+    since lost entries can be measured again. A file with other content than entries is
+    renamed, so that nothing overwrites it.
 
     Args:
         machine: Description of the machine. Entries of other machines are kept in the
             file but not returned.
         file: The JSON file.
+        notice: Called with one line of text if the file was damaged.
     """
 
-    def __init__(self, machine: str, file: Path):
-        self.machine, self.file = machine, file
+    def __init__(
+        self, machine: str, file: Path, notice: Callable[[str], None] = ignore
+    ):
+        self.machine, self.file, self.notice = machine, file, notice
 
     def all(self) -> dict[str, Any]:
         """This machine's entries."""
@@ -80,13 +88,29 @@ class Store:
 
     def _read(self) -> dict:
         try:
-            everything = json.loads(self.file.read_text())
-        except (OSError, ValueError):
+            text = self.file.read_bytes()
+        except OSError:
             return {}
-        valid = isinstance(everything, dict) and all(
+        try:
+            everything = json.loads(text)
+        except ValueError:
+            everything = None
+        if isinstance(everything, dict) and all(
             isinstance(entries, dict) for entries in everything.values()
-        )
-        return everything if valid else {}
+        ):
+            return everything
+        self._set_aside()
+        return {}
+
+    def _set_aside(self) -> None:
+        """Rename the damaged file. Another program may have done so just now."""
+        damaged = self.file.with_suffix(".damaged")
+        with contextlib.suppress(OSError):
+            self.file.replace(damaged)
+            self.notice(
+                f"{self.file} is damaged. It was renamed to {damaged.name}, and its "
+                "measurements are made again when they are needed."
+            )
 
     def _write(self, everything: dict) -> None:
         with contextlib.suppress(OSError):
