@@ -9,18 +9,21 @@ import contextlib
 import os
 import platform
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock, current_thread, main_thread
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_reduce
+from mlx.utils import tree_flatten, tree_reduce
 
 GIB = 2**30
-# Wired beside the weights: caches, activations, the drafter.
-HEADROOM = 4 * GIB
+# Bytes of a page of memory on Apple silicon. MLX allocates whole pages.
+PAGE = 2**14
 # System settings and files that report thermal pressure, memory pressure and waiting.
 MAC_THERMAL = "com.apple.system.thermalpressurelevel"
 MAC_MEMORY = "kern.memorystatus_vm_pressure_level"
@@ -41,11 +44,17 @@ def model_bytes(model: nn.Module) -> int:
     )
 
 
+def gpu_info() -> dict[str, Any]:
+    """Facts about the Metal GPU, whichever device is the default one. The CPU's lack
+    most of them."""
+    return mx.device_info(mx.gpu)
+
+
 def memory_bytes() -> int:
     """Memory for models: on a Mac the GPU's recommended working set, elsewhere the
     machine's memory."""
     if mx.metal.is_available():
-        return mx.device_info()["max_recommended_working_set_size"]
+        return gpu_info()["max_recommended_working_set_size"]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -53,27 +62,111 @@ def native_bfloat16() -> bool:
     """Whether the hardware computes bfloat16. The GPUs of M1 and M2 emulate it."""
     if not mx.metal.is_available():
         return True
-    chip = str(mx.device_info()["architecture"])
+    chip = str(gpu_info()["architecture"])
     return not chip.startswith(("applegpu_g13", "applegpu_g14"))
 
 
-@contextlib.contextmanager
-def wired(model: nn.Module) -> Iterator[None]:
-    """Keep a model's weights in wired memory inside the context, on a Mac.
+class WiredMemory:
+    """The process's wired limit, as large as the weights that are in use.
 
-    The limit is the size of the weights and some headroom. A limit of all memory has
-    hung macOS (ml-explore/mlx#3186).
+    There is no room for anything else: buffers that come and go while memory is wired
+    have made macOS panic, and so has a limit of all memory (ml-explore/mlx#3186). Uses
+    may begin and end in any order, as generators do. The limit of before is set again
+    when the last one ends.
     """
-    if not mx.metal.is_available():
-        yield
-        return
-    limit = min(model_bytes(model) + HEADROOM, memory_bytes())
-    old = mx.set_wired_limit(limit)
-    try:
-        yield
-    finally:
-        mx.synchronize()
-        mx.set_wired_limit(old)
+
+    def __init__(self):
+        self._lock = Lock()
+        self._uses: dict[object, tuple[Any, ...]] = {}  # by a token of each use
+        self._limit = self._before = 0
+
+    @contextlib.contextmanager
+    def use(self, *models: Any) -> Iterator[None]:
+        """Wire the weights of `models` inside the context, if Metal computes.
+
+        Args:
+            models: Modules. Anything else has no weights.
+        """
+        if not runs_on_metal():
+            yield
+            return
+        token = object()
+        self._begin(token, models)
+        try:
+            yield
+        finally:
+            try:
+                # MLX must not change the limit while it computes.
+                mx.synchronize()
+            finally:
+                self._end(token)
+
+    def _begin(self, token, models):
+        with self._lock:
+            others = [model for use in self._uses.values() for model in use]
+            limit = min(wired_bytes(*models, *others), memory_bytes())
+            if not self._uses:
+                self._before, self._limit = mx.set_wired_limit(limit), limit
+            elif limit > self._limit:
+                mx.synchronize()
+                mx.set_wired_limit(limit)
+                self._limit = limit
+            self._uses[token] = models
+
+    def _end(self, token):
+        with self._lock:
+            del self._uses[token]
+            if not self._uses:
+                mx.set_wired_limit(self._before)
+
+
+WIRED = WiredMemory()
+
+
+def evaluate(*models: Any) -> None:
+    """Evaluate every array of modules, also those that are no parameters.
+
+    MLX can evaluate pending operations only in the thread that made them, and mlx-lm
+    makes the tables of some rotary embeddings without evaluating them.
+
+    Args:
+        models: Modules. Anything else is left alone.
+    """
+    roots = [model for model in models if isinstance(model, nn.Module)]
+    attributes = [vars(module) for root in roots for module in root.modules()]
+    mx.eval(
+        [a for _, a in tree_flatten([roots, attributes]) if isinstance(a, mx.array)]
+    )
+
+
+class Suspensions:
+    """Counts how often this process was stopped, as by Ctrl-Z, and went on.
+
+    Attributes:
+        count: The number of times since `watch`.
+    """
+
+    def __init__(self):
+        self.count = 0
+
+    def watch(self) -> None:
+        """Begin to count. Only a program's main thread can; elsewhere this does
+        nothing."""
+        if current_thread() is main_thread():
+            signal.signal(signal.SIGCONT, self._resumed)
+
+    def _resumed(self, *_):
+        self.count += 1
+
+
+SUSPENSIONS = Suspensions()
+
+
+def wired_bytes(*models: Any) -> int:
+    """Bytes that the arrays of these models occupy, each model counted once."""
+    modules = {id(model): model for model in models if isinstance(model, nn.Module)}
+    arrays = [a for m in modules.values() for _, a in tree_flatten(m)]
+    return sum(-(-a.nbytes // PAGE) * PAGE for a in arrays if isinstance(a, mx.array))
 
 
 def runs_on_metal() -> bool:
@@ -109,7 +202,7 @@ def describe() -> dict[str, str | int]:
 def processor() -> str:
     """The name of the chip."""
     if mx.metal.is_available():
-        return mx.device_info()["device_name"]
+        return gpu_info()["device_name"]
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
         for line in lines:
             if line.startswith("model name"):

@@ -151,7 +151,7 @@ def stream_generate(
         kv=KVBits(kv_bits, kv_group_size, quantized_kv_start),
         progress=prompt_progress_callback,
     )
-    with device.wired(pair.model), contextlib.closing(rounds):
+    with pair.wired(), contextlib.closing(rounds):
         answer.start_clock()
         for round in rounds:
             seconds = answer.elapsed()
@@ -182,6 +182,7 @@ class Answer:
         self.segments: list[str] = []  # text of scanned tokens, not in a response yet
         self.stopped = False  # a stop string is complete
         self.round_start = self.first_token_at = 0.0  # seconds of the clock
+        self.suspensions = device.SUSPENSIONS.count  # at the start of the round
 
     def scan(self, tokens: list[int]) -> int | None:
         """Detokenize a round's tokens.
@@ -201,13 +202,19 @@ class Answer:
     def start_clock(self) -> None:
         """Start timing the next round."""
         self.round_start = time.perf_counter()
+        self.suspensions = device.SUSPENSIONS.count
 
     def elapsed(self) -> float:
         """Seconds since `start_clock`."""
         return time.perf_counter() - self.round_start
 
     def is_stall(self, seconds: float) -> bool:
-        """Whether a round took so much longer than earlier ones that a kernel hangs."""
+        """Whether a round took so much longer than earlier ones that a kernel hangs.
+
+        Not if the program was stopped and continued meanwhile, as by Ctrl-Z.
+        """
+        if device.SUSPENSIONS.count != self.suspensions:
+            return False
         rounds = self.stats.seconds_by_width.values()
         usual = sum(spent for _, spent in rounds) / max(self.stats.rounds, 1)
         most = max(STALL_SECONDS, STALL_RATIO * usual)

@@ -6,11 +6,13 @@ Does not read files; see loading.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.nn as nn
 
+from .device import WIRED, evaluate
 from .errors import PairError, UnsupportedError
 from .metal.dispatch import Dispatch
 from .models import fingerprint
@@ -30,6 +32,7 @@ class Pair:
         reason: Why there is no drafter, for the statistics.
         kernels: The installed kernels of the target and of the drafter.
         history: What rounds have shown so far, for the choice of widths.
+        wire: Keep the weights in wired memory while text is generated, on a Mac.
     """
 
     target: Target
@@ -37,6 +40,7 @@ class Pair:
     reason: str = ""
     kernels: tuple[Dispatch, ...] = ()
     history: History = field(default_factory=History, repr=False, compare=False)
+    wire: bool = True
 
     @property
     def model(self) -> nn.Module:
@@ -65,12 +69,17 @@ class Pair:
             UnsupportedError: The model's caches cannot be rolled back.
         """
         target = make_target(model, config)
+        evaluate(model, drafter)  # another thread than this one may decode
         if drafter is None:
             return cls(target, None, reason)
         check_taps(drafter.taps, target.num_layers)
         target.check(drafter.taps)
         drafter.bind(target.embed, target.head)
         return cls(target, drafter)
+
+    def wired(self) -> AbstractContextManager[None]:
+        """A context in which the weights stay in wired memory, if `wire` is set."""
+        return WIRED.use(self.model, self.drafter) if self.wire else nullcontext()
 
     @property
     def kernels_in_service(self) -> list[str]:

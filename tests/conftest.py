@@ -15,21 +15,12 @@ from dflash_mlx.metal import kernel  # noqa: E402
 from dflash_mlx.speculation.costs import ASSUMED  # noqa: E402
 from dflash_mlx.tuning import calibrate  # noqa: E402
 from tests import emulator  # noqa: E402
+from tests.equipment.mac import Mac  # noqa: E402
 
 pytest_plugins = ["tests.equipment.full"]
 
 # A shell makes background processes ignore SIGINT, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# mx.device_info() of an M3 Max with 64 GB.
-APPLE = {
-    "architecture": "applegpu_g15s",
-    "device_name": "Apple M3 Max",
-    "max_buffer_length": 38_654_705_664,
-    "max_recommended_working_set_size": 51_539_607_552,
-    "memory_size": 68_719_476_736,
-    "resource_limit": 499_000,
-}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -47,25 +38,29 @@ def keep_measurements_apart(tmp_path_factory):
 
 @pytest.fixture
 def metal(monkeypatch):
-    """Make Metal available: mx.fast.metal_kernel runs on the emulator.
+    """A Mac on which mx.fast.metal_kernel runs on the emulator.
 
-    All other operations run on the CPU.
+    All other operations run on the CPU, which stays the default device.
     """
     if reason := emulator.missing_requirement():
         pytest.skip(reason)
     kernel.compiled.cache_clear()
     monkeypatch.setattr(mx.fast, "metal_kernel", emulator.metal_kernel)
-    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    mac = Mac().install(monkeypatch)
     monkeypatch.setattr(device, "runs_on_metal", lambda: True)
-    monkeypatch.setattr(mx, "device_info", lambda *device: dict(APPLE))
-    monkeypatch.setattr(mx, "set_wired_limit", lambda limit: 0)
     # The emulator's speed is not a GPU's.
-    monkeypatch.setattr(calibrate, "measure", lambda pair: ASSUMED)
-    yield
+    monkeypatch.setattr(calibrate, "measure", lambda pair, **_: ASSUMED)
+    yield mac
     kernel.compiled.cache_clear()
+
+
+@pytest.fixture
+def mac(monkeypatch):
+    """A Mac whose default device is the CPU, without an emulator for kernels."""
+    return Mac().install(monkeypatch)
 
 
 @pytest.fixture
 def uncalibrated(monkeypatch):
     """Load pairs without measuring the costs of their passes, which takes seconds."""
-    monkeypatch.setattr(calibrate, "measure", lambda pair: ASSUMED)
+    monkeypatch.setattr(calibrate, "measure", lambda pair, **_: ASSUMED)

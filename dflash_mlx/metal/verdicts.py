@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
 
-from ..store import Store, cache_folder
+from ..device import gpu_info
+from ..store import Store, cache_folder, ignore
 from .kernel import fingerprint
 
 STOCK = "stock"
@@ -27,11 +29,19 @@ class Verdict:
         choice: Name of the kernel that runs them, or "stock".
         why: The reason, in a few words.
         microseconds: Time of one call by candidate; empty if there was no race.
+        lost: How often the measurement was lost, because the program ended or the GPU
+            failed. After the first time, the cause may lie elsewhere.
     """
 
     choice: str
     why: str
     microseconds: dict[str, float] = field(default_factory=dict)
+    lost: int = 0
+
+    @property
+    def final(self) -> bool:
+        """Whether the shape need not be measured again."""
+        return self.lost != 1
 
 
 def default_file() -> Path:
@@ -42,7 +52,7 @@ def default_file() -> Path:
 def machine() -> str:
     """What verdicts depend on besides a shape: chip, MLX, the text of the kernels, and
     macOS, which brings the compiler."""
-    info, system = mx.device_info(), platform.mac_ver()[0] or "none"
+    info, system = gpu_info(), platform.mac_ver()[0] or "none"
     chip = f"{info['device_name']}, {info['architecture']}"
     return f"{chip}, macOS {system}, mlx {mx.__version__}, kernels {fingerprint()}"
 
@@ -51,16 +61,18 @@ class Verdicts:
     """The stored verdicts of one machine.
 
     Args:
-        machine, file: As in Store.
+        machine, file, notice: As in Store.
     """
 
-    def __init__(self, machine: str, file: Path):
-        self.store = Store(machine, file)
+    def __init__(
+        self, machine: str, file: Path, notice: Callable[[str], None] = ignore
+    ):
+        self.store = Store(machine, file, notice)
 
     @classmethod
-    def of_this_machine(cls) -> Verdicts:
+    def of_this_machine(cls, notice: Callable[[str], None] = ignore) -> Verdicts:
         """This machine's verdicts, in this user's file."""
-        return cls(machine(), default_file())
+        return cls(machine(), default_file(), notice)
 
     def all(self) -> dict[str, Verdict]:
         """This machine's verdicts by key: operation, shape and rows as text."""

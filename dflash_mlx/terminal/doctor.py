@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from .. import device
 from ..metal.verdicts import Verdicts
+from .streams import print_notice
 
 NO_BFLOAT16 = "emulated by this GPU: drafters run in float16 or float32"
 
@@ -46,7 +47,7 @@ def metal() -> str:
     """The GPU, if there is one."""
     if not mx.metal.is_available():
         return "not available: MLX runs on the CPU or on CUDA, kernels are off"
-    info = mx.device_info()
+    info = device.gpu_info()
     return f"{info['architecture']}, {info['memory_size'] / device.GIB:.1f} GiB shared"
 
 
@@ -54,7 +55,7 @@ def wired_limit() -> str:
     """How much memory the system lets the GPU wire."""
     limit = device.wired_limit()
     if limit is None:
-        return "the system's default; decoding requests the weights and 4 GiB"
+        return "the system's default; decoding wires the weights of the pair"
     return f"{limit / device.GIB:.1f} GiB, set with iogpu.wired_limit_mb"
 
 
@@ -62,7 +63,7 @@ def kernels() -> str:
     """The number of operations that each kernel was chosen for."""
     if not mx.metal.is_available():
         return "off"
-    verdicts = Verdicts.of_this_machine().all()
+    verdicts = Verdicts.of_this_machine(print_notice).all()
     if not verdicts:
         return "nothing measured yet; loading a model does"
     counts = Counter(verdict.choice for verdict in verdicts.values())

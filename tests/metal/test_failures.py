@@ -1,5 +1,8 @@
 """Answers during which a kernel fails: all kernels are dropped, and nothing is lost."""
 
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ from dflash_mlx import (
     PromptCache,
     Sampling,
     decode,
+    device,
     engine,
     load,
 )
@@ -300,6 +304,29 @@ def test_a_stall_is_long_and_unusual(usual, most):
     answer = engine.Answer(None, set(), engine.Stats("dflash"))
     answer.stats.rounds, answer.stats.seconds_by_width = 2, {4: [2, 2 * usual]}
     assert not answer.is_stall(most - 1) and answer.is_stall(most + 1)
+
+
+def test_a_program_that_was_stopped_meanwhile_did_not_stall(monkeypatch):
+    """Ctrl-Z and fg: the shell continues a program with this signal."""
+    before = signal.getsignal(signal.SIGCONT)
+    try:
+        device.SUSPENSIONS.watch()
+        answer = engine.Answer(None, set(), engine.Stats("dflash"))
+        answer.stats.rounds, answer.stats.seconds_by_width = 2, {4: [2, 1.0]}
+        answer.start_clock()
+        os.kill(os.getpid(), signal.SIGCONT)
+        assert not answer.is_stall(3600.0)
+        answer.start_clock()
+        assert answer.is_stall(3600.0)
+    finally:
+        signal.signal(signal.SIGCONT, before)
+
+
+def test_only_the_main_thread_counts_suspensions():
+    before = signal.getsignal(signal.SIGCONT)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(device.SUSPENSIONS.watch).result()
+    assert signal.getsignal(signal.SIGCONT) == before
 
 
 def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
