@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import mlx.core as mx
+
 from ..types import KVBits, require
 from . import kinds, rollback, snapshots
 
@@ -127,6 +129,12 @@ class PromptCache:
         self.drafter = drafter.make_cache() if drafter else []
         self.broken = False
 
+    def evaluate(self) -> None:
+        """Evaluate all arrays, so that any thread can go on with these caches. What is
+        pending in MLX can be evaluated only by the thread that made it."""
+        contexts = [array for entry in self.drafter for array in entry.arrays()]
+        mx.eval([entry.state for entry in self.target], contexts)
+
     def settle(self) -> None:
         """Cut both caches to exactly `rows` rows; the target's only if possible."""
         rows = self.rows
@@ -162,6 +170,7 @@ class PromptCache:
         if self.snapshots.most and snapshots.need_snapshots(self.target, self.drafter):
             stops = {*marks, last, *([shared] if parts else [])}
             self.marks = sorted(at for at in stops if max(kept, 1) <= at <= last)
+        self.evaluate()
         return list(prompt[kept:])
 
     def _keep(self, rows):

@@ -83,7 +83,8 @@ def decode(
         require((block_size or 1) <= MAX_ROWS, "block_size", EXACT_ROWS, block_size)
     recovery = Recovery(pair)
     stops = Stops(stop_ids, recovery.wrap_callback(scan), left)
-    passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting)
+    keep = prompt_cache is not None
+    passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting, keep)
     planner = make_planner(pair, cache.text, stops, block_size if drafting else 1)
     pipeline = Pipeline(passes, planner, stops, recovery)
     yield from _answer(pipeline, prefill_step_size, recovery.wrap_callback(progress))
@@ -121,6 +122,7 @@ def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round]:
                 plan = pipeline.prepare()
         with planner.watch.paused():
             yield round
+        pipeline.passes.check_thread()
         recovery.raise_deferred()
 
 

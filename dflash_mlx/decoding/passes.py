@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 
 import mlx.core as mx
 
@@ -63,6 +64,7 @@ class Passes:
         chooser: Makes the target's choices.
         kv: Quantization of the target's KV cache.
         drafting: Whether the drafter's context is kept up to date.
+        keep: Whether the cache is used after `close`.
 
     Attributes:
         pending: Passes that are not committed yet, oldest first: one block or two
@@ -77,10 +79,12 @@ class Passes:
         chooser: Chooser,
         kv: KVBits,
         drafting: bool,
+        keep: bool = True,
     ):
         self.target, self.drafter = pair.target, pair.drafter
         self.cache, self.chooser, self.kv = cache, chooser, kv
-        self.drafting = drafting
+        self.drafting, self.keep = drafting, keep
+        self.thread = get_ident()
         self.confident = isinstance(pair.drafter, Confident) and pair.drafter.confident
         self.taps = pair.drafter.taps if drafting else ()
         self.since_clear = 0
@@ -162,7 +166,7 @@ class Passes:
                 self._extend(self._forward(chunk, visible)[1], n, visible)
                 cache.quantize(self.kv)
                 cache.rows += n
-                mx.eval([entry.state for entry in cache.target], self._contexts())
+                cache.evaluate()
             cache.snapshot()
             mx.clear_cache()
             if progress:
@@ -178,6 +182,15 @@ class Passes:
         left = min(len(self.cache.text) - self.cache.rows, self.cache.to_mark())
         window = self.drafter.window
         return n if window is None else max(0, min(n, window - (left - n)))
+
+    def check_thread(self) -> None:
+        """Raise OptionError in another thread than the one that began."""
+        if get_ident() != self.thread:
+            raise OptionError(
+                "This generation began in another thread, and MLX evaluates what is "
+                "pending only there.",
+                "Continue it in that thread, or start a new one with its prompt_cache.",
+            )
 
     @contextmanager
     def _changing_caches(self):
@@ -306,6 +319,10 @@ class Passes:
         The first pending row is that of the text's last token. Of a block that row is
         kept, and so is a single row that cannot be cut. If a change was interrupted and
         the cache cannot be cut, it is marked as broken.
+
+        Everything is evaluated, so that another thread can go on. That may be
+        impossible in another thread than the one that decoded; then the cache is broken
+        too.
         """
         cache = self.cache
         if cache.owner is not self:
@@ -324,6 +341,17 @@ class Passes:
             cache.rows, sound = len(cache.text), True
         cache.settle()
         cache.broken = not (sound or not (self.interrupted or pending_rows))
+        if self.keep and not cache.broken:
+            self._evaluate()
+
+    def _evaluate(self):
+        """Evaluate the cache. If that fails, it is broken."""
+        try:
+            self.cache.evaluate()
+        except RuntimeError:
+            self.cache.broken = True
+            if get_ident() == self.thread:
+                raise
 
     def _extend(self, features, rows, visible):
         """Give the drafter the last `visible` of `rows` committed rows."""
