@@ -70,6 +70,25 @@ class ContextCache:
             keys, values = keys[..., -self.window :, :], values[..., -self.window :, :]
         return keys, values
 
+    def followed_by(
+        self, keys: mx.array, values: mx.array
+    ) -> tuple[mx.array, mx.array]:
+        """The visible keys and values with those of a block [1, heads, n, head_dim]
+        behind them.
+
+        The block's rows are written behind the committed rows, into the same buffer,
+        where the next rows overwrite them. A copy of the whole context for every block
+        would need a slightly larger buffer each time, which MLX cannot take from those
+        it has freed.
+        """
+        held = self._rows.offset
+        if held == 0:
+            return keys, values
+        keys, values = self._rows.update_and_fetch(keys, values)
+        self._rows.offset = held
+        first = max(0, held - self.window) if self.window else 0
+        return keys[..., first:, :], values[..., first:, :]
+
     def positions(self) -> mx.array:
         """The positions [m] of the visible rows."""
         runs = [mx.arange(first, first + rows) for first, rows in self._runs]

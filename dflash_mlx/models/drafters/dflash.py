@@ -176,9 +176,13 @@ class DFlash(nn.Module):
         rows = self.block_rows(width)
         masked = mx.full((rows - 1,), self.config.mask_token_id, dtype=anchor.dtype)
         ids = mx.concatenate([anchor, masked])[None]
-        contexts = [entry.fetch() for entry in cache]
-        masks = [self.block_mask(i, entry, rows) for i, entry in enumerate(cache)]
-        return self.forward_blocks(ids, contexts, cache[0].offset, masks)
+        masks = [
+            "causal"  # MLX's word for a mask that would grow with the context
+            if self.layer_visibility(i) == (None, True)
+            else self.block_mask(i, entry, rows)
+            for i, entry in enumerate(cache)
+        ]
+        return self.forward_blocks(ids, cache, cache[0].offset, masks)
 
     def draft_rows(self, width: int) -> slice:
         """The width - 1 rows of a block that draft."""
@@ -192,9 +196,9 @@ class DFlash(nn.Module):
     def forward_blocks(
         self,
         ids: mx.array,
-        contexts: list[KeysValues | None],
+        contexts: Sequence[KeysValues | ContextCache | None],
         offset: int | mx.array,
-        masks: Sequence[mx.array | None],
+        masks: Sequence[mx.array | str | None],
     ) -> mx.array:
         """Normed hidden states [N * M, B, H] of M blocks of each of N sequences.
 

@@ -15,6 +15,8 @@ from mlx_lm.models.base import scaled_dot_product_attention
 from mlx_lm.models.qwen3 import MLP
 from mlx_lm.models.rope_utils import initialize_rope
 
+from ...cache.context import ContextCache
+
 if TYPE_CHECKING:
     from .config import DFlashConfig
 
@@ -66,24 +68,28 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: mx.array,
-        context: KeysValues | None,
+        context: KeysValues | ContextCache | None,
         offset: int | mx.array,
-        mask: mx.array | None = None,
+        mask: mx.array | str | None = None,
     ) -> mx.array:
         """Attend.
 
         Args:
             x: [N * M, B, H], M blocks of each of N sequences.
-            context: Keys and values [N, n_kv_heads, S, head_dim] that all blocks of
-                a sequence share, or None.
+            context: The cache of the only block's context; or keys and values
+                [N, n_kv_heads, S, head_dim] that all blocks of a sequence share, or
+                None.
             offset: Position of each block's first row: an int, or [N * M].
-            mask: [N, 1, M * B, S + M * B], True where a row sees a key; None is all.
+            mask: [N, 1, M * B, S + M * B], True where a row sees a key; "causal" for
+                the rows before it; None is all.
         """
         rows, width, _ = x.shape
         queries, gate = self.queries_and_gate(x)
         queries = self.rope(queries, offset=offset)
         keys, values = self.keys_values(x, offset)
-        if context is not None:
+        if isinstance(context, ContextCache):
+            keys, values = context.followed_by(keys, values)
+        elif context is not None:
             sequences = context[0].shape[0]
             queries, keys, values = (
                 join_blocks(a, sequences) for a in (queries, keys, values)
