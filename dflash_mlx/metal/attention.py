@@ -61,6 +61,15 @@ def _with_and_without_mask(case: Case) -> list[Case]:
     return [case, case | {"mask": (distance >= 0) & (distance < keys // 2)}]
 
 
+def _code(case: Case, rows: int) -> tuple[int, int]:
+    """The numbers of tiles and simdgroups that a kernel is compiled for."""
+    q, kv_heads = case["q"], case["k"].shape[1]
+    if q.shape[3] not in block_attention.HEAD_DIMS:  # no kernel runs it
+        return 0, 0
+    pairs = q.shape[1] // kv_heads * rows
+    return block_attention.threadgroup_shape(pairs, q.shape[3], q.dtype.size)
+
+
 def _row_alone(case: Case, row: int) -> Case:
     """One row's query, with the keys that it sees."""
     q, k, v, mask = (case[name] for name in ("q", "k", "v", "mask"))
@@ -85,6 +94,7 @@ ATTENTION = Operation(
     sample=_sample,
     row_alone=_row_alone,
     variants=_with_and_without_mask,
+    code=_code,
 )
 
 

@@ -116,13 +116,22 @@ def dense_partition(k: int, n: int) -> tuple[int, int]:
     return 32, 8 if k >= 16 * n else 1
 
 
+def exact_code(rows: int) -> tuple[int, int]:
+    """The numbers of rows and of outputs per lane that an exact kernel is compiled for.
+    A lane keeps rows * outputs sums in registers."""
+    compiled_rows = next(size for size in COMPILED_ROWS if rows <= size)
+    return compiled_rows, 4 if rows <= 8 else 2
+
+
+def fast_code(rows: int) -> int:
+    """The number of blocks of 8 rows that a fast kernel is compiled for."""
+    return 1 if rows <= 8 else 2
+
+
 def _exact(kernel, x, inputs, template, split=1):
     """Launch an exact kernel, in which `split` SIMD groups share their outputs."""
     k, n = x.shape[-1], inputs[0].shape[0]
-    rows = x.size // k
-    # A lane keeps rows * outputs sums in registers.
-    outputs = 4 if rows <= 8 else 2
-    compiled_rows = next(size for size in COMPILED_ROWS if rows <= size)
+    compiled_rows, outputs = exact_code(x.size // k)
     template = template | {"ROWS": compiled_rows, "OUTPUTS": outputs}
     simdgroups = -(-n // (outputs * 32 // template["LANES"])) * split
     per_threadgroup = max(2, split)
@@ -136,8 +145,11 @@ def _fast(variant, names, body, x, inputs, template):
     k, n = x.shape[-1], inputs[0].shape[0]
     steps = -(-k // 128)
     split = next(size for size in (8, 4, 2, 1) if size <= steps)
-    blocks = 1 if x.size // k <= 8 else 2
-    template = template | {"BLOCKS": blocks, "SPLIT": split, "TILES": TILES}
+    template = template | {
+        "BLOCKS": fast_code(x.size // k),
+        "SPLIT": split,
+        "TILES": TILES,
+    }
     kernel = compiled(("block_matmul_fast",), variant, names, ("y",), body)
     return _launch(kernel, x, inputs, template, -(-n // (8 * TILES)), 32 * split)
 

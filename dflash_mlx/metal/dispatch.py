@@ -11,12 +11,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import OptionError
-from .kernel import KERNEL_ERRORS, MAX_ROWS, Case, Kernel, error_summary
-from .operation import MEASURED_ROWS, Operation, Request
-from .selection import choose_kernel
+from .kernel import (
+    KERNEL_ERRORS,
+    MAX_ROWS,
+    Case,
+    Kernel,
+    error_summary,
+    is_device_failure,
+)
+from .operation import MEASURED_ROWS, Operation, Request, fewer_measured
+from .selection import CALLS_PER_HEAT, choose_kernel
 from .verdicts import STOCK, Verdict, Verdicts
 
 MODES = ("auto", "off", "exact")
+# report(done, total, what): a trial of an operation begins, after `done` of `total`.
+Report = Callable[[int, int, str], None]
+NOT_MEASURED = Verdict(STOCK, "not measured")
 
 
 def check_mode(mode: str) -> None:
@@ -36,6 +46,8 @@ class Dispatch:
 
     Attributes:
         dropped: The kernels that no longer run in this session, with the reason.
+        stopped: Why nothing is measured any more in this session, in one item; empty
+            if something may be.
         inexact_reason: Why rows can depend on their block; "" if they cannot.
     """
 
@@ -46,20 +58,22 @@ class Dispatch:
         notice: Callable[[str], None] = lambda line: None,
     ):
         self.exact = exact
-        self.verdicts = verdicts or Verdicts.of_this_machine()
+        self.verdicts = verdicts or Verdicts.of_this_machine(notice)
         self.dropped: dict[str, str] = {}
+        self.stopped: list[str] = []
         self.inexact_reason: str = ""
         self._notice, self._noticed = notice, set()
         self._pair_is_exact = exact
         # By operation, shape and rows.
         self._chosen: dict[tuple[str, tuple, int], Kernel | None] = {}
-        self._recorded: dict[tuple[str, tuple], Request] | None = None
+        self._recorded: dict[tuple, tuple[Operation, list[Case]]] | None = None
 
     def for_drafter(self) -> Dispatch:
         """A dispatch for the drafter, which need not be exact. A kernel that fails in
-        one of the two is dropped from both."""
+        one of the two is dropped from both, and both stop measuring together."""
         other = Dispatch(False, self.verdicts, self._notice)
         other.dropped, other._noticed = self.dropped, self._noticed
+        other.stopped = self.stopped
         other._pair_is_exact = self._pair_is_exact
         return other
 
@@ -91,13 +105,18 @@ class Dispatch:
         if not self.accepts(rows):
             return None
         if self._recorded is not None:
-            request = Request(operation, shape, case)
-            self._recorded.setdefault((operation.name, shape), request)
+            self._record(operation, shape, case)
         key = operation.name, shape, rows
         if self.exact and key not in self._chosen:
             self._chosen[key] = self._exact_kernel(operation, case)
         kernel = self._chosen.get(key)
         return None if kernel is None else self.launch(kernel, case)
+
+    def _record(self, operation, shape, case):
+        """Keep a call, and as many of other layers as a race needs."""
+        _, cases = self._recorded.setdefault((operation.name, shape), (operation, []))
+        if len(cases) < CALLS_PER_HEAT:
+            cases.append(case)
 
     def launch(self, kernel: Kernel, case: Case) -> Any:
         """Launch a kernel. If that fails, drop the kernel and return None."""
@@ -145,7 +164,7 @@ class Dispatch:
 
     @contextmanager
     def recording(self) -> Iterator[list[Request]]:
-        """Record the calls that are made inside the block, each shape once.
+        """Record the calls that are made inside the block, one request per shape.
 
         The list is filled when the block ends.
         """
@@ -153,45 +172,90 @@ class Dispatch:
         try:
             yield requests
         finally:
-            requests += self._recorded.values()
+            requests += [
+                Request(operation, shape, cases[0], tuple(cases[1:]))
+                for (_, shape), (operation, cases) in self._recorded.items()
+            ]
             self._recorded = None
 
-    def choose_kernels(self, requests: Iterable[Request], again: bool = False) -> None:
+    def choose_kernels(
+        self,
+        requests: Iterable[Request],
+        again: bool = False,
+        report: Report = lambda done, total, what: None,
+    ) -> None:
         """Choose a kernel or the stock operation for each request.
 
         Args:
             requests: From `recording`.
             again: Measure even where there is a stored verdict.
+            report: Called before each trial.
         """
         trials = [(request, n) for request in requests for n in MEASURED_ROWS]
-        known = {} if again else self.verdicts.all()
+        known = self.verdicts.all()
         unknown = {
             key: (request, n)
             for request, n in trials
             if (key := request.verdict_key(n)) not in known
+            or again
+            or not known[key].final
         }
-        if unknown:
-            count = len(unknown)
-            self._notify_once(f"Measuring kernels once on this chip: {count} trials.")
-        for key, trial in unknown.items():
-            known[key] = self._measure(key, *trial)
+        if unknown and not self.stopped:
+            self._announce([request for request, _ in unknown.values()])
+        for done, (key, trial) in enumerate(unknown.items()):
+            if self.stopped:
+                known.setdefault(key, NOT_MEASURED)
+                continue
+            report(done, len(unknown), trial[0].operation.name)
+            known[key] = self._measure(key, *trial, known.get(key))
         for request, n in trials:
             self._apply(request, n, known[request.verdict_key(n)])
 
-    def _measure(self, key, request, rows):
-        """Measure a shape and store the verdict."""
+    def _announce(self, requests):
+        names = dict.fromkeys(request.operation.name for request in requests)
+        self._notify_once(
+            f"Measuring kernels once on this chip: {len(requests)} trials of "
+            f"{', '.join(names)}, a second or less for most. --kernels off skips them."
+        )
+
+    def _measure(self, key, request, rows, before):
+        """Measure a shape and store the verdict.
+
+        Args:
+            key: Of the verdict.
+            request, rows: As in choose_kernel.
+            before: The stored verdict, or None.
+        """
+        lost = (before.lost if before else 0) + 1
         # This verdict remains if the program dies during the measurement.
-        died = Verdict(STOCK, "the program ended while it was measured")
+        died = Verdict(STOCK, "the program ended while it was measured", lost=lost)
         self.verdicts.put(key, died)
         try:
             verdict = choose_kernel(request, rows)
         except KERNEL_ERRORS as error:
-            verdict = Verdict(STOCK, f"could not be measured: {error_summary(error)}")
+            why = error_summary(error)
+            if is_device_failure(error):
+                why = f"the GPU failed while it was measured: {why}"
+                verdict = Verdict(STOCK, why, lost=lost)
+                self._stop(why)
+            else:
+                verdict = Verdict(STOCK, f"could not be measured: {why}")
         except BaseException:  # Ctrl-C is not the kernel's fault
-            self.verdicts.forget(key)
+            if before:
+                self.verdicts.put(key, before)
+            else:
+                self.verdicts.forget(key)
             raise
         self.verdicts.put(key, verdict)
         return verdict
+
+    def _stop(self, why):
+        """Measure nothing more: what fails now may fail because of this."""
+        self.stopped.append(why)
+        self._notify_once(
+            f"No more kernels are measured in this session, because {why}. MLX's "
+            "operations run in their place."
+        )
 
     def _apply(self, request, rows, verdict):
         """Use a verdict for `rows` rows, and for fewer down to the next verdict."""
@@ -199,6 +263,5 @@ class Dispatch:
         kernel = kernels.get(verdict.choice)
         if verdict.choice in self.dropped:
             kernel = None
-        fewer = max((n for n in MEASURED_ROWS if n < rows), default=1)
-        for n in range(fewer + 1, rows + 1):
+        for n in range(fewer_measured(rows) + 1, rows + 1):
             self._chosen[request.operation.name, request.shape, n] = kernel

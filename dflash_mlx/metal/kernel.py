@@ -23,6 +23,10 @@ MIN_ELEMENTS = 8
 # What MLX raises when the compiler or the GPU fails.
 KERNEL_ERRORS = (RuntimeError, ValueError)
 
+# In what MLX raises when the GPU failed while it ran, or had no memory left. What runs
+# next may fail too: after a hang, Metal may refuse all work of the process.
+DEVICE_FAILURES = ("Command buffer execution failed", "Unable to allocate")
+
 # The keyword arguments of a launch and of its twin.
 Case = dict[str, Any]
 
@@ -59,8 +63,14 @@ def dtype_names(*dtypes: mx.Dtype) -> str:
 
 @cache
 def source(*names: str) -> str:
-    """The text of the `.metal` files with these names, joined."""
-    return "\n".join((FOLDER / f"{name}.metal").read_text() for name in names)
+    """The text of the `.metal` files with these names, joined.
+
+    Without comments and indentation, because MLX copies and compares the whole text at
+    every call.
+    """
+    text = "\n".join((FOLDER / f"{name}.metal").read_text() for name in names)
+    lines = (line.partition("//")[0].strip() for line in text.splitlines())
+    return "\n".join(filter(None, lines)) + "\n"
 
 
 @cache
@@ -97,6 +107,11 @@ def compiled(
         header=source(*sources),
         ensure_row_contiguous=contiguous,
     )
+
+
+def is_device_failure(error: Exception) -> bool:
+    """Whether the GPU failed, so that nothing is known about the kernel that it ran."""
+    return any(text in str(error) for text in DEVICE_FAILURES)
 
 
 def error_summary(error: Exception) -> str:

@@ -61,6 +61,11 @@ def _row_alone(case: Case, row: int) -> Case:
     return case | {"x": case["x"][..., row : row + 1, :]}
 
 
+def _code(case: Case, rows: int) -> tuple:
+    """What both kinds of kernels are compiled for."""
+    return block_matmul.exact_code(rows), block_matmul.fast_code(rows)
+
+
 def _last_outputs(case: Case, *names: str) -> Case:
     """The case with the last rows of each named weight array only."""
     return case | {name: case[name][-TAIL:] for name in names}
@@ -74,6 +79,7 @@ MATMUL = Operation(
     sample=_random_rows,
     row_alone=_row_alone,
     tail=lambda case: _last_outputs(case, "weight"),
+    code=_code,
 )
 QUANTIZED = Operation(
     "quantized matmul",
@@ -85,6 +91,7 @@ QUANTIZED = Operation(
     sample=_random_rows,
     row_alone=_row_alone,
     tail=lambda case: _last_outputs(case, "weight", "scales", "biases"),
+    code=_code,
 )
 
 

@@ -101,10 +101,93 @@ def test_a_crash_while_measuring_is_remembered(tmp_path, monkeypatch):
         Dispatch(verdicts=verdicts(tmp_path)).choose_kernels([request(kernel)])
     assert not verdicts(tmp_path).all()  # Ctrl-C is no crash
     file.write_text(interrupted.file)
-    (verdict,) = verdicts(tmp_path).all().values()
+    ((key, verdict),) = verdicts(tmp_path).all().items()
     assert verdict.choice == STOCK and "ended while it was measured" in verdict.why
+    # A terminal may have been closed: the first loss is measured again.
+    monkeypatch.setattr("dflash_mlx.metal.dispatch.choose_kernel", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Dispatch(verdicts=verdicts(tmp_path)).choose_kernels([request(kernel)])
+    assert verdicts(tmp_path).all() == {key: Verdict(STOCK, verdict.why, lost=1)}
+    file.write_text(interrupted.file)  # it died again, at the same trial
     dispatch, _ = with_verdict(tmp_path, monkeypatch, kernel, "doubling")
     assert call(dispatch, kernel, 2) is None and call(dispatch, kernel, 4) is not None
+
+
+HANG = "[METAL] Command buffer execution failed: Caused GPU Hang Error (00000003)"
+
+
+def test_a_hang_of_the_gpu_costs_one_trial_and_ends_the_measurement(
+    tmp_path, monkeypatch
+):
+    """Metal may refuse all work of a process after a hang."""
+    tried, kernel = [], doubling()
+
+    def choose(request, rows):
+        tried.append(rows)
+        if rows >= 4:
+            raise RuntimeError(HANG)
+        return Verdict("doubling", "as planned")
+
+    monkeypatch.setattr("dflash_mlx.metal.dispatch.choose_kernel", choose)
+    for again in range(2):
+        notices, tried[:] = [], []
+        dispatch = Dispatch(verdicts=verdicts(tmp_path), notice=notices.append)
+        drafter = dispatch.for_drafter()
+        dispatch.choose_kernels([request(kernel)])
+        drafter.choose_kernels([request(doubling("another"))])
+        assert tried == ([4] if again else [2, 4])
+        ran = [n for n in range(1, 17) if call(dispatch, kernel, n) is not None]
+        assert ran == [2] and "GPU Hang" in notices[-1] and len(notices) == 2
+        stored = verdicts(tmp_path).all()
+        assert [verdict.lost for verdict in stored.values()] == [0, again + 1]
+    # The second loss stands, and what comes after it is measured.
+    tried.clear()
+    Dispatch(verdicts=verdicts(tmp_path)).choose_kernels([request(kernel)])
+    assert tried == [8]
+
+
+def test_a_shape_that_ran_out_of_luck_once_is_measured_again(tmp_path, monkeypatch):
+    kernel, key = doubling(), request(doubling()).verdict_key(4)
+    verdicts(tmp_path).put(key, Verdict(STOCK, "the program ended", lost=1))
+    with_verdict(tmp_path, monkeypatch, kernel, "doubling")
+    assert verdicts(tmp_path).all()[key] == Verdict("doubling", "as planned")
+
+
+def test_an_interrupted_repetition_keeps_the_verdict(tmp_path, monkeypatch):
+    kernel = doubling()
+    with_verdict(tmp_path, monkeypatch, kernel, "doubling")
+    before = verdicts(tmp_path).all()
+
+    def interrupted(request, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dflash_mlx.metal.dispatch.choose_kernel", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Dispatch(verdicts=verdicts(tmp_path)).choose_kernels([request(kernel)], True)
+    assert verdicts(tmp_path).all() == before
+
+
+def test_measuring_reports_each_trial(tmp_path, monkeypatch):
+    steps, notices = [], []
+    monkeypatch.setattr(
+        "dflash_mlx.metal.dispatch.choose_kernel",
+        lambda request, rows: Verdict(STOCK, "as planned"),
+    )
+    dispatch = Dispatch(verdicts=verdicts(tmp_path), notice=notices.append)
+    dispatch.choose_kernels(
+        [request(doubling())], report=lambda *step: steps.append(step)
+    )
+    assert steps == [(done, 4, "doubling") for done in range(4)]
+    assert "4 trials of doubling" in notices[0] and "--kernels off" in notices[0]
+
+
+def test_the_calls_of_several_layers_are_recorded_for_the_race(tmp_path):
+    kernel, dispatch = doubling(), Dispatch(verdicts=verdicts(tmp_path))
+    with dispatch.recording() as requests:
+        for _ in range(14):
+            call(dispatch, kernel, 2)
+    (found,) = requests
+    assert 1 + len(found.others) == 10 and found.others[0] is not found.case
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])

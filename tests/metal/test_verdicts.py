@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import mlx.core as mx
 import pytest
 
+from dflash_mlx.metal import kernel
 from dflash_mlx.metal import verdicts as verdicts_module
 from dflash_mlx.metal.attention import AttentionShape
 from dflash_mlx.metal.delta_rule import DELTA, DeltaShape
@@ -49,6 +50,21 @@ def test_a_file_that_cannot_be_written_is_no_error(tmp_path):
     stored = verdicts(tmp_path)
     stored.put("a", Verdict(STOCK, ""))
     assert stored.all() == {}
+
+
+def test_sources_are_ascii():
+    """MLX passes them through an encoder that refuses everything else."""
+    for file in (*kernel.FOLDER.glob("*.metal"), *kernel.FOLDER.glob("*.py")):
+        assert file.read_bytes().isascii(), file
+
+
+def test_sources_are_passed_without_comments():
+    """MLX handles the whole text at every call, 325 times in a pass."""
+    for file in kernel.FOLDER.glob("*.metal"):
+        text = kernel.source(file.stem)
+        assert "//" not in text and "\n\n" not in text and "\n " not in text
+        code = [line.partition("//")[0] for line in file.read_text().splitlines()]
+        assert text.split() == " ".join(code).split()
 
 
 def test_a_file_system_without_locks_works(tmp_path, monkeypatch):
