@@ -57,7 +57,10 @@ def load(
     adapter_path: str | None = None,
     trust_remote_code: bool = False,
     kernels: str = "auto",
+    calibration: bool = True,
+    wired: bool = True,
     notice: Callable[[str], None] = ignore,
+    status: Callable[[str], None] = ignore,
 ) -> tuple[Pair, TokenizerWrapper]:
     """Load a target, the drafter that fits it, and the tokenizer.
 
@@ -76,7 +79,12 @@ def load(
             uses none. "exact" makes each row independent of the other rows of its
             block, so that drafting gives the bits of plain decoding. Kernels have no
             gradients.
+        calibration: Measure the speed of this pair's passes where that is not stored
+            yet, and on M1 and M2 the dtype that its drafter computes in. Otherwise
+            costs are assumed, and such a drafter computes in float32.
+        wired: Keep the weights in wired memory while text is generated, on a Mac.
         notice: Called with a line of text about kernels and measurements.
+        status: Called with a line of text whenever the next measurement begins.
 
     Returns:
         The pair and mlx-lm's tokenizer. Without a usable drafter the pair uses plain
@@ -99,10 +107,11 @@ def load(
     if draft_folder:
         options = {"quantize": draft_quantize, "window": draft_window}
         pair = add_drafter(pair, draft_folder, options, required=bool(draft))
+    pair = replace(pair, wire=wired)
     if pair.drafter is not None and not device.native_bfloat16():
-        choose_draft_dtype(pair, tokenizer)
-    pair = install_kernels(pair, kernels, notice)
-    calibrate(pair, notice)
+        choose_draft_dtype(pair, tokenizer, notice, measuring=calibration)
+    pair = install_kernels(pair, kernels, notice, status=status)
+    calibrate(pair, notice, measuring=calibration, status=status)
     return pair, tokenizer
 
 

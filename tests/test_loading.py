@@ -21,6 +21,8 @@ from dflash_mlx.hub.find import TINY_FOLDER
 from dflash_mlx.loading import check_pair
 from dflash_mlx.models.drafters import save_folder
 from dflash_mlx.models.drafters.config import DFlashConfig
+from dflash_mlx.speculation.costs import ASSUMED
+from dflash_mlx.tuning import calibrate, draft_dtype
 from tests.equipment.folders import change_json, copy_tiny
 from tests.equipment.tiny import make_drafter
 
@@ -41,6 +43,38 @@ def test_the_embedded_pair_is_the_default():
 def test_no_drafter_on_request(folder):
     pair, _ = load(str(folder), "none")
     assert pair.drafter is None and pair.reason == "drafting is off"
+
+
+def test_a_load_measures_only_what_the_user_allows(monkeypatch):
+    def measure(*arguments, **options):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    monkeypatch.setattr(calibrate, "parse_curve", lambda entry: None)
+    monkeypatch.setattr(device, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(draft_dtype, "measure", measure)
+    monkeypatch.setattr(draft_dtype, "dtype_key", lambda pair: "a new pair")
+    pair, _ = load("tiny", calibration=False, wired=False)
+    assert pair.history.costs.curve.assumed and not pair.wire
+    assert pair.drafter.dtype == mx.float32
+    with pytest.raises(AssertionError, match="measured"):
+        load("tiny")
+
+
+def test_what_a_load_measures_is_wired(mac, monkeypatch):
+    limits = []
+
+    def measure(pair, **_):
+        limits.append(mac.wired)
+        return ASSUMED
+
+    monkeypatch.setattr(device, "runs_on_metal", lambda: True)
+    monkeypatch.setattr(calibrate, "measure", measure)
+    monkeypatch.setattr(calibrate, "parse_curve", lambda entry: None)
+    pair, _ = load("tiny", kernels="off")
+    assert limits == [device.wired_bytes(pair.model, pair.drafter)] and not mac.wired
+    load("tiny", kernels="off", wired=False)
+    assert limits[1:] == [0]
 
 
 def drafter_config(**changes) -> DFlashConfig:

@@ -25,11 +25,13 @@ class Curve:
         verify: Rows -> seconds of the target's pass, 1 row included.
         draft: Rows -> seconds of the drafter's pass.
         assumed: The values were not measured: at best their ratios are right.
+        cut_short: Some widths were not measured, because that would have taken long.
     """
 
     verify: Mapping[int, float]
     draft: Mapping[int, float]
     assumed: bool = False
+    cut_short: bool = False
 
     def seconds(self, source: str, width: int) -> float:
         """Seconds of a round with `width` rows."""
@@ -42,7 +44,7 @@ class Curve:
             {width: factor * seconds for width, seconds in points.items()}
             for points in (self.verify, self.draft)
         )
-        return Curve(verify, draft, self.assumed)
+        return Curve(verify, draft, self.assumed, self.cut_short)
 
 
 # Before anything is measured: a pass bound by memory, and a drafter of a few layers.

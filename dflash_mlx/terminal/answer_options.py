@@ -27,6 +27,8 @@ from .options import (
     MaxTokens,
     MinP,
     Model,
+    NoCalibration,
+    NoWired,
     Quantize,
     Temp,
     TopK,
@@ -77,6 +79,8 @@ class AnswerOptions:
     ] = None
     trust_remote_code: TrustRemoteCode = False
     kernels: Kernels = "auto"
+    no_calibration: NoCalibration = False
+    no_wired: NoWired = False
     system_prompt: Annotated[
         str | None, option("--system-prompt", "System message for the model.", PROMPT)
     ] = None
@@ -114,11 +118,7 @@ class AnswerOptions:
     ] = False
     prefill_step_size: Annotated[
         int,
-        option(
-            "--prefill-step-size",
-            "Number of prompt tokens per prefill pass.",
-            SPECULATION,
-        ),
+        option("--prefill-step-size", "Prompt tokens per prefill pass.", SPECULATION),
     ] = 2048
     max_kv_size: Annotated[
         int | None,

@@ -13,6 +13,7 @@ from typing import Any
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..cache.prompt_cache import PromptCache
+from ..device import SUSPENSIONS
 from ..engine import GenerationResponse, engine_of, stream_generate
 from ..errors import OptionError
 from ..loading import check_options, load
@@ -93,6 +94,7 @@ class AnswerRequest(AnswerOptions):
             DFlashError: As in loading.load, or drafting is required and not possible.
         """
         shown = progress.wanted() if show_progress is None else show_progress
+        SUSPENSIONS.watch()
 
         def notify(line):
             if shown or line != MEASURING:  # which only explains the wait
@@ -102,7 +104,7 @@ class AnswerRequest(AnswerOptions):
         download.fetch(
             self.model, draft, self.revision, notice=print_notice, show_progress=shown
         )
-        with progress.spinner(f"Loading {self.model}", shown):
+        with progress.spinner(f"Loading {self.model}", shown) as status:
             pair, tokenizer = load(
                 self.model,
                 draft,
@@ -113,7 +115,10 @@ class AnswerRequest(AnswerOptions):
                 adapter_path=self.adapter_path,
                 trust_remote_code=self.trust_remote_code,
                 kernels=self.kernels,
+                calibration=not self.no_calibration,
+                wired=not self.no_wired,
                 notice=notify,
+                status=status,
             )
         self.add_eos_tokens(tokenizer)
         self.report_plain_decoding(pair)

@@ -13,13 +13,14 @@ from ..metal.verdicts import Verdicts, machine
 from ..tuning.kernels import install_kernels
 from . import download
 from .models import print_table
+from .screen import progress
 from .streams import print_notice
 
 
 def show() -> None:
     """Print this machine's verdicts."""
     require_metal()
-    stored = Verdicts.of_this_machine()
+    stored = Verdicts.of_this_machine(print_notice)
     verdicts = stored.all()
     if not verdicts:
         print(
@@ -55,15 +56,17 @@ def measure(
         draft_quantize=draft_quantize,
         trust_remote_code=trust_remote_code,
         kernels="off",
+        calibration=False,
     )
-    install_kernels(pair, "auto", print_notice, again=True)
+    with progress.spinner("Measuring kernels", progress.wanted()) as status:
+        install_kernels(pair, "auto", print_notice, again=True, status=status)
     show()
 
 
 def clear() -> None:
     """Delete this machine's verdicts."""
     require_metal()
-    count = Verdicts.of_this_machine().clear()
+    count = Verdicts.of_this_machine(print_notice).clear()
     print(f"Deleted {count} verdicts.")
 
 

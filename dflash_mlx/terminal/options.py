@@ -102,6 +102,18 @@ Kernels = Annotated[
         autocompletion=shell_completion.words(*shell_completion.KERNELS),
     ),
 ]
+NoCalibration = Annotated[
+    bool,
+    option(
+        "--no-calibration",
+        "Do not measure the speed of a new model when loading it; widths of blocks are "
+        "chosen from assumed costs at first.",
+    ),
+]
+NoWired = Annotated[
+    bool,
+    option("--no-wired", "Do not keep the weights in wired memory on a Mac."),
+]
 Exact = Annotated[bool, option("--exact", "The same as --kernels exact.")]
 ChatTemplateConfig = Annotated[
     str | None,

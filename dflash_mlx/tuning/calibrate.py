@@ -23,10 +23,12 @@ from ..hub.registry import numbers_of
 from ..pair import Pair
 from ..speculation.controller import Plan
 from ..speculation.costs import DRAFTER, Curve
-from ..store import Store, cache_folder
+from ..store import Store, cache_folder, ignore
 from ..types import KVBits, Sampling
+from .meter import Meter
 
-# Seconds after which no further width is begun; the ends of the curve come first.
+# Seconds of timed passes after which no further width is begun at this load; the ends
+# of the curve come first. The first passes of a width, which compile, do not count.
 BUDGET = 1.5
 MIN_WIDTHS = 3  # measured even if they take longer
 REPEATS = 3
@@ -34,7 +36,10 @@ PROMPT = 32  # rows before the passes that are timed
 # If plain rounds take less than this share of the curve's time, other programs slowed
 # the machine down while the curve was measured.
 RECHECK_RATIO = 0.7
-MEASURING = "Measuring the speed of this model once."
+MEASURING = (
+    "Measuring the speed of this model once, for some seconds. --no-calibration skips "
+    "it."
+)
 
 
 def default_file() -> Path:
@@ -42,9 +47,13 @@ def default_file() -> Path:
     return cache_folder() / "costs.json"
 
 
-def default_store() -> Store:
-    """The curves of this machine, in this user's file."""
-    return Store(machine(), default_file())
+def default_store(notice: Callable[[str], None] = ignore) -> Store:
+    """The curves of this machine, in this user's file.
+
+    Args:
+        notice: As in Store.
+    """
+    return Store(machine(), default_file(), notice)
 
 
 def machine() -> str:
@@ -70,25 +79,37 @@ def curve_key(pair: Pair) -> str:
 
 
 def calibrate(
-    pair: Pair, notice: Callable[[str], None], store: Store | None = None
+    pair: Pair,
+    notice: Callable[[str], None],
+    store: Store | None = None,
+    measuring: bool = True,
+    status: Callable[[str], None] = ignore,
 ) -> None:
     """Give a pair this machine's curve: the stored one, or a new measurement.
+
+    A stored curve that was cut short is continued.
 
     Args:
         pair: The curve is put into its `history`. Without a drafter, nothing is done.
         notice: Called with one line of text if something is measured.
         store: Where curves are stored; this user's file by default.
+        measuring: Measure what is not stored. Otherwise costs are assumed.
+        status: Called with one line of text before each width.
     """
     if pair.drafter is None:
         return
-    store = store or default_store()
+    store = store or default_store(notice)
     key = curve_key(pair)
     curve = parse_curve(store.all().get(key))
-    if curve is None:
+    if measuring and (curve is None or curve.cut_short):
         notice(MEASURING)
-        curve = measure(pair)
-        store.put(key, {"verify": curve.verify, "draft": curve.draft})
-    pair.history.costs.reset(curve)
+        meter = Meter("Measuring the speed of passes", status)
+        with pair.wired():
+            curve = measure(pair, known=curve, report=meter)
+        entry = {"verify": curve.verify, "draft": curve.draft}
+        store.put(key, entry | {"cut_short": curve.cut_short})
+    if curve is not None:
+        pair.history.costs.reset(curve)
 
 
 def recheck(pair: Pair, store: Store | None = None) -> None:
@@ -118,36 +139,53 @@ def parse_curve(entry: object) -> Curve | None:
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         return None
     valid = all(0 < t < math.inf for t in (*verify.values(), *draft.values()))
-    return Curve(verify, draft) if valid and 1 in verify and draft else None
+    if not (valid and 1 in verify and draft):
+        return None
+    return Curve(verify, draft, cut_short=entry.get("cut_short") is True)
 
 
 def measure(
-    pair: Pair, clock: Callable[[], float] = time.perf_counter, budget: float = BUDGET
+    pair: Pair,
+    clock: Callable[[], float] = time.perf_counter,
+    budget: float = BUDGET,
+    known: Curve | None = None,
+    report: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Curve:
     """Time passes of several widths after a short random prompt.
 
     Args:
         pair: A pair with a drafter.
         clock: Returns seconds.
-        budget: Seconds after which no further width is begun.
+        budget: Seconds of timed passes after which no further width is begun.
+        known: A curve that was cut short. Only what it lacks is measured.
+        report: Called before each width with the number of widths that are done, the
+            number of all, and what is timed.
     """
-    started = clock()
     key, vocab = mx.random.key(0), pair.target.vocab_size
     prompt = mx.random.randint(0, vocab, (PROMPT,), key=key).tolist()
     cache, chooser = PromptCache(pair), Chooser(Sampling())
     passes = Passes(pair, cache, prompt, chooser, KVBits(), drafting=True)
     commit_one(passes, passes.prefill(PROMPT))
-    verify, draft = {1: plain_seconds(passes, clock)}, {}
-    for done, width in enumerate(widths_to_measure(pair.drafter.block_size), 2):
-        if done > MIN_WIDTHS and clock() - started > budget:
+    verify = dict(known.verify) if known else {}
+    draft = dict(known.draft) if known else {}
+    widths = list(widths_to_measure(pair.drafter.block_size))
+    total, spent, cut_short = 1 + len(widths), 0.0, False
+    if not known:
+        report(0, total, "1 row")
+        verify[1] = plain_seconds(passes, clock)
+        spent = REPEATS * verify[1]
+    for width in [width for width in widths if width not in draft]:
+        if len(verify) >= MIN_WIDTHS and spent > budget:
+            cut_short = True
             break
-        times = []
-        for _ in range(1 + REPEATS):  # the first one warms up
-            times.append(round_seconds(passes, width, clock))
-        drafts, verifies = zip(*times[1:], strict=True)
+        report(len(verify), total, f"{width} rows")
+        round_seconds(passes, width, clock)  # compiles
+        times = [round_seconds(passes, width, clock) for _ in range(REPEATS)]
+        drafts, verifies = zip(*times, strict=True)
         draft[width], verify[width] = median(drafts), median(verifies)
+        spent += sum(map(sum, times))
     passes.close()
-    return Curve(verify, draft)
+    return Curve(verify, draft, cut_short=cut_short)
 
 
 def widths_to_measure(widest: int) -> Iterator[int]:

@@ -16,12 +16,15 @@ import mlx.nn as nn
 from .. import device
 from ..errors import UnsupportedError
 from ..metal.dispatch import Dispatch
+from ..metal.kernel import KERNEL_ERRORS, error_summary
 from ..metal.layers import install
 from ..metal.operation import Request, whole_result
 from ..metal.selection import find_fault
 from ..metal.verdicts import Verdicts
 from ..models.targets.base import Target
 from ..pair import Pair
+from ..store import ignore
+from .meter import Meter
 
 Notice = Callable[[str], None]
 
@@ -32,16 +35,13 @@ PREFIX = 24
 WITHOUT_EXACT = "Leave --exact out: every token is still the target's own choice."
 
 
-def ignore(line: str) -> None:
-    """A notice that does nothing."""
-
-
 def install_kernels(
     pair: Pair,
     mode: str = "auto",
     notice: Notice = ignore,
     verdicts: Verdicts | None = None,
     again: bool = False,
+    status: Notice = ignore,
 ) -> Pair:
     """Make a pair's layers use kernels, if there is a Metal GPU.
 
@@ -53,6 +53,7 @@ def install_kernels(
         notice: Called with one line of text that a user should read.
         verdicts: Where verdicts are stored; this user's file by default.
         again: Measure even where there is a stored verdict.
+        status: Called with one line of text before each trial.
 
     Raises:
         UnsupportedError: In mode "exact", a kernel is wrong on this machine, or rows of
@@ -61,14 +62,15 @@ def install_kernels(
     if mode == "off":
         return pair
     if device.runs_on_metal():
-        pair = _with_kernels(pair, mode == "exact", notice, verdicts, again)
+        with pair.wired():  # as in decoding, which the race is for
+            pair = _with_kernels(pair, mode == "exact", notice, verdicts, again, status)
     if mode == "exact":
         pair.target.exact = True
         check_exact(pair.target)
     return pair
 
 
-def _with_kernels(pair, exact, notice, verdicts, again):
+def _with_kernels(pair, exact, notice, verdicts, again, status):
     target = Dispatch(exact, verdicts, notice)
     install(pair.model, target)
     pair.target.forget_views()
@@ -82,7 +84,7 @@ def _with_kernels(pair, exact, notice, verdicts, again):
         if dispatch.exact:
             check_kernels(requests)
         else:
-            dispatch.choose_kernels(requests, again)
+            dispatch.choose_kernels(requests, again, Meter("Measuring kernels", status))
     if exact and target.inexact_reason:
         raise UnsupportedError(
             f"Rows of this model may depend on their block: {target.inexact_reason}.",
@@ -99,7 +101,7 @@ def check_kernels(requests: list[Request]) -> None:
     """
     for request in requests:
         operation = request.operation
-        cases = [case for n in (1, 16) for case in request.samples(n)]
+        cases = request.exact_samples()
         trials = [(operation.exact, case, operation.tail) for case in cases]
         trials += [
             (kernel, case, whole_result)
@@ -108,11 +110,19 @@ def check_kernels(requests: list[Request]) -> None:
         ]
         for kernel, case, tail in trials:
             supported = not kernel.refusal(**case)
-            if supported and (fault := find_fault(kernel, case, tail)):
+            if supported and (fault := _fault(kernel, case, tail)):
                 raise UnsupportedError(
                     f"The {kernel.name} kernel is wrong here: it {fault}.",
                     "Report it with the output of `dflash-mlx kernels --check`.",
                 )
+
+
+def _fault(kernel, case, tail):
+    """As find_fault. A failure of the GPU is a fault too: nothing else is measured."""
+    try:
+        return find_fault(kernel, case, tail)
+    except KERNEL_ERRORS as error:
+        return f"does not run: {error_summary(error)}"
 
 
 def record_requests(pair: Pair) -> list[list[Request]]:

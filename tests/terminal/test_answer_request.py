@@ -93,6 +93,23 @@ def request_of(shorthand=None, **fields):
     )
 
 
+@pytest.mark.parametrize("off", (True, False))
+def test_the_switches_of_a_load_are_passed_on(monkeypatch, off):
+    given, lines = [], []
+
+    def load(*arguments, **options):
+        given.append(options)
+        options["status"]("Measuring")
+        return SimpleNamespace(drafter=None, reason="none"), None
+
+    monkeypatch.setattr(answer_request, "load", load)
+    monkeypatch.setattr(answer_request.download, "fetch", lambda *_, **__: None)
+    monkeypatch.setattr(answer_request, "print_notice", lines.append)
+    request_of(no_calibration=off, no_wired=off, plain=True).load(False)
+    assert given[0]["calibration"] == given[0]["wired"] == (not off)
+    assert not lines  # progress is for terminals
+
+
 def test_shorthand_sets_other_options():
     assert request_of().block_size is None and request_of().kernels == "auto"
     assert request_of(Shorthand(num_draft_tokens=3)).block_size == 4

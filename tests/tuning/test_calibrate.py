@@ -87,6 +87,64 @@ def test_the_ends_of_the_curve_are_measured_whatever_the_budget():
     assert set(measure(pair, clock, budget=0.1).verify) == {1, 2, 16}
 
 
+@pytest.mark.slow
+def test_first_passes_do_not_use_up_the_budget():
+    """They compile, which takes most of the time on a Mac."""
+    pair, times = Pair.of(make_model("llama"), make_drafter(block_size=16)), {}
+
+    def passed(rows):
+        times[rows] = times.get(rows, 0) + 1
+        return 0.01 if times[rows] > (4 if rows == 1 else 1) else 50.0
+
+    curve = measure(pair, Clock(pair, passed, lambda rows: 0.01), budget=1.5)
+    assert set(curve.verify) == {1, 2, 3, 4, 5, 6, 8, 12, 16} and not curve.cut_short
+
+
+@pytest.mark.slow
+def test_a_curve_that_was_cut_short_is_continued_at_the_next_load(
+    tmp_path, monkeypatch
+):
+    store, widths = Store("here", tmp_path / "costs.json"), []
+    stock = calibrate.measure
+
+    def measure(pair, **options):
+        clock = Clock(pair, lambda rows: 1.0 + rows / 8, lambda rows: 0.25)
+        return stock(pair, clock, budget=0.1, **options)
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    for _ in range(8):
+        pair = Pair.of(make_model("llama"), make_drafter(block_size=16))
+        calibrate.calibrate(pair, print, store)
+        curve = pair.history.costs.curve
+        widths.append((len(curve.verify), curve.cut_short))
+    # Every load adds a width, and none is measured twice.
+    assert widths[:6] == [(n, True) for n in range(3, 9)]
+    assert widths[6:] == [(9, False)] * 2
+    assert curve.verify == {w: pytest.approx(1 + w / 8) for w in curve.verify}
+
+
+def test_progress_names_each_width_and_the_number_of_all(tmp_path, monkeypatch):
+    lines, notices = [], []
+    pair = Pair.of(make_model("llama"), make_drafter(block_size=3))
+    store = Store("here", tmp_path / "costs.json")
+    calibrate.calibrate(pair, notices.append, store, status=lines.append)
+    assert [line.partition(", about")[0] for line in lines] == [
+        f"Measuring the speed of passes: {rows}, {at} of 3"
+        for at, rows in enumerate(("1 row", "3 rows", "2 rows"), 1)
+    ]
+    assert notices == [calibrate.MEASURING] and "--no-calibration" in notices[0]
+
+
+def test_nothing_is_measured_if_the_user_says_no(tmp_path):
+    store, notices = Store("here", tmp_path / "costs.json"), []
+    pair = Pair.of(make_model("llama"), make_drafter())
+    calibrate.calibrate(pair, notices.append, store, measuring=False)
+    assert pair.history.costs.curve is ASSUMED and not notices
+    store.put(curve_key(pair), {"verify": {1: 2.0, 8: 3.0}, "draft": {8: 0.2}})
+    calibrate.calibrate(pair, notices.append, store, measuring=False)
+    assert pair.history.costs.curve.verify[1] == 2.0 and not notices
+
+
 @pytest.mark.parametrize("widest", (2, 3, 7, 8, 10, 16, 40))
 def test_widths_do_not_exceed_the_drafters(widest):
     widths = list(widths_to_measure(widest))
@@ -98,7 +156,7 @@ def test_a_curve_is_measured_once_and_stored(tmp_path, monkeypatch):
     store = Store("here", tmp_path / "costs.json")
     pair, notices, times = Pair.of(make_model("llama"), make_drafter()), [], []
 
-    def once(pair):
+    def once(pair, **_):
         times.append(1)
         return Curve({1: 1.0, 8: 2.0}, {2: 0.1, 8: 0.2})
 

@@ -5,6 +5,7 @@ import mlx.core as mx
 import pytest
 
 from dflash_mlx import Pair, device, load
+from dflash_mlx.store import Store
 from dflash_mlx.tuning import draft_dtype
 from dflash_mlx.tuning.draft_dtype import choose_draft_dtype
 from tests.equipment.tiny import (
@@ -48,6 +49,36 @@ def test_float32_where_float16_overflows():
     assert choose_draft_dtype(pair, tokenizer) == mx.float32
     # Cast from the original weights, not from those in float16.
     assert mx.array_equal(pair.drafter.norm.weight, before["weight"]).item()
+
+
+@pytest.mark.parametrize("better", ("float16", "float32"))
+def test_the_outcome_is_measured_once_and_stored(tmp_path, monkeypatch, better):
+    store, notices, measured = Store("here", tmp_path / "costs.json"), [], []
+
+    def measure(pair, weights, prompt):
+        measured.append(pair.drafter.dtype)
+        return better, {"float16": 4.0, "float32": 4.0}
+
+    monkeypatch.setattr(draft_dtype, "measure", measure)
+    for _ in range(3):
+        pair, tokenizer = load("tiny")
+        dtype = choose_draft_dtype(pair, tokenizer, notices.append, store)
+        assert dtype == pair.drafter.dtype == getattr(mx, better)
+    assert len(measured) == len(notices) == 1
+    # Other weights of the same shapes are measured anew.
+    pair, tokenizer = load("tiny")
+    pair.drafter.norm.weight = pair.drafter.norm.weight * 2
+    choose_draft_dtype(pair, tokenizer, notices.append, store)
+    assert len(measured) == 2
+
+
+def test_without_a_measurement_the_drafter_is_safe_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(draft_dtype, "decode", None)
+    store = Store("here", tmp_path / "costs.json")
+    pair, tokenizer = load("tiny")
+    options = {"store": store, "measuring": False}
+    assert choose_draft_dtype(pair, tokenizer, **options) == mx.float32
+    assert store.all() == {}
 
 
 def test_other_dtypes_are_left_alone():

@@ -34,13 +34,17 @@ def wanted(verbose: bool = True, as_json: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def spinner(text: str, shown: bool) -> Iterator[None]:
-    """Draw a spinner with a text while the body runs, if `shown`."""
+def spinner(text: str, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Draw a spinner with a text while the body runs, if `shown`.
+
+    Yields:
+        A function that changes the text.
+    """
     if not shown:
-        yield
+        yield lambda text: None
         return
-    with Console(stderr=True).status(text):
-        yield
+    with Console(stderr=True).status(text) as status:
+        yield status.update
 
 
 @contextlib.contextmanager
