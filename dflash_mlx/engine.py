@@ -122,7 +122,8 @@ def stream_generate(
         A GenerationResponse per token. The last one has a finish_reason.
 
     Raises:
-        DFlashError: Before the first response.
+        DFlashError: Before the first response, or later in another thread than the one
+            that took it. A pair and a prompt_cache may be used in any thread.
     """
     if not isinstance(tokenizer, TokenizerWrapper):
         tokenizer = TokenizerWrapper(tokenizer)

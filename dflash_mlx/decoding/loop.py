@@ -70,6 +70,7 @@ def decode(
 
     Raises:
         PromptError, OptionError: Before anything is computed.
+        OptionError: A round is taken in another thread than the first one.
     """
     check_block_size(block_size)
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)

@@ -164,14 +164,14 @@ def _padded(x: mx.array) -> mx.array:
 
 
 def twin(q, k, v, scale, mask=None, sinks=None, first=0) -> mx.array:
-    """The same by MLX's own attention, in float32 throughout."""
+    """The same by MLX's own attention, in float32 throughout; see Kernel."""
     q, k, v = (x.astype(mx.float32) for x in (q, k, v))
     if isinstance(mask, mx.array):
         mask = mask.reshape(mask.shape[-2:])
     if sinks is not None:
         sinks = sinks.astype(mx.float32)
     return mx.fast.scaled_dot_product_attention(
-        q, k, v, scale=scale, mask=mask, sinks=sinks
+        q, k, v, scale=scale, mask=mask, sinks=sinks, stream=mx.cpu
     )
 
 

@@ -215,11 +215,10 @@ def _quantized_twin(x, weight, scales, biases, group_size, bits):
 
 
 def _dense_twin(x, weight):
-    """One row at a time: on some chips MLX multiplies float32 matrices with a lower
-    precision than float32."""
+    """One row at a time, on the CPU; see Kernel."""
     k, wide = x.shape[-1], weight.astype(mx.float32).T
     rows = x.reshape(-1, 1, k).astype(mx.float32)
-    y = mx.concatenate([row @ wide for row in rows])
+    y = mx.concatenate([mx.matmul(row, wide, stream=mx.cpu) for row in rows])
     return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 
@@ -248,8 +247,8 @@ def _rounding(x, weight, terms):
     """
     k = x.shape[-1]
     rows = x.reshape(-1, k).astype(mx.float32)
-    size = (mx.abs(rows) @ terms.T).max().item()
-    largest = mx.abs(rows @ weight.T).max().item()
+    size = mx.matmul(mx.abs(rows), terms.T, stream=mx.cpu).max().item()
+    largest = mx.abs(mx.matmul(rows, weight.T, stream=mx.cpu)).max().item()
     return (4 * sqrt(k) + 16) * 2.0**-24 * size + SPACING[x.dtype] * largest
 
 

@@ -40,6 +40,8 @@ class Kernel:
         sources: Its `.metal` files, joined in this order.
         launch: Runs it: a case as keyword arguments in, one array or several out.
         twin: The same computation by MLX's stock operations, with the same arguments.
+            It multiplies matrices on the CPU: the GPU of an M5 rounds float32 factors
+            to TF32, which is coarser than what the twin is compared to.
         cases: Small inputs for the tests and for the check on the device.
         tolerance: The largest difference from the twin that rounding explains, for
             one case; 0 where the bits must be equal.

@@ -67,7 +67,7 @@ def with_kernels(monkeypatch, tmp_path, pair, mode, *choices):
     plan_choices(monkeypatch, *choices)
     notices = []
     pair = install(tmp_path, pair, mode, notices.append)
-    assert not [line for line in notices if "off" in line or "depend" in line]
+    assert not [line for line in notices if "is off" in line or "depend" in line]
     return pair
 
 

@@ -8,14 +8,21 @@ import mlx.core as mx
 import pytest
 
 from dflash_mlx.bench.shapes import named_shapes
-from dflash_mlx.metal import block_matmul
+from dflash_mlx.metal import KERNELS, block_matmul
 from dflash_mlx.metal.attention import ATTENTION
 from dflash_mlx.metal.block_attention import DTYPES, HEAD_DIMS
 from dflash_mlx.metal.kernel import MAX_ROWS
 from dflash_mlx.metal.linear import MATMUL, QUANTIZED
 from dflash_mlx.metal.operation import MEASURED_ROWS, Request
-from dflash_mlx.metal.selection import CALLS_PER_HEAT, chain, choose_kernel, find_fault
+from dflash_mlx.metal.selection import (
+    CALLS_PER_HEAT,
+    as_list,
+    chain,
+    choose_kernel,
+    find_fault,
+)
 from dflash_mlx.metal.verdicts import STOCK
+from tests import emulator
 from tests.metal.doubling import (
     SHAPE,
     case,
@@ -147,20 +154,51 @@ def test_raced_calls_read_the_weights_of_several_layers_by_turns():
     assert len(weights_of_layers(4, 3).race_cases(2, most_bytes=1)) == 1
 
 
-def test_twins_are_computed_on_the_cpu(monkeypatch):
-    """The GPU of an M5 multiplies float32 matrices with the precision of TF32."""
-    devices, stock = [], mx.stream
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+def test_twins_multiply_on_the_cpu(monkeypatch, kernel):
+    """The GPU of an M5 rounds the factors of float32 products to TF32."""
+    case, spied, events = next(kernel.cases()), [], []
 
-    def stream(device):
-        devices.append(device)
-        return stock(device)
+    def spy(function):
+        def call(*arguments, stream=None, **options):
+            spied.append(stream)
+            return function(*arguments, stream=stream, **options)
 
-    def twin(x):
-        assert devices[-1] == mx.cpu
-        return double(x)
+        return call
 
-    monkeypatch.setattr(mx, "stream", stream)
-    assert find_fault(doubling(twin=twin), case(4)) == "" and devices == [mx.cpu]
+    def twin():
+        return as_list(kernel.twin(**case))
+
+    # A product by the operator @ would not be spied.
+    mx.export_function(events.append, twin)
+    products = [event for event in events if event.get("name") == "Matmul"]
+    attention = mx.fast.scaled_dot_product_attention
+    monkeypatch.setattr(mx, "matmul", spy(mx.matmul))
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", spy(attention))
+    twin()
+    assert len(spied) == len(products) / (2 if "attention" in kernel.name else 1)
+    kernel.tolerance(**case)
+    assert set(spied) <= {mx.cpu}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", (MATMUL, QUANTIZED, ATTENTION))
+def test_real_kernels_are_judged_and_raced(metal, monkeypatch, operation):
+    """On the emulator, whose time does not count."""
+    monkeypatch.setattr("dflash_mlx.metal.attention.CONTEXT", 40)
+    monkeypatch.setattr("dflash_mlx.metal.selection.HEATS", 1)
+    x, weight = mx.zeros((1, 2, 64)), mx.random.normal((16, 64), key=mx.random.key(1))
+    calls = {
+        "matmul": Request(MATMUL, (), {"x": x, "weight": weight}),
+        "quantized matmul": Request(QUANTIZED, (), {"x": x} | packed(weight)),
+        "attention": attention_calls(4, 32, mx.float32),
+    }[operation.name]
+    times = iter(range(10**6))
+    with emulator.using(seeds=(0,), checks=False):
+        verdict = choose_kernel(calls, 4, lambda: float(next(times)))
+    kernels = {kernel.name for kernel in operation.kernels}
+    assert verdict.microseconds.keys() == kernels | {STOCK}, verdict.why
+    assert verdict.choice == STOCK and "100%" in verdict.why  # all took as long
 
 
 HANG = "[METAL] Command buffer execution failed: Caused GPU Hang Error (00000003)"
@@ -181,6 +219,12 @@ def judged(calls):
     found = {rows_of(case) for cases in rows.values() for case in cases}
     assert all(rows_of(cases[0]) == n for n, cases in rows.items())  # it is raced
     return {calls.operation.code(calls.case, n) for n in found}
+
+
+def packed(weight):
+    """The arguments of a quantized product, besides x."""
+    arrays = zip(("weight", "scales", "biases"), mx.quantize(weight), strict=True)
+    return dict(arrays, group_size=64, bits=4)
 
 
 def rows_of(case):
@@ -223,12 +267,7 @@ def test_the_codes_of_attention_are_those_that_are_compiled():
 
 def test_every_code_of_matmuls_is_judged_before_it_runs():
     x, weight = mx.zeros((1, 2, 64)), mx.zeros((8, 64))
-    packed = dict(
-        zip(("weight", "scales", "biases"), mx.quantize(weight), strict=True),
-        group_size=64,
-        bits=4,
-    )
-    for matmul, more in ((MATMUL, {"weight": weight}), (QUANTIZED, packed)):
+    for matmul, more in ((MATMUL, {"weight": weight}), (QUANTIZED, packed(weight))):
         calls = Request(matmul, (), {"x": x} | more)
         codes = [matmul.code(calls.case, n) for n in range(1, MAX_ROWS + 1)]
         assert set(codes[1:]) <= judged(calls) and len(set(codes)) > 3
