@@ -122,10 +122,23 @@ def warnings(
     """
     if pair.drafter is None:
         return []
+    repo = drafter_name(options, pair)
+    entry = drafter_entry(repo) if repo else None
+    return thinking.warnings(entry, tokenizer)
+
+
+def drafter_name(options: AnswerOptions, pair: Pair) -> str | None:
+    """The repository or folder of a loaded pair's drafter, or None without one.
+
+    Args:
+        options: The options that the pair was loaded with.
+        pair: What was loaded.
+    """
+    if pair.drafter is None:
+        return None
     names = f"{options.model} {resolve(options.model)}"
     repo, _ = choose_drafter(pair.target.config, names, options.draft)
-    entry = drafter_entry(resolve_drafter(repo)) if repo else None
-    return thinking.warnings(entry, tokenizer)
+    return resolve_drafter(repo) if repo else None
 
 
 def switch_of(tokenizer: Any) -> str | None:

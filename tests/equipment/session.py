@@ -19,7 +19,8 @@ class ScriptedReader:
     """A reader of given lines.
 
     Args:
-        lines: What read and paste return; KeyboardInterrupt is raised.
+        lines: What read, edit and paste return. read raises KeyboardInterrupt; edit
+            returns None for it.
 
     Attributes:
         lines: The lines that were not read yet.
@@ -31,14 +32,20 @@ class ScriptedReader:
     def __init__(self, *lines):
         self.lines, self.offered = list(lines), []
 
-    def read(self, text=""):
-        self.offered.append(text)
+    def read(self):
         line = self.lines.pop(0) if self.lines else None
         if line is KeyboardInterrupt:
             raise KeyboardInterrupt
         return line
 
     paste = read
+
+    def edit(self, text):
+        self.offered.append(text)
+        try:
+            return self.read()
+        except KeyboardInterrupt:
+            return None
 
 
 @dataclass(frozen=True)

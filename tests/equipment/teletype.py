@@ -11,6 +11,7 @@ import pexpect
 import pyte
 
 TIMEOUT = 60.0  # seconds
+STATUS = " tok "  # in the line below each answer of a chat
 CTRL_C, CTRL_D, ALT_ENTER, UP, TAB = "\x03", "\x04", "\x1b\r", "\x1b[A", "\t"
 
 
@@ -112,7 +113,7 @@ class Teletype:
 
     def send(self, text: str) -> None:
         """Send a message and wait for the end of its answer."""
-        self.enter(text, "prompt tokens cached")
+        self.enter(text, STATUS)
 
     def leave(self) -> None:
         """Press Ctrl-D at the prompt; the program must exit with 0."""

@@ -13,14 +13,19 @@ from pathlib import Path
 
 from ...errors import CommandError
 from ..screen.status import print_message
+from .conversation import Record
+from .lines import ALIASES, line_of, message_of, parse_command
 from .session import Session
-from .settings import SETTING_TYPES, SWITCH, format_value
+from .settings import SETTING_TYPES, SWITCH, format_value, setting_name
+from .transcript import print_turns
 
 KEYS = """\
 Enter sends; Alt-Enter, or a backslash before Enter, starts a new line.
+\"""text of several lines\""" is one message, in which nothing is a command.
 Ctrl-C stops an answer and keeps its text, or clears the line; Ctrl-D quits.
 Up and Down recall earlier lines, Ctrl-R searches them, Tab completes commands.
-//text sends text that begins with a slash; q, r, h alone are /quit, /reset, /help."""
+To send text that begins with a slash, write two: //text.
+As in other chats: q, exit, /bye, /exit quit; r, /clear reset; h, /? help."""
 
 
 class Quit(Exception):
@@ -53,6 +58,7 @@ def check_name(name: str) -> str:
         CommandError: There is no such command; the error suggests the nearest.
     """
     name = name.removeprefix("/")
+    name = ALIASES.get(name, name)
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         suggestion = f"Did you mean /{near[0]}? " if near else ""
@@ -82,8 +88,10 @@ def show_help(session: Session, argument: str) -> None:
 
 def reset(session: Session, argument: str) -> None:
     """Clear the conversation."""
-    session.reset()
-    print_message("The conversation is cleared.")
+    if session.reset():
+        print_message("The conversation is cleared. /undo brings it back.")
+    else:
+        print_message("The conversation is empty.")
 
 
 def retry(session: Session, argument: str) -> None:
@@ -92,19 +100,51 @@ def retry(session: Session, argument: str) -> None:
 
 
 def undo(session: Session, argument: str) -> None:
-    """Remove the last message and its answer."""
+    """Remove the last message and its answer, or take a reset back."""
+    if session.undo_reset():
+        print_message("The conversation is back. Its last turn:")
+        print_turns(session.latest, 1)
+        return
     removed = session.latest.last_question
     session.undo()
     print_message(f"Removed: {shorten(removed)}")
 
 
 def edit(session: Session, argument: str) -> None:
-    """Change the last message and answer it."""
-    text = argument or session.offer_edit(session.latest.retry().last_question)
-    if text and text.strip():
+    """Change the last message and answer it.
+
+    A command that is typed in place of the message is run, and the message is kept.
+    """
+    if argument:
+        session.answer(session.latest.edit(argument))
+        return
+    line = session.offer_edit(line_of(session.latest.retry().last_question))
+    command = parse_command(line, words=False) if line else None
+    if command is not None:
+        name, argument = command
+        COMMANDS[check_name(name)].run(session, argument)
+    elif line and (text := message_of(line)).strip():
         session.answer(session.latest.edit(text))
     else:
-        print_message("Nothing was changed.")
+        print_message("The message is unchanged.")
+
+
+def continue_answer(session: Session, argument: str) -> None:
+    """Continue an answer that was stopped or cut off."""
+    session.continue_answer()
+
+
+def history(session: Session, argument: str) -> None:
+    """Show the conversation, or its last turns."""
+    if argument and not (argument.isdecimal() and int(argument)):
+        raise CommandError(
+            f"/history takes a number of turns, not {argument!r}.",
+            "For example /history 3.",
+        )
+    if session.latest.messages:
+        print_turns(session.latest, int(argument) if argument else None)
+    else:
+        print_message("There are no messages yet.")
 
 
 def system(session: Session, argument: str) -> None:
@@ -119,22 +159,34 @@ def system(session: Session, argument: str) -> None:
 
 
 def set_value(session: Session, argument: str) -> None:
-    """List the settings, or change one."""
+    """List the settings, show one, or change one."""
+    values = session.settings.as_dict()
     if not argument:
-        for name, value in session.settings.as_dict().items():
+        width = max(map(len, values))
+        for name, value in values.items():
             summary = SETTING_TYPES[name].summary
-            print_message(f"{name:10}  {format_value(value):6}  {summary}")
+            print_message(f"{name:{width}}  {format_value(value):6}  {summary}")
         return
-    name, _, text = argument.partition(" ")
-    if not text.strip():
-        raise CommandError("/set needs a name and a value.", "For example /set temp 1.")
-    session.apply_settings(session.settings.with_value(name, text.strip()))
-    print_message(f"{name} is now {text.strip()}.")
+    # ollama writes /set parameter temperature 1.
+    given, text = [*argument.removeprefix("parameter ").split(None, 1), ""][:2]
+    if given == "system":
+        system(session, text)
+        return
+    name = setting_name(given)
+    if not text:
+        summary = SETTING_TYPES[name].summary
+        print_message(f"{name} is {format_value(values[name])} ({summary}).")
+        return
+    session.apply_settings(session.settings.with_value(given, text.strip()))
+    new = session.settings.as_dict()[name]
+    print_message(f"{name} is now {format_value(new)}.")
 
 
 def stats(session: Session, argument: str) -> None:
-    """Show the statistics of the answers."""
-    print_message(session.stats.report())
+    """Show the statistics of the answers, with tables after -v."""
+    if argument not in ("", "-v"):
+        raise CommandError(f"/stats takes -v or nothing, not {argument!r}.")
+    print_message(session.stats.report(tables=argument == "-v"))
 
 
 def plain(session: Session, argument: str) -> None:
@@ -161,11 +213,19 @@ def load(session: Session, argument: str) -> None:
     """Continue a saved conversation."""
     path = parse_path(argument, "/load")
     record = session.load(path)
+    print_loaded(session, record, path)
+
+
+def print_loaded(session: Session, record: Record, path: Path) -> None:
+    """Say what was loaded from a file, and show its last turn."""
     n = len(record.conversation.messages)
     print_message(f"Loaded {n} {'message' if n == 1 else 'messages'} from {path}.")
     model = session.request.model
     if record.model != model:
         print_message(f"{record.model} answered them; {model} continues.")
+    if n > 2:
+        print_message("The last turn, /history shows all:")
+    print_turns(record.conversation, 1)
 
 
 def paste(session: Session, argument: str) -> None:
@@ -216,25 +276,41 @@ COMMANDS = {
         "answer the last message again",
         "Also answers a message that was refused, or stopped before its answer began.",
     ),
-    "undo": Command(undo, "", "remove the last message and its answer"),
+    "continue": Command(
+        continue_answer,
+        "",
+        "continue an answer that was stopped or cut off",
+        "As long as nothing was sent or changed since.",
+    ),
+    "undo": Command(
+        undo,
+        "",
+        "remove the last message and its answer",
+        "After /reset, it brings the conversation back.",
+    ),
     "edit": Command(
         edit,
         "[text]",
         "change the last message and answer it again",
-        "Without text, the last message opens in the line editor.",
+        "Without text, the last message opens in the line editor; Ctrl-C leaves it.",
     ),
+    "history": Command(history, "[turns]", "show the conversation, or its last turns"),
     "system": Command(
         system, "[text]", "show or change the system prompt", "/system - removes it."
     ),
     "set": Command(
         set_value,
-        "[name value]",
-        "list the settings, or change one",
-        "For example /set temp 0.7, /set thinking off, /set seed none.",
+        "[name [value]]",
+        "list the settings, show one, or change one",
+        "For example /set temp 0.7, /set temp, /set thinking off, /set seed none.",
         tuple(SETTING_TYPES),
     ),
     "stats": Command(
-        stats, "", "show statistics of the last answer and of the session"
+        stats,
+        "[-v]",
+        "show statistics of the last answer and of the session",
+        "With -v, also by the position of a draft and by the width of a block.",
+        ("-v",),
     ),
     "plain": Command(
         plain,

@@ -83,6 +83,12 @@ class Conversation:
         """Add the answer to the last message."""
         return self._with(*self.messages, Message("assistant", content, reasoning))
 
+    def with_more(self, content: str, reasoning: str = "") -> Conversation:
+        """Add to the last answer."""
+        last = self.messages[-1]
+        more = Message(last.role, last.content + content, last.reasoning + reasoning)
+        return self._with(*self.messages[:-1], more)
+
     def undo(self) -> Conversation:
         """Remove the user's last message and its answer.
 

@@ -28,9 +28,13 @@ from prompt_toolkit.utils import is_dumb_terminal
 
 from ...errors import PromptError
 from ..streams import check_utf8
+from .lines import is_open
 
 PROMPT = ">> "
+EDIT_PROMPT = "edit> "
 CONTINUATION = ".. "
+# Of prompts: a colour of the terminal's own palette, which fits light and dark ones.
+PROMPT_STYLE = "ansicyan"
 # Seconds after which a Ctrl-C is noticed at the latest.
 POLL_INTERVAL = 0.1
 
@@ -46,18 +50,22 @@ class Reader(Protocol):
     terminal: bool
     can_edit: bool
 
-    def read(self, text: str = "") -> str | None:
-        """Read the next message.
-
-        Args:
-            text: The text offered for editing.
+    def read(self) -> str | None:
+        """Read the next line.
 
         Returns:
-            The message; None at the end of the input.
+            The line; None at the end of the input.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed on an empty line.
-            PromptError: The message is not valid UTF-8.
+            PromptError: The line is not valid UTF-8.
+        """
+
+    def edit(self, text: str) -> str | None:
+        """Offer a line for editing, at a prompt of its own.
+
+        Returns:
+            The edited line; None if Ctrl-C or Ctrl-D left the prompt.
         """
 
     def paste(self) -> str | None:
@@ -78,14 +86,22 @@ class LineReader:
     def __init__(self, source: BinaryIO, terminal: bool = False):
         self.source, self.terminal = source, terminal
 
-    def read(self, text: str = "") -> str | None:
+    def read(self) -> str | None:
         """As in Reader."""
         self._print_prompt(PROMPT)
         line = self._read_line()
-        while self.terminal and line is not None and line.endswith("\\"):
+        while self.terminal and line is not None:
+            if not line.endswith("\\") and not is_open(line):
+                break
             self._print_prompt(CONTINUATION)
-            line = line[:-1] + "\n" + (self._read_line() or "")
+            if (more := self._read_line()) is None:
+                break
+            line = line.removesuffix("\\") + "\n" + more
         return line
+
+    def edit(self, text: str) -> str | None:
+        """Never called, since can_edit is False."""
+        return None
 
     def paste(self) -> str | None:
         """As in Reader."""
@@ -120,7 +136,8 @@ class LineReader:
 class LineEditor:
     """Reads a terminal with a line editor.
 
-    Enter sends; Alt-Enter, or Enter after a backslash, starts a new line.
+    Enter sends; Alt-Enter, or Enter after a backslash or inside triple quotes, starts a
+    new line.
 
     Args:
         history: The lines of earlier sessions.
@@ -145,25 +162,35 @@ class LineEditor:
             # stdout, where the answers go, may be a file.
             "output": output or create_output(always_prefer_tty=True),
         }
+        line = common | {
+            "history": history,
+            "completer": completer,
+            "complete_while_typing": False,
+            "complete_style": CompleteStyle.READLINE_LIKE,
+            "search_ignore_case": True,
+        }
         self._message_session: PromptSession[str] = PromptSession(
-            PROMPT,
-            history=history,
-            completer=completer,
-            complete_while_typing=False,
-            complete_style=CompleteStyle.READLINE_LIKE,
-            search_ignore_case=True,
-            key_bindings=message_keys(),
-            **common,
+            coloured(PROMPT), key_bindings=message_keys(clear_or_interrupt), **line
+        )
+        self._edit_session: PromptSession[str] = PromptSession(
+            coloured(EDIT_PROMPT), key_bindings=message_keys(interrupt), **line
         )
         self._paste_session: PromptSession[str] = PromptSession(
-            CONTINUATION, key_bindings=paste_keys(), **common
+            coloured(CONTINUATION), key_bindings=paste_keys(), **common
         )
 
-    def read(self, text: str = "") -> str | None:
+    def read(self) -> str | None:
         """As in Reader."""
         try:
-            return check_utf8(self._message_session.prompt(default=text))
+            return check_utf8(self._message_session.prompt())
         except EOFError:
+            return None
+
+    def edit(self, text: str) -> str | None:
+        """As in Reader."""
+        try:
+            return check_utf8(self._edit_session.prompt(default=text))
+        except (EOFError, KeyboardInterrupt):
             return None
 
     def paste(self) -> str | None:
@@ -174,8 +201,17 @@ class LineEditor:
             return None
 
 
-def message_keys() -> KeyBindings:
-    """The keys that differ from prompt_toolkit's defaults."""
+def coloured(prompt: str) -> list[tuple[str, str]]:
+    """A prompt in its colour, as prompt_toolkit takes it."""
+    return [(PROMPT_STYLE, prompt)]
+
+
+def message_keys(on_ctrl_c: Callable) -> KeyBindings:
+    """The keys that differ from prompt_toolkit's defaults.
+
+    Args:
+        on_ctrl_c: The handler of Ctrl-C.
+    """
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -184,12 +220,14 @@ def message_keys() -> KeyBindings:
         if buffer.document.text_before_cursor.endswith("\\"):
             buffer.delete_before_cursor()
             buffer.insert_text("\n")
+        elif is_open(buffer.text):
+            buffer.insert_text("\n")
         else:
             buffer.validate_and_handle()
 
     keys.add("escape", "enter")(insert("\n"))
-    keys.add("c-c", filter=~is_searching)(clear_or_interrupt)
-    keys.add("<sigint>")(clear_or_interrupt)
+    keys.add("c-c", filter=~is_searching)(on_ctrl_c)
+    keys.add("<sigint>")(on_ctrl_c)
     return keys
 
 
@@ -220,7 +258,12 @@ def clear_or_interrupt(event) -> None:
     if event.current_buffer.text:
         event.current_buffer.reset()
     else:
-        event.app.exit(exception=KeyboardInterrupt(), style="class:aborting")
+        interrupt(event)
+
+
+def interrupt(event) -> None:
+    """Leave the prompt."""
+    event.app.exit(exception=KeyboardInterrupt(), style="class:aborting")
 
 
 def open_reader(history: Callable[[], History], completer: Completer) -> Reader:

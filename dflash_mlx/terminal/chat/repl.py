@@ -5,14 +5,17 @@ Owns how a session starts and ends. Does not know how an answer is made.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 
-from ...errors import CommandError, ConversationError, DFlashError
+from ...errors import ConversationError, DFlashError
+from ...hub.registry import EMBEDDED, TINY
 from ..answer_options import Looks, ThinkingOptions
 from ..answer_request import AnswerRequest
-from ..screen.status import DIM, ERROR, print_message
-from .commands import COMMANDS, Command, Quit, check_name
+from ..screen.status import ERROR, print_message
+from ..thinking import drafter_name
+from .commands import COMMANDS, Command, Quit, check_name, print_loaded
 from .completer import CommandCompleter
 from .conversation import load_record
 from .editor import open_reader
@@ -21,7 +24,7 @@ from .lines import message_of, parse_command
 from .session import Session
 from .settings import Settings
 
-WELCOME = "/help lists the commands. Ctrl-C stops an answer, Ctrl-D quits."
+HELP = "/help for help"
 HOW_TO_QUIT = "Press Ctrl-D or type /quit to quit."
 
 
@@ -45,12 +48,39 @@ def run(
     session = Session(request, open_reader(open_history, completer), verbose)
     session.settings = Settings.from_options(request, thinking, looks)
     session.settings.template_arguments(session.tokenizer)  # raises if not supported
+    record = None
     if looks.load is not None:
-        session.load(looks.load, kept=session.settings.non_defaults())
+        record = session.load(looks.load, kept=session.settings.non_defaults())
     session.print_warnings()
     if verbose:
-        print_message(WELCOME, DIM)
+        print_header(title(session))
+        if record is not None:
+            print_loaded(session, record, looks.load)
     read_lines(session)
+
+
+def title(session: Session) -> str:
+    """The model that answers and its drafter, in a few words."""
+    model = Path(session.request.model).name or session.request.model
+    if session.request.model.lower() == TINY:
+        model = f"{TINY} (a toy for arithmetic)"
+    engine, _ = session.engine()
+    repository = drafter_name(session.request, session.pair)
+    if engine == "plain" or repository is None:
+        return f"{model}, plain decoding"
+    owner, slash, name = repository.rpartition("/")
+    if repository in EMBEDDED:
+        return f"{model} + its drafter"
+    if slash and owner.count("/") == 0 and not Path(repository).is_dir():
+        return f"{model} + {owner} drafter"
+    return f"{model} + drafter {name}"
+
+
+def print_header(text: str) -> None:
+    """Print the first line of a chat, and on a terminal a blank row after it."""
+    print_message(f"{text}, {HELP}", "bold")
+    if sys.stderr.isatty():
+        print_message("")
 
 
 def open_history() -> FileHistory:
@@ -70,8 +100,7 @@ def read_lines(session: Session) -> None:
     """Read and handle lines until /quit or the end of the input."""
     while True:
         try:
-            offered, session.offered_line = session.offered_line, ""
-            line = session.reader.read(offered)
+            line = session.reader.read()
             if line is None:
                 return
             handle_line(session, line)
@@ -97,12 +126,7 @@ def handle_line(session: Session, line: str) -> None:
         session.send(message_of(line))
         return
     name, argument = parsed
-    try:
-        check_name(name)
-    except CommandError:
-        session.offered_line = line
-        raise
-    run_command(session, COMMANDS[name], argument)
+    run_command(session, COMMANDS[check_name(name)], argument)
 
 
 def run_command(session: Session, command: Command, argument: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +32,10 @@ from ..thinking import warnings
 from . import turn
 from .conversation import Conversation, Record, load_record, save_record
 from .editor import Reader, without_echo
-from .lines import line_of
 from .settings import Settings, format_value
 
 MESSAGE_KEPT = "The message is kept: use /retry, /edit or /reset."
+Answered = tuple[turn.Outcome, turn.Display]
 
 
 class Session:
@@ -49,7 +49,6 @@ class Session:
     Attributes:
         conversation: The conversation, each message answered.
         pending: The conversation with a last message that has no answer, or None.
-        offered_line: A line that the next prompt offers for editing.
         settings: The current settings.
         stats: The statistics of the answers.
     """
@@ -63,7 +62,9 @@ class Session:
         self.settings, self.stats = Settings.from_options(request), SessionStats()
         self.conversation = Conversation(request.system_prompt)
         self.pending: Conversation | None = None
-        self.offered_line = ""
+        self._seed: int | None = None  # of the last answer
+        self._cleared: list[Conversation] = []  # what /reset cleared, for /undo
+        self._unfinished: Conversation | None = None  # ends in an answer cut short
 
     @property
     def latest(self) -> Conversation:
@@ -82,37 +83,73 @@ class Session:
         answers again.
         """
         self.pending = conversation
+        if (result := self._attempt(self._run_turn, conversation)) is None:
+            return
+        outcome, display = result
+        if display.answer or display.reasoning or not outcome.stopped:
+            self._keep(
+                conversation.with_answer(display.answer, display.reasoning), outcome
+            )
+        self._print_ending(outcome)
+
+    def continue_answer(self) -> None:
+        """Continue the last answer, which was stopped or cut off.
+
+        Raises:
+            CommandError: It was not, or the conversation has changed since.
+        """
+        before = self.conversation
+        if self._unfinished is not before or self.pending is not None:
+            raise CommandError(
+                "There is no unfinished answer.",
+                "/continue works directly after an answer that was stopped or cut off.",
+            )
+        result = self._attempt(self._run_prompt, list(self.cache.text), (), True)
+        if result is not None:
+            outcome, display = result
+            self._keep(before.with_more(display.answer, display.reasoning), outcome)
+            self._print_ending(outcome)
+
+    def _keep(self, conversation: Conversation, outcome: turn.Outcome) -> None:
+        """Continue with a conversation that an answer has just ended."""
+        self.conversation, self.pending = conversation, None
+        self._unfinished = conversation if outcome.cut_short else None
+
+    def _attempt(self, run: Callable, *arguments) -> Answered | None:
+        """Run a turn; after an error, print it and return None."""
         try:
-            outcome, display = self._run_turn(conversation)
+            return run(*arguments)
         except BrokenPipeError:
             raise
         except DFlashError as error:
             print_message(f"{error} {MESSAGE_KEPT}", ERROR)
-            if self._is_next(conversation):
-                self.offered_line = line_of(conversation.last_question or "")
-            return
         except Exception:
             # After a bug the caches may be wrong; the conversation is not.
             traceback.print_exc()
             self.cache.reset()
             print_message(f"This is a bug in dflash-mlx. {MESSAGE_KEPT}", ERROR)
-            return
-        if display.answer or display.reasoning or not outcome.stopped:
-            self.conversation = conversation.with_answer(
-                display.answer, display.reasoning
-            )
-            self.pending = None
-        self._print_ending(outcome)
+        return None
 
-    def _run_turn(
-        self, conversation: Conversation
-    ) -> tuple[turn.Outcome, turn.Display]:
+    def _run_turn(self, conversation: Conversation) -> Answered:
         changed = self.settings.template_arguments(self.tokenizer)
         options = self._template_arguments | changed
         messages = conversation.template_messages()
         ids = apply_template(self.tokenizer, messages, **options)
-        later_marks = marks(self.tokenizer, messages, **options)
-        request, display = self.settings.apply(self.request), self.make_display(ids)
+        return self._run_prompt(ids, marks(self.tokenizer, messages, **options))
+
+    def _run_prompt(
+        self, ids: list[int], later_marks: Collection[int], continued: bool = False
+    ) -> Answered:
+        """Answer a prompt.
+
+        Args:
+            ids: The prompt.
+            later_marks: As in PromptCache.reuse.
+            continued: The prompt ends with the beginning of the answer.
+        """
+        request = self.settings.apply(self.request).with_seed()
+        self._seed = request.sampling.seed
+        display = self.make_display(ids, continued)
         shown = progress.wanted(self.verbose)
         with without_echo(), progress.PrefillBar(shown) as bar:
             outcome = turn.answer_prompt(
@@ -124,20 +161,21 @@ class Session:
                 display,
                 later_marks,
                 bar,
+                continued,
             )
         if display.answer and not display.console.is_terminal:
             print(flush=True)  # the display writes only the answer to a pipe
         return outcome, display
 
-    def make_display(self, ids: list[int]) -> turn.Display:
-        """The display for the answer to a prompt."""
+    def make_display(self, ids: list[int], continued: bool = False) -> turn.Display:
+        """The display for the answer to a prompt, or for more of an answer."""
         settings = self.settings
         return Display(
             answer_console(sys.stdout),
             markdown=settings.markdown,
             drafts=settings.drafts,
             reasoning=settings.reasoning,
-            splitter=make_splitter(self.tokenizer, ids),
+            splitter=make_splitter(self.tokenizer, ids, continued),
         )
 
     def _print_ending(self, outcome: turn.Outcome) -> None:
@@ -147,19 +185,21 @@ class Session:
             early = " before the answer began; /retry tries again"
             print_message(f"(stopped{early if self.pending else ''})", DIM)
         if last is not None:
-            self.stats.add(last)
+            self.stats.add(last, self._seed)
             if self.verbose:
                 print_message(status_line(last), DIM)
             if notice := cutoff_notice(last, self.pair.target.context):
                 print_message(notice)
+        if self.reader.terminal and sys.stderr.isatty():
+            print_message("")  # between two turns
         if outcome.stopped and not self.reader.terminal:
             raise KeyboardInterrupt
 
     def offer_edit(self, text: str) -> str | None:
-        """Let the user edit a text.
+        """Let the user edit a line.
 
         Returns:
-            The edited text; None if cancelled.
+            The edited line; None if cancelled.
 
         Raises:
             CommandError: The reader cannot offer a text.
@@ -169,15 +209,35 @@ class Session:
                 "/edit needs the new text, because there is no line editor here.",
                 "For example /edit Hello.",
             )
-        try:
-            return self.reader.read(text)
-        except KeyboardInterrupt:
-            return None
+        return self.reader.edit(text)
 
-    def reset(self) -> None:
-        """Clear the conversation and the caches; keep the system prompt."""
+    def reset(self) -> bool:
+        """Clear the conversation and the caches; keep the system prompt.
+
+        Returns:
+            Whether there was a conversation, which `undo_reset` can bring back.
+        """
+        cleared = self.latest
         self.conversation, self.pending = self.conversation.reset(), None
         self.cache.reset()
+        if cleared.messages:
+            self._cleared.append(cleared)
+        return bool(cleared.messages)
+
+    def undo_reset(self) -> bool:
+        """Bring the conversation back that was cleared last, if the present one has no
+        messages; whether there was one. The system prompt stays as it is now."""
+        if self.latest.messages or not self._cleared:
+            return False
+        self._continue_with(replace(self._cleared.pop(), system=self.latest.system))
+        return True
+
+    def _continue_with(self, conversation: Conversation) -> None:
+        """Make a conversation, which may end in a message without an answer, the
+        session's."""
+        pending = conversation.unanswered
+        self.pending = conversation if pending else None
+        self.conversation = conversation.undo() if pending else conversation
 
     def undo(self) -> None:
         """Remove the unanswered message, or else the last message and its answer."""
@@ -256,7 +316,5 @@ class Session:
                 f"{path} has a setting that cannot be used: {error.message}",
                 "The current conversation is unchanged.",
             ) from None
-        loaded = record.conversation
-        self.pending = loaded if loaded.unanswered else None
-        self.conversation = loaded.undo() if loaded.unanswered else loaded
+        self._continue_with(record.conversation)
         return record

@@ -21,7 +21,28 @@ from ..thinking import Thinking
 
 NONE_WORDS = ("none", "auto", "default")
 SWITCH = {"on": True, "off": False}
-SAMPLING = ("temp", "top_p", "top_k", "min_p", "seed")
+SAMPLING = (
+    "temp",
+    "top_p",
+    "top_k",
+    "min_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
+# Other names of settings: the options of the command line, and ollama's parameters.
+ALIASES = {
+    "temperature": "temp",
+    "reasoning_effort": "effort",
+    "show_drafts": "drafts",
+    "num_predict": "max_tokens",
+    "repeat_penalty": "repetition_penalty",
+}
+# mlx-lm's option; a block has one row more than drafts.
+NUM_DRAFT_TOKENS = "num_draft_tokens"
 # Options that --plain excludes, with their defaults.
 DRAFTING = {
     "draft": None,
@@ -81,6 +102,17 @@ SETTING_TYPES = {
     "top_p": number("nucleus sampling; 1 is off"),
     "top_k": number("number of likeliest tokens to sample from; 0 is off", int),
     "min_p": number("drop tokens below this share of the likeliest; 0 is off"),
+    "xtc_probability": number("how often XTC sampling is applied; 0 is off"),
+    "xtc_threshold": number("XTC drops all but the least likely tokens above it"),
+    "repetition_penalty": optional(
+        float, "a number", "factor above 1 makes recent tokens less likely"
+    ),
+    "presence_penalty": optional(
+        float, "a number", "subtracted from the logit of every recent token"
+    ),
+    "frequency_penalty": optional(
+        float, "a number", "subtracted from a logit for each recent occurrence"
+    ),
     "seed": optional(int, "a whole number", "makes sampling repeatable"),
     "max_tokens": number("maximum tokens of an answer; -1 for no limit", int),
     "block_size": optional(
@@ -115,6 +147,11 @@ class Settings:
     markdown: bool = True
     drafts: bool = False
     reasoning: str = "show"
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
 
     @classmethod
     def from_options(
@@ -127,11 +164,7 @@ class Settings:
         sampling: Sampling = request.sampling
         thinking, looks = thinking or ThinkingOptions(), looks or Looks()
         return cls(
-            temp=sampling.temp,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            seed=sampling.seed,
+            **{name: vars(sampling)[name] for name in SAMPLING},
             max_tokens=request.max_tokens,
             block_size=request.block_size,
             plain=request.plain,
@@ -146,24 +179,20 @@ class Settings:
         """Change one value, without checking its range.
 
         Args:
-            name: The setting, with underscores or hyphens.
+            name: The setting, or another of its names; see setting_name.
             text: The value as written.
 
         Raises:
             OptionError: There is no such setting, or the text is of another type.
         """
-        name = name.replace("-", "_")
-        if name not in SETTING_TYPES:
-            near = difflib.get_close_matches(name, SETTING_TYPES, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
-            raise OptionError(
-                f"There is no setting {name!r}.", f"{hint}/set lists the settings."
-            )
+        given, name = name, setting_name(name)
         try:
             value = SETTING_TYPES[name].parse(text)
         except (ValueError, KeyError):
             expected = SETTING_TYPES[name].expected
             raise OptionError(f"{name} must be {expected}, but is {text!r}.") from None
+        if is_number_of_drafts(given) and value is not None:
+            value += 1
         return replace(self, **{name: value})
 
     def apply(self, request: AnswerRequest) -> AnswerRequest:
@@ -203,6 +232,33 @@ class Settings:
         """The values that /set can change, by name."""
         values = {each.name: vars(self)[each.name] for each in fields(self)}
         return {name: values[name] for name in SETTING_TYPES}
+
+
+def setting_name(name: str) -> str:
+    """The name of a setting, which may be written as an option of the command line.
+
+    Args:
+        name: With underscores or hyphens, also an option of mlx-lm or ollama.
+
+    Raises:
+        OptionError: There is no such setting.
+    """
+    name = name.lower().lstrip("-").replace("-", "_")
+    if name == NUM_DRAFT_TOKENS:
+        return "block_size"
+    name = ALIASES.get(name, name)
+    if name in SETTING_TYPES:
+        return name
+    near = difflib.get_close_matches(name, SETTING_TYPES, n=1)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise OptionError(
+        f"There is no setting {name!r}.", f"{hint}/set lists the settings."
+    )
+
+
+def is_number_of_drafts(name: str) -> bool:
+    """Whether a setting was named by its number of drafts, as in mlx-lm."""
+    return name.lower().lstrip("-").replace("-", "_") == NUM_DRAFT_TOKENS
 
 
 def format_value(value: Any) -> str:

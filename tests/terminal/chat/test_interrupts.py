@@ -97,7 +97,7 @@ def test_a_second_ctrl_c_stops_at_once(any_kind):
             if response.generation_tokens == 3:
                 signal.raise_signal(signal.SIGINT)
 
-    usual, chat.make_display = chat.make_display, lambda ids: Twice(Console())
+    usual, chat.make_display = chat.make_display, lambda *_: Twice(Console())
     enter(chat, COUNT)
     assert chat.stats.answers[-1].tokens >= 3 and not chat.conversation.unanswered
     chat.request, chat.make_display = replace(chat.request, presses=()), usual
@@ -162,7 +162,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_round(tiny):
                 seen[presses] = response.generation_tokens
                 super().push(response)
 
-        chat.make_display = lambda ids, Recording=Recording: Recording(Console())
+        chat.make_display = lambda *_, Recording=Recording: Recording(Console())
         enter(chat, COUNT)
     assert seen[3, 4] == 3 < seen[3,]
 

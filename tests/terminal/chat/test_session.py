@@ -58,7 +58,7 @@ def test_answers_equal_those_of_a_fresh_run(tiny):
 def test_an_answer_cut_off_by_max_tokens_explains_how_to_get_more(tiny, capsys):
     chat = make_session(tiny, max_tokens=5)
     short = enter(chat, VOWELS)[1]
-    assert "use /set max_tokens 10 and /retry" in capsys.readouterr().err
+    assert "/set max_tokens 10 allows longer answers" in capsys.readouterr().err
     enter(chat, "/set max_tokens 500")
     longer = enter(chat, "/retry")[1]
     assert longer.startswith(short) and longer.endswith("5. u")
@@ -83,8 +83,8 @@ def test_the_end_of_the_context(narrow, capsys):
     errors = capsys.readouterr().err
     assert "the model's context of 96 tokens is full" in errors
     assert "the model's context ends at 96" in errors
-    # The refused message was offered; /undo removed it and then the long turn.
-    assert reader.offered[3] == "Hello!"
+    # Nothing was left on the line; /undo removed the refused message and the long turn.
+    assert reader.offered == []
     questions = [m.content for m in chat.conversation.messages if m.role == "user"]
     assert questions == ["Hello!", "Hello!"]
 
@@ -100,10 +100,10 @@ def test_a_refused_message_does_not_change_the_conversation(narrow):
     assert chat.conversation.last_question == COUNT and chat.pending is None
 
 
-def test_a_refused_message_is_offered_as_the_line_that_sends_it(narrow):
-    reader = ScriptedReader("//" + "word " * 200, None)
+def test_edit_offers_a_refused_message_as_the_line_that_sends_it(narrow):
+    reader = ScriptedReader("//" + "word " * 200, "/edit", KeyboardInterrupt, None)
     read_lines(make_session(narrow, reader=reader))
-    assert reader.offered[1] == "//" + "word " * 200
+    assert reader.offered == ["//" + "word " * 200]
 
 
 def test_a_template_that_refuses(tiny, capsys):
@@ -124,7 +124,7 @@ def test_after_a_bug_in_a_turn_the_chat_continues(tiny, capsys, monkeypatch):
         def push(self, response):
             raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(chat, "make_display", lambda ids: Broken(Console()))
+    monkeypatch.setattr(chat, "make_display", lambda *_: Broken(Console()))
     enter(chat, COUNT)
     errors = capsys.readouterr().err
     assert "ZeroDivisionError: a bug" in errors and "Traceback" in errors
