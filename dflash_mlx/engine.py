@@ -319,7 +319,8 @@ def generate(
 
 
 def summary(response: GenerationResponse) -> list[str]:
-    """The three lines that mlx-lm prints after an answer, and one about drafting."""
+    """The three lines that mlx-lm prints after an answer, and those about the prompt
+    cache and drafting."""
     stats = response.stats
     lines = [
         f"Prompt: {response.prompt_tokens} tokens, "
@@ -328,6 +329,9 @@ def summary(response: GenerationResponse) -> list[str]:
         f"{response.generation_tps:.3f} tokens-per-sec",
         f"Peak memory: {response.peak_memory:.3f} GB",
     ]
+    if cached := stats.cached_tokens:
+        whole = cached + stats.prompt_tokens
+        lines.append(f"Cache: {cached} of {whole} prompt tokens")
     if stats.engine == "plain":
         return [*lines, f"DFlash: off ({stats.reason})"]
     share = stats.accepted / stats.drafted if stats.drafted else 0.0
@@ -337,6 +341,8 @@ def summary(response: GenerationResponse) -> list[str]:
     )
     if n := stats.lookup_rounds:
         line += f", {n} round{'s' * (n > 1)} from prompt lookup"
-    if stats.speedup is not None:
-        line += f", about {stats.speedup:.1f} times plain decoding"
+    if (gain := stats.shown_speedup) is not None:
+        line += f", about {gain:.1f} times plain decoding"
+    elif stats.speedup is not None:
+        line += ", too short to compare with plain decoding"
     return [*lines, f"DFlash: {line}"]

@@ -14,9 +14,11 @@ from .types import Round
 
 # Why an answer is plain although there is a drafter.
 UNDRAFTED = "the answer ended before a block was drafted"
-PARKED = "parked: drafting is not faster here"
+PARKED = "drafting is not faster here"
 # Compared rounds below which no speedup is given: one slow round would decide it.
 FEWEST_COMPARED = 4
+# Tokens below which users are shown no speedup: it says little about longer answers.
+FEWEST_TOKENS = 50
 
 
 @dataclass
@@ -76,6 +78,11 @@ class Stats:
         if self.plain_seconds is None or self.compared_rounds < FEWEST_COMPARED:
             return None
         return self.plain_seconds / self.compared_seconds
+
+    @property
+    def shown_speedup(self) -> float | None:
+        """`speedup` for users; None for an answer that is too short to compare."""
+        return self.speedup if self.tokens >= FEWEST_TOKENS else None
 
     @property
     def tokens_per_round(self) -> float:
