@@ -6,22 +6,38 @@ Owns how each kind of block is displayed. Does not know streams or the screen.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block.table import escapedSplit
 from markdown_it.token import Token
 from rich.console import Console
-from rich.markdown import CodeBlock, Markdown, TableElement
+from rich.markdown import CodeBlock, ListItem, Markdown, TableElement
+from rich.segment import Segment
+from rich.style import Style
 from rich.syntax import Syntax
+from rich.text import Text
+from rich.theme import Theme
 
 from .region import chop, render_rows
 
 # rich drops raw HTML and link definitions, so they are parsed as text.
 PARSER = MarkdownIt().enable(["strikethrough", "table"])
 PARSER.disable(["html_block", "html_inline", "reference"])
-# The colours of the terminal's own palette, on its own background.
-THEME = "ansi_dark"
+# The colours of the terminal's own palette, on its own background, light or dark.
+# `drafted` is the tag of tokens that mark_drafted adds.
+DRAFTED = "drafted"
+THEME = Theme(
+    {
+        "markdown.code": Style(bold=True, color="cyan"),
+        f"markdown.{DRAFTED}": Style(color="green"),
+    }
+)
+# On consoles without colours.
+PLAIN_THEME = Theme({f"markdown.{DRAFTED}": Style(underline=True)})
+CODE_THEME = "ansi_light"
+NO_LANGUAGE = "text"
 # Cells of width that a table's column needs to be readable.
 NARROWEST_COLUMN = 5
 # Inline code with a bar in it.
@@ -29,10 +45,31 @@ CODE_WITH_BAR = re.compile(r"(`+)(?!`)[^`]*\|[^`]*\1(?!`)")
 
 
 class PlainCode(CodeBlock):
-    """A code block without frame or padding, which a copy would have too."""
+    """A code block below its language, without frame or padding, which a copy of the
+    code would have too."""
 
     def __rich_console__(self, console, options):
+        if self.lexer_name != NO_LANGUAGE:
+            yield Text(self.lexer_name, "dim")
         yield make_syntax(self.lexer_name, str(self.text).rstrip())
+
+
+class DottedItem(ListItem):
+    """A list item whose number keeps its dot; rich would drop it."""
+
+    def render_number(self, console, options, number, last_number):
+        width = len(str(last_number)) + 3
+        lines = console.render_lines(
+            self.elements,
+            options.update(width=options.max_width - width),
+            style=self.style,
+        )
+        style = console.get_style("markdown.item.number", default="none")
+        for i, line in enumerate(lines):
+            head = " " * width if i else f"{number}.".rjust(width - 1) + " "
+            yield Segment(head, style)
+            yield from line
+            yield Segment.line()
 
 
 class FoldedTable(TableElement):
@@ -52,12 +89,16 @@ class LosslessMarkdown(Markdown):
         **Markdown.elements,
         "fence": PlainCode,
         "code_block": PlainCode,
+        "list_item_open": DottedItem,
         "table_open": FoldedTable,
     }
+    inlines = Markdown.inlines | {DRAFTED}
 
-    def __init__(self, source: str):
+    def __init__(self, source: str, drafted: Sequence[int] | None = None):
         super().__init__("", hyperlinks=False)
         self.parsed = PARSER.parse(source)
+        if drafted is not None:
+            mark_drafted(self.parsed, source, drafted)
         for token in self.parsed:
             for part in token.children or ():
                 # Models mean their line ends; Markdown would join the lines.
@@ -67,6 +108,71 @@ class LosslessMarkdown(Markdown):
                 elif part.type == "image":
                     part.type, part.children = "text", None
                     part.content = f"{part.content or 'image'} ({part.attrs['src']})"
+
+    def __rich_console__(self, console, options):
+        with console.use_theme(PLAIN_THEME if console.no_color else THEME):
+            yield from super().__rich_console__(console, options)
+
+
+def mark_drafted(tokens: list[Token], source: str, drafted: Sequence[int]) -> None:
+    """Enclose the drafted parts of paragraphs, headings and cells in DRAFTED tokens.
+
+    Args:
+        tokens: Of the parsed source; their children are replaced.
+        source: Markdown.
+        drafted: For each of its characters, whether it was drafted.
+    """
+    lines, at, next_start = source.split("\n"), [], 0
+    for line in lines:
+        at.append(next_start)
+        next_start += len(line) + 1
+    ends = [start + len(line) for start, line in zip(at, lines, strict=True)]
+    for token in tokens:
+        if token.type != "inline" or not token.map:
+            continue
+        flags: list[int] = []
+        for number, line in enumerate(token.content.split("\n"), token.map[0]):
+            begin = source.find(line, at[number], ends[number])
+            if begin < 0:  # an escaped character, for example
+                flags += [0] * (len(line) + 1)
+                continue
+            flags += [*drafted[begin : begin + len(line)], 0]
+            at[number] = begin + len(line)
+        token.children = list(_marked(token, flags))
+
+
+def _marked(token: Token, flags: Sequence[int]) -> Iterator[Token]:
+    """The children of an inline token, cut where `flags` of its content change."""
+    at = 0
+    for child in token.children or ():
+        begin = -1
+        if child.type in ("text", "code_inline") and child.content:
+            begin = token.content.find(child.content, at)
+        if begin < 0:
+            yield child
+            continue
+        at = begin + len(child.content)
+        code = child.type == "code_inline"
+        if code:
+            yield Token("code_open", "code", 1)
+        for start, end in runs(flags[begin:at]):
+            drafted = flags[begin + start]
+            if drafted:
+                yield Token(f"{DRAFTED}_open", DRAFTED, 1)
+            yield Token("text", "", 0, content=child.content[start:end])
+            if drafted:
+                yield Token(f"{DRAFTED}_close", DRAFTED, -1)
+        if code:
+            yield Token("code_close", "code", -1)
+
+
+def runs(flags: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(start, end) of each stretch of equal values."""
+    start = 0
+    for i in range(1, len(flags) + 1):
+        if i == len(flags) or bool(flags[i]) != bool(flags[start]):
+            yield start, i
+            start = i
 
 
 class Block(NamedTuple):
@@ -104,17 +210,21 @@ def top_level_blocks(source: str) -> list[Block]:
 def make_syntax(language: str, code: str = "") -> Syntax:
     """rich's Syntax for a language; an unknown one has no colours."""
     return Syntax(
-        code, language, theme=THEME, background_color="default", word_wrap=True
+        code, language, theme=CODE_THEME, background_color="default", word_wrap=True
     )
 
 
-def markdown_rows(console: Console, source: str, width: int) -> list[str]:
+def markdown_rows(
+    console: Console, source: str, width: int, drafted: Sequence[int] | None = None
+) -> list[str]:
     """Markdown as rows, with a blank row between two blocks and none around them.
 
     Args:
         console: Provides the colours.
         source: Markdown.
         width: Maximum cells of a row.
+        drafted: For each character of the source, whether it was drafted; None colours
+            nothing by that.
     """
     lines = source.split("\n")
     rows: list[str] = []
@@ -125,7 +235,11 @@ def markdown_rows(console: Console, source: str, width: int) -> list[str]:
             # rich would leave out the cells that have no column or no room.
             block_rows = [row for line in written if line for row in chop(line, width)]
         else:
-            markdown = LosslessMarkdown("\n".join(fitting))
+            flags = None
+            if drafted is not None and fitting == written:
+                begin = sum(len(line) + 1 for line in lines[: block.start])
+                flags = drafted[begin : begin + sum(len(each) + 1 for each in written)]
+            markdown = LosslessMarkdown("\n".join(fitting), flags)
             block_rows = render_rows(console, markdown, width)
         rows += ["", *_strip_blank(block_rows)]
     return rows[1:]

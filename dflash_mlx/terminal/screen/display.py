@@ -21,10 +21,9 @@ from ...text.reasoning import Markers, Splitter
 from .markdown import MarkdownStream
 from .region import ControlEscaper, Region, answer_console
 
-# On terminals without colours, tokens that were not drafted are underlined.
-DRAFTED = Style(color="green")
-NOT_DRAFTED = Style(color="magenta", underline=True)
-LEGEND = (("drafted", DRAFTED), (" ", None), ("not drafted", NOT_DRAFTED))
+# Drafted tokens; on terminals without colours they are underlined.
+DRAFTED, UNDERLINED = Style(color="green"), Style(underline=True)
+LEGEND = "Drafted tokens look like this."
 DIM = Style(dim=True)
 # Seconds between two repaints of the token count of folded reasoning.
 COUNT_INTERVAL = 0.1
@@ -36,8 +35,7 @@ class Display:
     Args:
         console: Where the answer is written.
         markdown: Render Markdown, if the console can be repainted.
-        drafts: Colour tokens by whether they were drafted, instead of rendering
-            Markdown.
+        drafts: Colour the tokens that were drafted.
         reasoning: Show it dimmed, fold it into one line with a token count, or hide it.
         splitter: Separates reasoning from answer, for this answer's prompt; None if
             the model does not mark its reasoning.
@@ -67,11 +65,12 @@ class Display:
         notes = console if console.is_terminal else notes or answer_console(sys.stderr)
         same = notes is console
         self._reasoning_view = make_reasoning_view(notes, reasoning, clock, same)
-        if drafts and repaints:
-            self._body: PlainText | DraftColours | MarkdownStream
+        self._legend = drafts and repaints
+        self._body: PlainText | DraftColours | MarkdownStream
+        if markdown and repaints:
+            self._body = MarkdownStream(console, drafts=drafts)
+        elif drafts and repaints:
             self._body = DraftColours(console)
-        elif markdown and repaints:
-            self._body = MarkdownStream(console)
         else:
             self._body = PlainText(console)
 
@@ -103,10 +102,14 @@ class Display:
                 self._reasoning_view.close()
             self._in_answer = True
             self.answer += text
-            if isinstance(self._body, DraftColours):
-                self._body.write(text, from_draft)
-            else:
+            if self._legend:
+                self._legend = False
+                style = drafted_style(self.console)
+                self.console.print(Text(LEGEND, style), end="\n\n")
+            if isinstance(self._body, PlainText):
                 self._body.write(text)
+            else:
+                self._body.write(text, from_draft)
 
 
 def can_repaint(console: Console) -> bool:
@@ -148,22 +151,28 @@ class PlainText:
         self._console.file.flush()
 
 
-class DraftColours(PlainText):
-    """Writes text in colours that show which tokens were drafted, after a legend."""
+class DraftColours:
+    """Writes text as it arrives, with a colour on tokens that were drafted."""
 
     def __init__(self, console: Console):
-        super().__init__(console)
-        self._has_legend = False
+        self._drafted = PlainText(console, drafted_style(console))
+        self._other = PlainText(console)
+        self._last = self._other
 
-    def write(self, text: str, from_draft: bool = False) -> None:
+    def write(self, text: str, drafted: bool = False) -> None:
         """Write a token's text."""
-        if not text:
-            return
-        if not self._has_legend:
-            self._has_legend = True
-            for words, style in (*LEGEND, ("\n", None)):
-                self._put(words, style)
-        self._put(self._escaper.push(text), DRAFTED if from_draft else NOT_DRAFTED)
+        if text:
+            self._last = self._drafted if drafted else self._other
+            self._last.write(text)
+
+    def close(self) -> None:
+        """End the line."""
+        self._last.close()
+
+
+def drafted_style(console: Console) -> Style:
+    """The style of drafted tokens on a terminal."""
+    return UNDERLINED if console.no_color else DRAFTED
 
 
 def styled(console: Console, text: str, style: Style) -> str:

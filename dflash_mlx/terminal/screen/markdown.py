@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
+from rich.text import Text
 
 from .blocks import Block, markdown_rows, top_level_blocks
 from .code_block import FencedCode, find_open_fence
@@ -40,6 +41,7 @@ class MarkdownStream:
 
     Args:
         console: A terminal.
+        drafts: Colour the text of drafted tokens.
         refresh: Minimum seconds between two paints; 0 paints every piece.
         clock: The time in seconds.
     """
@@ -48,6 +50,7 @@ class MarkdownStream:
         self,
         console: Console,
         *,
+        drafts: bool = False,
         refresh: float = REFRESH,
         clock: Callable[[], float] = time.monotonic,
     ):
@@ -60,11 +63,15 @@ class MarkdownStream:
         self._painted_whole = True  # whether the region shows that part's first row
         self._code: FencedCode | None = None
         self._gap = False  # whether a blank row precedes the next block
+        self._relabelled = False  # whether the next fence continues a painted one
         self._due = 0.0
+        # For each character of the whole text, whether it was drafted. It ends where
+        # the tail ends, so the tail's characters are counted from there.
+        self._flags = bytearray() if drafts else None
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, drafted: bool = False) -> None:
         """Add a piece, which may end anywhere."""
-        self._tail += self._escaper.push(text)
+        self._add(self._escaper.push(text), drafted)
         start = self._clock()
         if start >= self._due:
             self._paint()
@@ -74,9 +81,9 @@ class MarkdownStream:
 
     def close(self) -> None:
         """Settle the rest and move the cursor to a new row."""
-        self._tail += self._escaper.close()
+        self._add(self._escaper.close())
         if self._tail and not self._tail.endswith("\n"):
-            self._tail += "\n"
+            self._add("\n")
         self._check_size()
         done = self._settle()
         lines = self._tail.split("\n")
@@ -85,6 +92,26 @@ class MarkdownStream:
         self._tail, self._painted, self._code = "", "", None
         self._region.paint(done, [])
         self._region.finish()
+
+    def _add(self, text: str, drafted: bool = False) -> None:
+        self._tail += text
+        if self._flags is not None:
+            self._flags += bytes([drafted]) * len(text)
+
+    def _drafted(self, offset: int, length: int) -> bytes | None:
+        """The flags of `length` characters of the tail from `offset` on."""
+        if self._flags is None:
+            return None
+        begin = len(self._flags) - len(self._tail) + offset
+        padding = bytes(max(0, -begin))  # text that was added after a resize
+        return (padding + self._flags[max(0, begin) : begin + length]).ljust(
+            length, b"\0"
+        )
+
+    def _rows(self, source: str, offset: int = 0) -> list[str]:
+        """The rows of a part of the tail, which begins at `offset`."""
+        flags = self._drafted(offset, len(source))
+        return markdown_rows(self._console, source, self._width, flags)
 
     @property
     def _width(self) -> int:
@@ -100,8 +127,9 @@ class MarkdownStream:
         done = self._settle()
         shown, rows = self._live()
         while len(rows) > self._height and (parts := self._split(shown, rows)):
-            head, self._tail = parts
-            done += self._gap_rows() + markdown_rows(self._console, head, self._width)
+            head, rest = parts
+            done += self._gap_rows() + self._rows(head)
+            self._tail = rest
             self._gap = False
             shown, rows = self._live()
         self._painted_whole = len(rows) <= self._height
@@ -116,8 +144,7 @@ class MarkdownStream:
         shown = head if MARKER.fullmatch(last) else self._tail
         if not shown.strip():
             return shown, []
-        rows = markdown_rows(self._console, shown, self._width)
-        return shown, self._gap_rows() + rows
+        return shown, self._gap_rows() + self._rows(shown)
 
     def _settle(self) -> list[str]:
         """Remove the settled source from the tail, and return its rows."""
@@ -135,12 +162,14 @@ class MarkdownStream:
     def _settle_code(self) -> list[str]:
         """Settle the complete lines of the open fenced block, up to its end."""
         *lines, rest = self._tail.split("\n")
-        rows = []
+        rows, at = [], 0
         for i, line in enumerate(lines):
             if self._code.is_closed_by(line):
                 self._code, rest = None, "\n".join([*lines[i + 1 :], rest])
                 break
-            rows += self._code.add_line(self._console, line)
+            flags = self._drafted(at, len(line))
+            rows += self._code.add_line(self._console, line, flags)
+            at += len(line) + 1
         self._tail = rest
         return rows
 
@@ -155,6 +184,9 @@ class MarkdownStream:
                 done += self._gap_rows()
                 self._gap = True
                 self._code = FencedCode(block.token, lines[block.start])
+                if not self._relabelled:
+                    done += self._code.label(self._console)
+                self._relabelled = False
                 self._tail = "\n".join(lines[block.start + 1 :]) + rest
                 return done, True
             if block is found[-1]:
@@ -166,7 +198,8 @@ class MarkdownStream:
 
     def _settled_rows(self, block: Block, lines: Sequence[str]) -> list[str]:
         source = "\n".join(lines[block.start : block.end])
-        rows = self._gap_rows() + markdown_rows(self._console, source, self._width)
+        offset = sum(len(line) + 1 for line in lines[: block.start])
+        rows = self._gap_rows() + self._rows(source, offset)
         self._gap = True
         return rows
 
@@ -204,19 +237,22 @@ class MarkdownStream:
             if i == 0:
                 return None
             head, rest = shown[: cuts[i - 1]], shown[cuts[i - 1] :]
-            first, second = (
-                markdown_rows(self._console, part, self._width) for part in (head, rest)
-            )
-            if first + second == rows:
+            if self._rows(head) + self._rows(rest, len(head)) == rows:
                 return head, rest + self._tail[len(shown) :]
         return None
 
     def _check_size(self) -> None:
-        """After a resize, keep the painted rows: their place is not known."""
+        """After a resize that moves the painted rows, keep them: their place is not
+        known then. Rows that fit into the new width stay where they are."""
         size, before = self._console.size, self._size
         self._size = size
-        tall = len(self._region.shown) > self._height
-        if (size.width == before.width and not tall) or self._region.shown == [""]:
+        shown = self._region.shown
+        if size == before or shown == [""]:
+            return
+        fits = len(shown) <= self._height and all(
+            Text.from_ansi(row).cell_len <= self._width for row in shown
+        )
+        if fits:
             return
         self._region.finish()
         if not self._painted_whole:
@@ -232,6 +268,7 @@ class MarkdownStream:
             return rest.removeprefix("\n")
         if fence := find_open_fence(shown):
             opening = fence.markup + fence.info
+            self._relabelled = fence.map[0] != shown.count("\n")
             if fence.map[0] == shown.count("\n"):  # that line may be incomplete
                 return opening + rest
             return opening + "\n" + rest.removeprefix("\n")

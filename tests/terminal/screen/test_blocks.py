@@ -1,5 +1,7 @@
 """Tables and images as rows: no text is lost."""
 
+import re
+
 import pytest
 
 from tests.equipment.screen import stream_markdown
@@ -47,3 +49,24 @@ def test_an_image_stays_in_its_place():
         "",
         " • so image (z.png)",
     ]
+
+
+def test_numbers_of_a_list_keep_their_dot():
+    text = "\n".join(f"{n}. item {n} with more words than fit" for n in range(1, 12))
+    rows = stream_markdown(text, 20, 40).rows()
+    assert rows[:2] == [" 1. item 1 with", "    more words"] or rows[:2] == [
+        "  1. item 1 with",
+        "     more words",
+    ]
+    assert any(row.strip().startswith("11. item 11") for row in rows)
+
+
+def test_inline_code_has_no_background():
+    screen = stream_markdown("see `x = 1` here")
+    assert "\x1b[" in screen.written
+    assert not re.search(r"\x1b\[[0-9;]*(?<![0-9])4[0-9](;|m)", screen.written)
+
+
+def test_code_in_a_list_shows_its_language():
+    rows = stream_markdown("- a\n\n  ```sh\n  ls\n  ```\n").rows()
+    assert [row.strip() for row in rows] == ["• a", "sh", "ls"]

@@ -16,13 +16,19 @@ def test_code_is_what_a_copy_gives(color):
     expected = code.expandtabs(4).rstrip("\n").split("\n")
     text = f"```python\n{code}```\nafter"
     screen = stream_markdown(text, 300, color_system=color)
-    assert screen.rows() == [*(line.rstrip() for line in expected), "", "after"]
+    # The language is shown above the code.
+    assert screen.rows() == [
+        "python",
+        *(line.rstrip() for line in expected),
+        "",
+        "after",
+    ]
     narrow = stream_markdown(text, 40, step=5, color_system=color)
     # The terminal wraps the lines; no line end is written inside one.
     longest = max(expected, key=len)
     assert color or longest in narrow.written
     assert "".join(narrow.rows()).replace(" ", "") == "".join(
-        [*expected, "after"]
+        ["python", *expected, "after"]
     ).replace(" ", "")
 
 

@@ -146,7 +146,7 @@ def test_an_answer_may_end_in_a_carriage_return():
 
 def test_draft_colours_escape_control_characters():
     screen = Screen()
-    shown(screen, "a\x1b[2Jb", drafts=True, step=1)
+    shown(screen, "a\x1b[2Jb", drafts=True, step=1, markdown=False)
     assert screen.rows()[-1] == "a␛[2Jb"
 
 
@@ -191,29 +191,81 @@ def spans(screen, code):
     return [text for sgr, text in COLOUR.findall(screen.written) if code in sgr]
 
 
-def test_drafted_and_other_tokens_have_their_colours():
+LEGEND = "Drafted tokens look like this."
+
+
+def green(screen):
+    """The letters on the screen that are green, row by row."""
+    buffer, size = screen.screen.buffer, range(screen.screen.columns)
+    rows = [[buffer[y][x] for x in size] for y in range(screen.screen.lines)]
+    texts = ["".join(c.data for c in row if c.fg == "green") for row in rows]
+    return [text for text in texts if text.strip()]
+
+
+@pytest.mark.parametrize("markdown", [True, False])
+def test_only_drafted_tokens_are_coloured(markdown):
     screen = Screen()
-    shown(screen, "aaabbb\n\nccc日本é", drafts=True, reasoning="hide")
-    assert screen.rows() == ["drafted not drafted", "aaabbb", "", "ccc日本é"]
-    assert spans(screen, "32") == ["drafted", "aaa", "bbb", "cc日", "本é"]
-    assert spans(screen, "35") == ["not drafted", "c"]
+    shown(screen, "aaabbb\n\nccc日本é", drafts=True, markdown=markdown)
+    assert screen.rows() == [LEGEND, "", "aaabbb", "", "ccc日本é"]
+    assert green(screen) == [LEGEND, "aaabbb", "cc日本é"]
+    assert "35" not in [code for code, _ in COLOUR.findall(screen.written)]
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_drafts_keep_markdown_and_whole_words(width):
+    text = (
+        "# A title\n\nSome **bold words** and `code` in a paragraph\n\n"
+        "1. first\n2. second\n\n| a | b |\n|---|---|\n| one | two |\n"
+    )
+    both = []
+    for drafts in (True, False):
+        screen = Screen(width, 30)
+        shown(screen, text, step=2, drafts=drafts)
+        rows = screen.rows()
+        both.append(rows[rows.index("") + 1 :] if drafts else rows)
+    assert both[0] == both[1] and "1. first" in "\n".join(both[0])
+
+
+def test_drafted_code_is_coloured_without_syntax():
+    screen = Screen()
+    display = Display(screen.console(), drafts=True)
+    pieces = (("```py\n", False), ("def f", True), ("():\n", False), ("```\n", True))
+    for text, from_draft in pieces:
+        display.push(SimpleNamespace(text=text, from_draft=from_draft))
+    display.close()
+    assert screen.rows() == [LEGEND, "", "py", "def f():"]
+    assert green(screen) == [LEGEND, "def f"]
+
+
+def test_a_drafted_word_inside_markup_has_its_colour():
+    screen = Screen()
+    display = Display(screen.console(), drafts=True)
+    for text, from_draft in (("a **b", False), ("c** `d", True), ("e` [f", False)):
+        display.push(SimpleNamespace(text=text, from_draft=from_draft))
+    display.push(SimpleNamespace(text="](http://x) and g", from_draft=True))
+    display.close()
+    assert screen.rows() == [LEGEND, "", "a bc de f (http://x) and g"]
+    assert green(screen) == [LEGEND, "c d and g"]
 
 
 def test_a_wide_character_of_several_tokens_is_complete():
-    screen = Screen()
-    display = Display(screen.console(), drafts=True)
-    for text, from_draft in (("a", True), ("", True), ("", False), ("日", True)):
-        display.push(SimpleNamespace(text=text, from_draft=from_draft))
-    display.close()
-    assert screen.rows() == ["drafted not drafted", "a日"]
-    assert spans(screen, "32") == ["drafted", "a", "日"]
+    for options in ({}, {"markdown": False}):
+        screen = Screen()
+        display = Display(screen.console(), drafts=True, **options)
+        for text, from_draft in (("a", True), ("", True), ("", False), ("日", True)):
+            display.push(SimpleNamespace(text=text, from_draft=from_draft))
+        display.close()
+        assert screen.rows() == [LEGEND, "", "a日"]
+        assert green(screen) == [LEGEND, "a日"]
 
 
 def test_drafts_without_colours_are_underlined_or_plain():
-    screen = Screen()
-    console = screen.console(no_color=True)
-    shown(screen, "aaabbbccc", console=console, drafts=True)
-    assert spans(screen, "4") == ["not drafted", "ccc"] and not spans(screen, "32")
+    for options in ({}, {"markdown": False}):
+        screen = Screen()
+        console = screen.console(no_color=True)
+        shown(screen, "aaabbbccc", console=console, drafts=True, **options)
+        assert spans(screen, "4")[0] == LEGEND and not spans(screen, "32")
+        assert spans(screen, "4")[1:]
     dumb = Screen()
     console = dumb.console(_environ={"TERM": "dumb"}, color_system="auto")
     display = shown(dumb, "aaa**b**\n\nccc", console=console, drafts=True)

@@ -112,13 +112,13 @@ def test_a_full_row_may_end_in_a_combining_mark(length):
 def test_a_long_list_is_numbered_whatever_the_source_numbers(number):
     text = "".join(f"{number.format(i)}. item {i}\n" for i in range(1, 25))
     rows = [row.split() for row in stream_markdown(text).rows()]
-    assert rows == [[str(i), "item", str(i)] for i in range(1, 25)]
+    assert rows == [[f"{i}.", "item", str(i)] for i in range(1, 25)]
 
 
 @pytest.mark.parametrize(
     "text, rows",
     [
-        ("```py\nx = 1", ["x = 1"]),
+        ("```py\nx = 1", ["py", "x = 1"]),
         ("```\n\n\na\n\n\n", ["", "", "a"]),
         ("a\n```\n``\nb\n``` ", ["a", "", "``", "b"]),
         ("a\r\n\r\n- b\r\n- c\r\n", ["a", "", " • b", " • c"]),
@@ -129,7 +129,7 @@ def test_a_long_list_is_numbered_whatever_the_source_numbers(number):
         ("    indented\n\nx", ["indented", "", "x"]),
         ("![cat](http://x/y.png)", ["cat (http://x/y.png)"]),
         ("<div>\nkept\n</div>", ["<div>", "kept", "</div>"]),
-        ("9. a\n10. b", ["  9 a", " 10 b"]),
+        ("9. a\n10. b", ["  9. a", " 10. b"]),
         ("  ```\n    a\n  ```\nb", ["  a", "", "b"]),
         ("- a\n\n```\nx\n```\n- b", [" • a", "", "x", "", " • b"]),
     ],

@@ -73,14 +73,14 @@ def test_code_stays_code_after_a_resize():
         "```",
         "\n**b**",
     )
-    assert rows_after_resize(*begun) == ["Look:", "# hm", "x = **a**", "b"]
+    assert rows_after_resize(*begun) == ["Look:", "py", "# hm", "x = **a**", "b"]
     plain = ("```\na\n", "\nb", None, "\nc\n```\n", "**d**")
     assert rows_after_resize(*plain) == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize(
     ("rest", "rows"),
-    [("c\nd\n```\n", ["a", "", "b", "c", "d"]), ("\nd\n```\n", ["a", "", "b", "d"])],
+    [("c\nd\n```\n", ["a", "", "bc", "d"]), ("\nd\n```\n", ["a", "", "b", "d"])],
 )
 def test_a_resize_in_code_adds_no_blank_row(rest, rows):
     screen = Screen(80, 20)
@@ -94,13 +94,26 @@ def test_a_resize_in_code_adds_no_blank_row(rest, rows):
 
 
 def test_a_resize_within_a_table_repeats_its_head():
-    head = "| a | b |\n|---|---|\n"
-    rows = rows_after_resize(head + "| 1 | 2 |\n| 3", None, " | 4 |\n| 5 | 6 |\n")
-    assert [row.split() for row in rows if row[0] in "a135"][-3:] == [
-        ["a", "b"],
-        ["3", "4"],
-        ["5", "6"],
-    ]
+    """If its rows do not fit any more; else they stay where they are."""
+    for wide, repeated in (("x" * 74, True), ("b", False)):
+        head = f"| a | {wide} |\n|---|---|\n"
+        rows = rows_after_resize(head + "| 1 | 2 |\n| 3", None, " | 4 |\n| 5 | 6 |\n")
+        rows = [row.split()[:2] for row in rows if row[0] in "a135"]
+        assert rows[-2:] == [["3", "4"], ["5", "6"]]
+        assert rows[-3][0] == ("a" if repeated else "1")
+
+
+def test_a_resize_does_not_break_a_line_of_code():
+    line = "print('a line of code')"
+    for width in (40, 120):
+        screen = Screen(120, 20)
+        console = screen.console(width=80)
+        markdown = MarkdownStream(console, refresh=0)
+        markdown.write("```py\n" + line[:12])
+        console.size = (width, 20)
+        markdown.write(line[12:] + "\nx = 1\n```\n")
+        markdown.close()
+        assert screen.rows() == ["py", line, "x = 1"]
 
 
 @pytest.mark.full("programs")
@@ -113,7 +126,7 @@ def test_a_split_paragraph_and_a_resize_add_no_blank_rows():
     console.size = (70, 20)
     markdown.write(" d\n\ne")
     markdown.close()
-    assert screen.rows() == ["a", "", "b", "c", "d", "", "e"]
+    assert screen.rows() == ["a", "", "b", "c d", "", "e"]
 
 
 def test_a_table_taller_than_the_screen_is_complete_after_a_resize():
