@@ -7,15 +7,22 @@ know what is loaded or downloaded.
 from __future__ import annotations
 
 import contextlib
+import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from threading import Lock, Timer
+from typing import TYPE_CHECKING
 
-from huggingface_hub.utils import tqdm
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+if TYPE_CHECKING:
+    from huggingface_hub.utils import tqdm
+
+READING, STOPPING = "Reading the prompt", "Stopping..."
 # Seconds of prefill after which its bar is drawn.
 PREFILL_DELAY = 1.0
 
@@ -54,6 +61,9 @@ def bars(shown: bool) -> Iterator[Callable[..., tqdm]]:
     Args:
         shown: Draw the bars.
     """
+    # Imported only here, because it takes a third of a second.
+    from huggingface_hub.utils import tqdm
+
     drawn: list[tqdm] = []
 
     def make_bar(*args, **options) -> tqdm:
@@ -69,10 +79,41 @@ def bars(shown: bool) -> Iterator[Callable[..., tqdm]]:
             bar.close()
 
 
+@contextlib.contextmanager
+def ctrl_c_watched(notify: Callable[[], None]) -> Iterator[None]:
+    """Call `notify` in a thread as soon as Ctrl-C is pressed while the body runs.
+
+    Python handles a signal between two of its own instructions, so the usual handler
+    has to wait for a pass of the model to end. This only adds the call of `notify`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def wait():
+        while received := reader.recv(1):
+            if received[0] == signal.SIGINT:
+                notify()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
+        thread.join()
+        reader.close()
+
+
 class PrefillBar:
     """A bar with tokens/s for a prefill longer than PREFILL_DELAY; a context manager.
 
-    Call it with (tokens done, tokens in total), first with 0 done.
+    Call it with (tokens done, tokens in total), first with 0 done. Ctrl-C during the
+    prefill shows STOPPING in place of READING at once.
 
     Args:
         shown: Draw the bar.
@@ -86,20 +127,24 @@ class PrefillBar:
         self.timer.daemon = True
         self.since = 0.0
         self.bar = Progress(
-            TextColumn("Reading the prompt"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
             console=Console(stderr=True),
             transient=True,
         )
-        self.task = self.bar.add_task("", total=None, speed="")
+        self.task = self.bar.add_task(READING, total=None, speed="")
+        self.watch = contextlib.ExitStack()
 
     def __enter__(self) -> PrefillBar:
+        if self.shown:
+            self.watch.enter_context(ctrl_c_watched(self._announce_stop))
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
+        self.watch.close()
 
     def __call__(self, done: int, total: int) -> None:
         if not self.shown:
@@ -115,9 +160,15 @@ class PrefillBar:
 
     def _start(self) -> None:
         with self.lock:
-            if not self.closed:
+            if not self.closed and not self.started:
                 self.bar.start()
                 self.started = True
+
+    def _announce_stop(self) -> None:
+        if not self.closed:
+            self.bar.update(self.task, description=STOPPING)
+            self._start()
+            self.bar.refresh()
 
     def close(self) -> None:
         """Erase the bar."""

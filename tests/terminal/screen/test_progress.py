@@ -1,14 +1,19 @@
 """Progress on a terminal: what is drawn, and that it is erased."""
 
+import hashlib
 import io
 import os
 import shutil
+import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Timer
 
 import pexpect
 import pyte
 import pytest
+from rich.console import Console
 
 from dflash_mlx.hub.find import TINY_FOLDER
 from dflash_mlx.terminal.screen import progress
@@ -137,3 +142,33 @@ def test_the_bar_does_not_wait_for_its_timer():
     reading(0, 10)
     reading.close()
     assert time.perf_counter() - start < 0.5 and not reading.started
+
+
+def test_ctrl_c_is_noticed_while_python_handles_no_signal():
+    pressed, before = [], signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with progress.ctrl_c_watched(lambda: pressed.append(time.perf_counter())):
+            Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 600_000)
+            ended = time.perf_counter()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(pressed) == 1 and pressed[0] < ended
+    assert signal.set_wakeup_fd(-1) == -1  # as before
+
+
+def test_in_another_thread_nothing_is_watched():
+    with ThreadPoolExecutor(1) as pool:
+        watched = progress.ctrl_c_watched(pytest.fail)
+        pool.submit(watched.__enter__).result()
+        pool.submit(watched.__exit__, None, None, None).result()
+
+
+def test_a_stop_changes_the_bar():
+    bar = progress.PrefillBar(True)
+    bar.bar.live.console = Console(file=io.StringIO(), force_terminal=True)
+    bar(0, 9)
+    bar._announce_stop()
+    assert bar.bar.tasks[0].description == "Stopping..." and bar.started
+    bar.close()
+    bar._announce_stop()
