@@ -9,12 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import DryRunFileInfo, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    DryRunFileInfo,
+    hf_hub_download,
+    scan_cache_dir,
+    snapshot_download,
+)
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -220,6 +225,40 @@ def translated_errors(name: str, revision: str | None) -> Iterator[None]:
             f"{name} could not be saved: {error}.",
             "Free some disk space and try again.",
         ) from None
+
+
+def cached_repositories(names: Collection[str]) -> dict[str, int]:
+    """Bytes on the disk of the repositories that are in the cache, complete or not.
+
+    Args:
+        names: Hub ids.
+    """
+    if not Path(HF_HUB_CACHE).expanduser().is_dir():
+        return {}
+    repos = sorted(scan_cache_dir().repos, key=lambda repo: repo.repo_id)
+    return {
+        repo.repo_id: repo.size_on_disk
+        for repo in repos
+        if repo.repo_type == "model" and repo.repo_id in names
+    }
+
+
+def remove_repositories(names: Collection[str]) -> int:
+    """Remove repositories from the cache; the bytes that this frees.
+
+    Args:
+        names: Hub ids, each in the cache.
+    """
+    cache = scan_cache_dir()
+    revisions = [
+        revision.commit_hash
+        for repo in cache.repos
+        if repo.repo_type == "model" and repo.repo_id in names
+        for revision in repo.revisions
+    ]
+    strategy = cache.delete_revisions(*revisions)
+    strategy.execute()
+    return strategy.expected_freed_size
 
 
 def free_bytes() -> tuple[int, Path]:
