@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from .answer_options import PromptOptions, ThinkingOptions
 from .answer_request import AnswerRequest
 from .options import check_exclusive
 from .screen import progress
+from .screen.status import DIM, print_message
 from .streams import print_notice
-from .thinking import Thinking, warnings
+from .thinking import Thinking, drafter_name, warnings
 
 
 def run(
@@ -57,7 +59,12 @@ def run(
     for warning in warnings(encoder.thinking, request, pair, tokenizer):
         print_notice(warning)
     cache = open_cache(prompt_options.prompt_cache_file, pair, request.max_kv_size)
-    ids = cache.reuse(*encoder.encode(prompt, tokenizer))
+    whole, found = encoder.encode(prompt, tokenizer)
+    if notice := mismatch_notice(cache.text, whole):
+        print_notice(notice)
+    ids = cache.reuse(whole, found)
+    given, request = request, request.with_seed()
+    ending = Ending(given, request, pair, as_json, verbose)
     text, last = "", None
     try:
         with progress.PrefillBar(shown) as prefill:
@@ -66,9 +73,9 @@ def run(
                 if not as_json:
                     print(last.text, end="", flush=True)
     except KeyboardInterrupt:
-        finish(text, last, as_json, verbose, interrupted=True)
+        ending.finish(text, last, interrupted=True)
         raise
-    finish(text, last, as_json, verbose)
+    ending.finish(text, last)
     save_new_cache(prompt_options.prompt_cache_file, cache)
 
 
@@ -237,44 +244,87 @@ def save_new_cache(file: Path | None, cache: PromptCache) -> None:
         save_cache(cache, file)
 
 
-def finish(
-    text: str,
-    last: GenerationResponse | None,
-    as_json: bool,
-    verbose: bool,
-    interrupted: bool = False,
-) -> None:
-    """Print what follows an answer: the JSON object, or a newline and the summary.
+def mismatch_notice(cached: list[int], prompt: list[int]) -> str:
+    """Why a prompt cache is of little use for a prompt; empty if it is of use.
 
     Args:
-        text: The answer.
-        last: Its last response; None prints nothing.
-        as_json, verbose: As in run.
-        interrupted: Ctrl-C ended it.
+        cached: The tokens in the cache.
+        prompt: The tokens of the prompt.
     """
-    if last is None:
-        return
-    if as_json:
-        reason = "interrupted" if interrupted else last.finish_reason
-        print(json.dumps(report(text, last, reason)))
-        return
-    print(flush=True)
-    if verbose:
+    shared = common_prefix(cached, prompt)
+    if 2 * shared >= len(cached):
+        return ""
+    return (
+        f"{shared:,} of {len(cached):,} cached tokens match this prompt: to use the "
+        "cache, pipe the same text first and ask after it."
+    )
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Prints what follows an answer.
+
+    Args:
+        given: The request as it was given.
+        request: The request of the answer, with its seed.
+        pair: What was loaded.
+        as_json: Print one JSON object instead of text.
+        verbose: Print the summary on stderr.
+    """
+
+    given: AnswerRequest
+    request: AnswerRequest
+    pair: Pair
+    as_json: bool
+    verbose: bool
+
+    def finish(
+        self, text: str, last: GenerationResponse | None, interrupted: bool = False
+    ) -> None:
+        """Print the JSON object, or a newline and the summary.
+
+        Args:
+            text: The answer.
+            last: Its last response; None prints nothing.
+            interrupted: Ctrl-C ended it.
+        """
+        if last is None:
+            return
+        if self.as_json:
+            reason = "interrupted" if interrupted else last.finish_reason
+            print(json.dumps(self.report(text, last, reason)))
+            return
+        print(flush=True)
+        if not self.verbose:
+            return
+        if last.finish_reason == "length":
+            print_message(self.cutoff(last))
         for line in summary(last):
-            print_notice(line)
+            print_message(line, DIM)
+        if self.given.sampling.seed != (seed := self.request.sampling.seed):
+            print_message(f"Seed: {seed}, which --seed {seed} uses again", DIM)
 
+    def cutoff(self, last: GenerationResponse) -> str:
+        """Why an answer was cut off."""
+        limit, context = self.request.max_tokens, self.pair.target.context
+        if last.generation_tokens == limit:
+            return f"The answer was cut off at --max-tokens ({limit})."
+        return f"The answer was cut off: the model's context of {context} is full."
 
-def report(
-    text: str, last: GenerationResponse, finish_reason: str | None
-) -> dict[str, Any]:
-    """The JSON object of an answer."""
-    return {
-        "text": text,
-        "finish_reason": finish_reason,
-        "prompt_tokens": last.prompt_tokens,
-        "prompt_tps": last.prompt_tps,
-        "generation_tokens": last.generation_tokens,
-        "generation_tps": last.generation_tps,
-        "peak_memory": last.peak_memory,
-        **last.stats.as_dict(),
-    }
+    def report(
+        self, text: str, last: GenerationResponse, finish_reason: str | None
+    ) -> dict[str, Any]:
+        """The JSON object of an answer."""
+        return {
+            "text": text,
+            "finish_reason": finish_reason,
+            "model": self.request.model,
+            "drafter": drafter_name(self.request, self.pair),
+            "seed": self.request.sampling.seed,
+            "prompt_tokens": last.prompt_tokens,
+            "prompt_tps": last.prompt_tps,
+            "generation_tokens": last.generation_tokens,
+            "generation_tps": last.generation_tps,
+            "peak_memory": last.peak_memory,
+            **last.stats.as_dict(),
+        }

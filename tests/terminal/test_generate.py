@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,11 @@ from dflash_mlx.errors import (
     OptionError,
 )
 from dflash_mlx.terminal import generate
-from dflash_mlx.terminal.answer_options import PromptOptions, ThinkingOptions
+from dflash_mlx.terminal.answer_options import (
+    PromptOptions,
+    SamplingOptions,
+    ThinkingOptions,
+)
 from dflash_mlx.terminal.answer_request import AnswerRequest
 from tests.equipment import architectures
 from tests.equipment.full import thinned
@@ -30,6 +35,9 @@ PROGRAM = [sys.executable, "-m", "dflash_mlx", "generate"]
 JSON = {
     "text": str,
     "finish_reason": str,
+    "model": str,
+    "drafter": str,
+    "seed": int,
     "prompt_tokens": int,
     "prompt_tps": float,
     "generation_tokens": int,
@@ -130,6 +138,46 @@ def test_a_second_question_about_the_same_text(
         )
         assert again["text"] == fresh["text"] and fresh["cached_tokens"] == 0
         assert again["cached_tokens"] >= (150 if rank else 0)
+
+
+@pytest.mark.slow
+def test_a_cache_that_does_not_fit_the_prompt_is_reported(tmp_path, capsys):
+    file = tmp_path / "text"
+    question = "What is 12 + 34?"
+    run_json(capsys, file, "one two three " * 30 + "\n\n" + question)
+    request, prompt = request_of(max_tokens=5), PromptOptions(prompt_cache_file=file)
+    generate.run(request, question, prompt, ThinkingOptions())
+    errors = capsys.readouterr().err
+    assert re.search(r"^\d+ of \d+ cached tokens match this prompt: ", errors)
+    assert "pipe the same text first" in errors
+    text = "one two three " * 30 + "\n\nWhat is 1 + 2?"
+    generate.run(request, text, prompt, ThinkingOptions())
+    errors = capsys.readouterr().err
+    assert "match this prompt" not in errors
+    found = re.search(r"^Cache: (\d+) of (\d+) prompt tokens$", errors, re.M)
+    cached, whole = found.groups()
+    assert int(whole) > int(cached) > 100
+
+
+def test_what_ended_an_answer_and_its_seed_are_printed(capsys):
+    prompt, thinking = PromptOptions(), ThinkingOptions()
+    generate.run(request_of(max_tokens=3), QUESTION, prompt, thinking)
+    errors = capsys.readouterr().err
+    assert "The answer was cut off at --max-tokens (3)." in errors
+    assert "Seed" not in errors
+    sampling = SamplingOptions(temp=9.0)
+    request = request_of(max_tokens=8, sampling=sampling)
+    generate.run(request, QUESTION, prompt, thinking)
+    first = capsys.readouterr()
+    seed = int(re.search(r"^Seed: (\d+),", first.err, re.M)[1])
+    again = request_of(max_tokens=8, sampling=SamplingOptions(temp=9.0, seed=seed))
+    generate.run(again, QUESTION, prompt, thinking)
+    second = capsys.readouterr()
+    assert second.out == first.out and "Seed" not in second.err
+    generate.run(request, QUESTION, prompt, thinking, as_json=True)
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"] == report["drafter"] == "tiny"
+    assert 0 <= report["seed"] < 2**32 and report["finish_reason"] == "length"
 
 
 def test_cache_files_that_cannot_be_used(tmp_path, capsys):
