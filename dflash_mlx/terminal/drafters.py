@@ -7,6 +7,8 @@ Owns the printed description. Does not know the packagings, how a reading is mea
 from __future__ import annotations
 
 import json
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,11 @@ from ..models.drafters.weights import check_weights
 from ..pair import Pair
 from . import download
 from .options import ProbeOptions
+from .screen import progress
 from .streams import print_notice
+
+# Most readings of the mask inside a block that are measured beside the others.
+MASKS = 2
 
 
 def run_inspect(name: str, options: ProbeOptions, as_json: bool = False) -> None:
@@ -112,20 +118,31 @@ def measure_readings(folder: Path, options: ProbeOptions, quiet: bool) -> list[T
     Args:
         folder: The drafter's.
         options: The target, and the prompts.
-        quiet: Do not print each result on stderr.
+        quiet: Show no progress on stderr.
     """
-
-    def print_trial(trial):
-        if not quiet:
-            print_notice(f"{trial.tokens_per_round:.2f} tokens per round {trial.name}")
 
     target, tokenizer = load_target(
         options.model, options.quantize, options.trust_remote_code
     )
     prompts = options.prompts or PROMPTS
-    return probe.probe(
-        folder, target, tokenizer, prompts, options.max_tokens, print_trial
-    )
+    config = packagings.read(folder).config
+    # Each mask inside the block is another reading.
+    most = len(probe.readings(config, target.target.num_layers)) + MASKS
+    start, done = time.monotonic(), 0
+    shown = not quiet and sys.stderr.isatty()
+    if not quiet and not shown:
+        print_notice(f"Measuring at most {most} readings of {len(prompts)} prompts.")
+    with progress.spinner(f"Measuring at most {most} readings", shown) as update:
+
+        def report(trial):
+            nonlocal done
+            done += 1
+            left = (time.monotonic() - start) / done * (most - done)
+            update(f"{done} of at most {most} readings, up to {left:.0f} s left")
+
+        return probe.probe(
+            folder, target, tokenizer, prompts, options.max_tokens, report
+        )
 
 
 def describe(folder: Path) -> dict[str, Any]:
