@@ -30,4 +30,7 @@ def test_the_race_counts_tokens_and_compares_texts(tiny_float32):
 def test_the_demo_runs(capsys):
     demo.main()
     out = capsys.readouterr().out
-    assert out.count("outputs identical") == 3 and "tokens per round" in out
+    *_, last = out.strip().splitlines()
+    assert last.startswith("All together: ") and "plain decoding" in last
+    assert last.endswith("outputs identical.") and out.count("identical\n") == 3
+    assert "tokens per round" in out and out.count(" tok/s") == 6
