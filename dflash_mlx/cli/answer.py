@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from ..errors import OptionError
+from ..terminal import shell_completion
 from ..terminal.answer_options import (
     AnswerOptions,
     Looks,
@@ -53,18 +56,28 @@ def generate(
     """
     from ..terminal import generate as terminal
     from ..terminal.answer_request import AnswerRequest
-    from ..terminal.streams import read_prompt
+    from ..terminal.streams import NO_MODEL, print_notice, read_prompt
 
     show_summary = parse_bool(verbose, "--verbose")
     request = AnswerRequest.from_options(options, sampling, shorthand)
     text = read_prompt(words, prompt)
+    if options.model is None and show_summary and not json:
+        print_notice(NO_MODEL)
     terminal.run(
         request, text, prompt_options, thinking, as_json=json, verbose=show_summary
     )
 
 
-@command
 def chat(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="The same as --model.",
+            autocompletion=shell_completion.models,
+        ),
+    ] = None,
+    *,
     options: AnswerOptions,
     shorthand: Shorthand,
     thinking: ThinkingOptions,
@@ -74,13 +87,62 @@ def chat(
 ):
     """Talk to a model. /help lists the commands, Ctrl-D leaves.
 
-    dflash-mlx chat --model qwen3-8b
+    Without a model, a terminal offers those that fit this machine.
+
+    dflash-mlx chat qwen3-8b
 
     dflash-mlx chat --model qwen3-8b --system-prompt "Answer in French." --temp 0.7
     """
-    from ..terminal.answer_request import AnswerRequest
-    from ..terminal.chat import repl as terminal
+    from ..terminal.screen import progress
 
     show_status = parse_bool(verbose, "--verbose")
+    options = replace(options, model=one_model(name, options.model))
+    with progress.spinner("Starting", progress.wanted(show_status)):
+        from ..terminal.answer_request import AnswerRequest
+        from ..terminal.chat import menu
+        from ..terminal.chat import repl as terminal
+        from ..terminal.streams import NO_MODEL, print_notice
+
     request = AnswerRequest.from_options(options, sampling, shorthand)
+    if options.model is None and menu.wanted():
+        chosen = menu.choose_model()
+        if chosen is None:
+            return
+        request = replace(request, model=chosen)
+    elif options.model is None and show_status:
+        print_notice(NO_MODEL)
     terminal.run(request, thinking, looks, verbose=show_status)
+
+
+def one_model(argument: str | None, option: str | None) -> str | None:
+    """The model, which is written as an argument or as --model.
+
+    Raises:
+        OptionError: It is given twice.
+    """
+    if argument is not None and option not in (None, argument):
+        raise OptionError("The model is given twice.", f"Drop {argument} or --model.")
+    return argument or option
+
+
+def serve(
+    words: Annotated[list[str] | None, typer.Argument(help="Anything.")] = None,
+):
+    """Say that there is no server."""
+    raise OptionError(
+        "This version has no server.",
+        "`dflash-mlx chat MODEL` talks to a model, `dflash-mlx generate` answers one "
+        "prompt; `mlx_lm.server` serves without drafting.",
+    )
+
+
+command(chat)
+command(chat, name="run", hidden=True)
+for other in ("serve", "server"):
+    command(
+        serve,
+        name=other,
+        hidden=True,
+        ignore_unknown_options=True,
+        allow_extra_args=True,
+    )

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..errors import DFlashError, OptionError
+from ..terminal.streams import print_notice
 from .fields import with_fields
 
 INTERRUPTED = 130
@@ -69,15 +70,26 @@ app = typer.Typer(
 )
 
 
-def command(function: Callable) -> Callable:
+def command(
+    function: Callable,
+    name: str | None = None,
+    hidden: bool = False,
+    **settings: Any,
+) -> Callable:
     """Register a command.
 
     A DFlashError is printed as one sentence and ends the program with its exit code.
     Ctrl-C, a closed pipe and a full disk end it without a traceback; a bug does not.
+
+    Args:
+        function: Its options, its help, and what it does.
+        name: Its name; by default the function's.
+        hidden: Leave it out of the program's help.
+        settings: click's context settings.
     """
     function = with_fields(function)
 
-    @app.command(cls=Command)
+    @app.command(name, cls=Command, hidden=hidden, context_settings=settings)
     @functools.wraps(function)
     def run(*args, **kwargs):
         if isinstance(sys.stdout, TextIOWrapper):
@@ -87,7 +99,7 @@ def command(function: Callable) -> Callable:
             check_encoding(kwargs)
             function(*args, **kwargs)
         except DFlashError as error:
-            print(f"dflash-mlx: {error}", file=sys.stderr)
+            print_notice(f"dflash-mlx: {error}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None

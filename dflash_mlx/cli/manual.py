@@ -20,8 +20,9 @@ PROGRAM = "dflash-mlx"
 
 
 def commands() -> dict[str, Any]:
-    """Typer's commands by name."""
-    return typer.main.get_command(app).commands
+    """Typer's commands by name, without the hidden ones."""
+    found = typer.main.get_command(app).commands
+    return {name: each for name, each in found.items() if not each.hidden}
 
 
 def examples(command: Any) -> list[str]:

@@ -20,13 +20,13 @@ from .options import (
     SPECULATION,
     BlockSize,
     ChatTemplateConfig,
+    ChosenModel,
     Draft,
     DraftQuantize,
     Exact,
     Kernels,
     MaxTokens,
     MinP,
-    Model,
     NoCalibration,
     NoWired,
     Quantize,
@@ -49,7 +49,7 @@ REASONING = ("show", "fold", "hide")
 class AnswerOptions:
     """What is loaded, and how it answers."""
 
-    model: Model = "tiny"
+    model: ChosenModel = None
     draft: Draft = None
     revision: Annotated[
         str | None,

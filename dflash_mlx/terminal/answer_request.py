@@ -6,6 +6,7 @@ answer_options.py) or how an answer is displayed.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,7 @@ from ..cache.prompt_cache import PromptCache
 from ..device import SUSPENSIONS
 from ..engine import GenerationResponse, engine_of, stream_generate
 from ..errors import OptionError
+from ..hub.registry import TINY
 from ..loading import check_options, load
 from ..pair import Pair
 from ..tuning.calibrate import MEASURING
@@ -36,10 +38,15 @@ from .streams import print_notice
 class AnswerRequest(AnswerOptions):
     """The checked options of an answer.
 
+    Args:
+        model: As in loading.load.
+        sampling: How tokens are chosen.
+
     Raises:
         OptionError: Options exclude each other, or are out of range.
     """
 
+    model: str = TINY
     sampling: Sampling = field(default_factory=Sampling)
 
     @classmethod
@@ -52,6 +59,7 @@ class AnswerRequest(AnswerOptions):
             OptionError: Options exclude each other, or are out of range.
         """
         values = vars(options) | shorthand.apply(options)
+        values["model"] = options.model or TINY
         return cls(**values, sampling=sampling.sampling())
 
     def __post_init__(self):
@@ -71,7 +79,6 @@ class AnswerRequest(AnswerOptions):
 
     def _check_exclusive(self) -> None:
         for_drafts = {
-            "--draft": self.draft not in (None, "none"),
             "--require-dflash": self.require_dflash,
             "--block-size": (self.block_size or 0) > 1,
             "--draft-window": self.draft_window is not None,
@@ -83,6 +90,16 @@ class AnswerRequest(AnswerOptions):
         check_exclusive(
             "--block-size 1", "--require-dflash", single_rows and self.require_dflash
         )
+
+    def with_seed(self) -> AnswerRequest:
+        """The request with a seed, which is random if it samples and none was given.
+
+        So the seed of an answer is known, and the answer can be repeated.
+        """
+        if self.sampling.temp == 0 or self.sampling.seed is not None:
+            return self
+        seed = secrets.randbelow(2**32)
+        return replace(self, sampling=replace(self.sampling, seed=seed))
 
     def load(self, show_progress: bool | None = None) -> tuple[Pair, TokenizerWrapper]:
         """Load the models, and print a notice if decoding will be plain.

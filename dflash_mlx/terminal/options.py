@@ -61,6 +61,15 @@ Model = Annotated[
         autocompletion=shell_completion.models,
     ),
 ]
+ChosenModel = Annotated[
+    str | None,
+    option(
+        "--model",
+        "The target model: an alias, a Hub id or a folder. `dflash-mlx models` lists "
+        "the aliases. Default: tiny, a built-in toy that only knows arithmetic.",
+        autocompletion=shell_completion.models,
+    ),
+]
 Draft = Annotated[
     str | None,
     option(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import sys
+import textwrap
 from collections.abc import Iterator
 from threading import Timer
 
@@ -19,10 +21,36 @@ STDIN = "-"
 PATIENCE = 2.0
 WAITING = "Waiting for text on stdin. If there is none, add </dev/null to the command."
 
+NO_MODEL = (
+    "No --model given: tiny answers, a built-in toy that only knows arithmetic "
+    "exercises. For a real model add --model qwen3-8b; `dflash-mlx models` lists what "
+    "fits this machine."
+)
+
 
 def print_notice(text: str) -> None:
-    """Print a line on stderr."""
+    """Print a line on stderr; a terminal's rows end between two words."""
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        text = "\n".join(
+            textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)
+            for line in text.split("\n")
+        )
     print(text, file=sys.stderr, flush=True)
+
+
+def ask(question: str) -> bool:
+    """Ask a yes-or-no question on the terminal; anything but y or yes is no.
+
+    Raises:
+        OptionError: stdin is not a terminal, so that nobody can answer.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise OptionError(
+            "stdin is not a terminal, so the question cannot be answered.", "Add --yes."
+        )
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def read_prompt(words: list[str] | None, option: str | None) -> str:

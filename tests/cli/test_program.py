@@ -28,7 +28,8 @@ def text():
 def test_generate(text, program):
     run = program("generate", QUESTION, "--block-size", "8")
     assert run.returncode == 0 and run.stdout == text + "\n"
-    lines = run.stderr.splitlines()
+    toy, *lines = run.stderr.splitlines()
+    assert "tiny answers, a built-in toy" in toy and "--model qwen3-8b" in toy
     assert [line.split(":")[0] for line in lines] == [
         "Prompt",
         "Generation",
@@ -150,7 +151,7 @@ def test_chat_keeps_history_in_its_caches():
     assert run.returncode == 0 and "Traceback" not in run.stderr
     assert run.stdout.count("Hello! How can I help you today?") == 2
     assert "The conversation is cleared." in run.stderr
-    assert run.stderr.count("tokens per round") == 3
+    assert run.stderr.count(" tok/s") == 3
     ended = program("chat", stdin="Hello!\n")
     assert ended.returncode == 0
 
@@ -158,7 +159,36 @@ def test_chat_keeps_history_in_its_caches():
 def test_models_lists_what_runs():
     run = program("models")
     assert run.returncode == 0
-    assert "z-lab/Qwen3-8B-DFlash-b16" in run.stdout and "not yet" in run.stdout
+    assert "qwen3-8b " in run.stdout and "GiB" in run.stdout
+    run = program("models", "qwen3-8b")
+    assert "z-lab/Qwen3-8B-DFlash-b16" in run.stdout
+    assert "yes, by default" in run.stdout
+    assert "not yet" in program("models", "nanbeige4.2-3b").stdout
+
+
+def test_a_model_may_be_an_argument_of_chat():
+    for arguments in (("tiny",), ("--model", "tiny"), ("tiny", "--model", "tiny")):
+        run = program("chat", *arguments, stdin="Hello!\n")
+        assert run.returncode == 0 and "Hello!" in run.stdout
+        assert "No --model" not in run.stderr
+    assert program("run", "tiny", stdin="Hello!\n").stdout == run.stdout
+    assert "No --model given: tiny" in program("chat", stdin="Hello!\n").stderr
+    assert program("chat", "--verbose", "F", stdin="Hello!\n").stderr == ""
+    twice = program("chat", "tiny", "--model", "qwen3-8b")
+    assert twice.returncode == 2 and "given twice" in twice.stderr
+
+
+@pytest.mark.parametrize("name", ["serve", "server"])
+def test_a_server_is_answered_with_what_exists(name):
+    run = program(name, "--model", "qwen3-8b", "--port", "8080")
+    assert run.returncode == 2 and run.stdout == ""
+    assert "no server" in run.stderr and "mlx_lm.server" in run.stderr
+    assert name not in program("--help").stdout
+
+
+def test_plain_wins_over_a_drafter():
+    run = program("generate", QUESTION, "--plain", "--draft", "tiny", "-m", "3")
+    assert run.returncode == 0 and "DFlash: off (drafting is off)" in run.stderr
 
 
 @pytest.mark.slow

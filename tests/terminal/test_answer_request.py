@@ -86,10 +86,10 @@ def test_a_bar_that_comes_too_late_does_not_start():
     assert not reading.started and not reading.bar.live.is_started
 
 
-def request_of(shorthand=None, **fields):
+def request_of(shorthand=None, sampling=None, **fields):
     """The request of a command line with these options."""
     return AnswerRequest.from_options(
-        AnswerOptions(**fields), SamplingOptions(), shorthand or Shorthand()
+        AnswerOptions(**fields), sampling or SamplingOptions(), shorthand or Shorthand()
     )
 
 
