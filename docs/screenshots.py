@@ -21,6 +21,7 @@ from rich.style import Style
 from rich.text import Text
 
 HERE = Path(__file__).parent
+LABEL = "   (the built-in toy, on a CPU)"
 SECONDS = 120  # that a scene may wait for anything
 
 
@@ -48,23 +49,23 @@ ENTER = "\r"
 SCENES = [
     Scene(
         "generate",
-        ["generate", "What is 48 + 76?"],
+        ["generate", "Count from 1 to 60.", "--model", "tiny"],
         [],
         "DFlash:",
-        rows=14,
+        rows=16,
     ),
     Scene(
         "chat",
-        ["chat"],
+        ["chat", "tiny"],
         [
             (">> ", "Make a table of squares from 1 to 5." + ENTER),
-            ("0 of", "What is 48 + 76?" + ENTER),
-            ("The answer is 124.", "/set drafts on" + ENTER),
+            ("25", "Count from 1 to 60." + ENTER),
+            ("59, 60", "/set drafts on" + ENTER),
             ("drafts is now on", "/retry" + ENTER),
-            ("not drafted", "/stats" + ENTER),
+            ("look like this", "/stats" + ENTER),
         ],
-        "Session:",
-        rows=40,
+        "All 3 answers",
+        rows=48,
     ),
 ]
 
@@ -142,7 +143,7 @@ def take(scene: Scene) -> None:
         terminal.child.close(force=True)
     console = Console(width=scene.columns, record=True, file=StringIO())
     console.print(drawn(terminal.screen), no_wrap=True)
-    title = " ".join(["dflash-mlx", *scene.arguments])
+    title = " ".join(["dflash-mlx", *scene.arguments]) + LABEL
     file = HERE / f"{scene.name}.svg"
     console.save_svg(str(file), title=title)
     print(file)
