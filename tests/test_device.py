@@ -12,7 +12,7 @@ from dflash_mlx import Pair, device, load, stream_generate
 from dflash_mlx.device import PAGE, WiredMemory, wired_bytes
 from dflash_mlx.metal import verdicts
 from dflash_mlx.store import cache_folder
-from dflash_mlx.terminal import doctor
+from dflash_mlx.terminal import report
 from dflash_mlx.terminal.chat import history
 from tests.equipment.mac import Mac
 from tests.equipment.tiny import make_drafter, make_model
@@ -96,7 +96,7 @@ def test_a_macs_facts_are_the_gpus_whatever_the_default_device(mac):
     assert device.memory_bytes() == mac.gpu["max_recommended_working_set_size"]
     assert device.native_bfloat16() and device.processor() == "Apple M3 Max"
     assert "Apple M3 Max, applegpu_g15s" in verdicts.machine()
-    assert "64.0 GiB" in doctor.metal() and doctor.examine()["memory"].startswith("48")
+    assert "64.0 GiB" in report.metal() and report.examine()["memory"].startswith("48")
 
 
 def test_a_model_loads_on_a_mac_whose_default_device_is_the_cpu(mac):
@@ -132,7 +132,7 @@ def test_the_wired_limit_that_a_user_set_is_read(monkeypatch):
     for text, limit in (("20480\n", 20 * device.GIB), ("0\n", None), ("", None)):
         monkeypatch.setattr(device, "run_command", lambda *_, text=text: text)
         assert device.wired_limit() == limit
-    assert "weights" in doctor.wired_limit()
+    assert "weights" in report.wired_limit()
 
 
 @pytest.fixture

@@ -72,6 +72,6 @@ def doctor(json: Json = False):
 
     dflash-mlx doctor --json
     """
-    from ..terminal.doctor import run
+    from ..terminal.report import doctor as run
 
     run(json)

@@ -1,4 +1,4 @@
-"""`report`: what this machine is and does, as one block of Markdown for an issue.
+"""`doctor` and `report`: what this machine is, and what it does, for an issue.
 
 Owns the sections, their order, and what is removed from them because it is private.
 Every line is printed as soon as it is known, so that Ctrl-C keeps what was found. Does
@@ -8,10 +8,12 @@ not know how anything is checked or measured (metal/check.py, bench/).
 from __future__ import annotations
 
 import getpass
+import json
 import platform
 import re
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,27 +21,84 @@ from pathlib import Path
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from .. import device
 from ..bench import results, suites, verify
-from ..bench.benchmark import Run, contenders_of, measure
+from ..bench.benchmark import contenders_of, measure
 from ..bench.settings import Settings
-from ..device import model_bytes
 from ..errors import DFlashError
 from ..hub.registry import TINY
 from ..loading import load
 from ..metal.check import check
+from ..metal.verdicts import Verdicts
 from ..pair import Pair
 from ..speculation.costs import Curve
 from . import download
-from .doctor import examine
 from .kernels import row as kernel_row
 from .streams import print_notice
 
+NO_BFLOAT16 = "emulated by this GPU: drafters run in float16 or float32"
 # Lengths of the answers that are compared, and of those that are timed.
 VERIFY_TOKENS, BENCHMARK_TOKENS = 128, 64
 # Fixed block sizes that are timed, as far as the drafter's blocks reach.
 BLOCK_SIZES = (2, 4, 8, 16)
 # Classes of prompts that are timed in turn.
 CLASSES = ("chat", "code", "math", "summary", "tool-json", "prose")
+
+
+def doctor(as_json: bool = False) -> None:
+    """Print the description of this machine."""
+    facts = examine()
+    if as_json:
+        print(json.dumps(facts))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):{width}}  {value}")
+
+
+def examine() -> dict[str, str]:
+    """Facts about this machine, in words."""
+    facts = device.describe()
+    return {
+        "chip": f"{facts['processor']}, {facts['cores']} cores",
+        "system": f"{facts['machine']}, Python {facts['python']}",
+        "versions": ", ".join(
+            f"{name} {facts[name.replace('-', '_')]}"
+            for name in ("dflash-mlx", "mlx", "mlx-lm")
+        ),
+        "metal": metal(),
+        "memory": f"{device.memory_bytes() / device.GIB:.1f} GiB for models",
+        "wired_limit": wired_limit(),
+        "bfloat16": "native" if device.native_bfloat16() else NO_BFLOAT16,
+        "kernels": chosen_kernels(),
+    }
+
+
+def metal() -> str:
+    """The GPU, if there is one."""
+    if not mx.metal.is_available():
+        return "not available: MLX runs on the CPU or on CUDA, kernels are off"
+    info = device.gpu_info()
+    return f"{info['architecture']}, {info['memory_size'] / device.GIB:.1f} GiB shared"
+
+
+def wired_limit() -> str:
+    """How much memory the system lets the GPU wire."""
+    limit = device.wired_limit()
+    if limit is None:
+        return "the system's default; decoding wires the weights of the pair"
+    return f"{limit / device.GIB:.1f} GiB, set with iogpu.wired_limit_mb"
+
+
+def chosen_kernels() -> str:
+    """The number of operations that each kernel was chosen for."""
+    if not mx.metal.is_available():
+        return "off"
+    verdicts = Verdicts.of_this_machine(print_notice).all()
+    if not verdicts:
+        return "nothing measured yet; loading a model does"
+    counts = Counter(verdict.choice for verdict in verdicts.values())
+    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items()))
 
 
 class CheckFailed(DFlashError):
@@ -143,7 +202,7 @@ def sections_of(options: ReportOptions) -> list[Section]:
                 )
             )
     found.append(
-        Section(f"Speed of {options.name}", lambda: Speed(options).lines()),
+        Section(f"Speed of {options.name}", lambda: speed(options)),
     )
     return found
 
@@ -203,72 +262,64 @@ def describe(pair: Pair) -> str:
 
 def size(model) -> str:
     """The size of a model's arrays."""
-    return f"{model_bytes(model) / 1e6:,.1f} MB"
+    return f"{device.model_bytes(model) / 1e6:,.1f} MB"
 
 
-class Speed:
-    """The benchmark: plain decoding, the engine's own widths, and fixed ones.
+def speed(options: ReportOptions) -> Iterator[str]:
+    """What a pass costs, then plain decoding, the engine's own widths and fixed ones.
 
-    Args:
-        options: What is measured, and for how long.
+    After Ctrl-C the figures are those of the prompts that were measured.
     """
-
-    def __init__(self, options: ReportOptions):
-        self.options = options
-        self.runs: list[Run] = []
-
-    def lines(self) -> Iterator[str]:
-        """Measure, and yield the tables. After Ctrl-C they hold what was measured."""
-        pair, tokenizer = self.options.load("auto")
-        yield f"{describe(pair)}\n"
-        yield from passes(pair.history.costs.curve)
-        try:
-            self.measure(pair, tokenizer)
-        except KeyboardInterrupt:
-            yield from self.table()
-            raise
-        yield from self.table()
-
-    def measure(self, pair: Pair, tokenizer: TokenizerWrapper) -> None:
-        """Time the answers to one prompt after the other until the time is over."""
-        sizes = (None,)
-        if pair.drafter is not None:
-            most = pair.drafter.block_size
-            sizes += tuple(n for n in BLOCK_SIZES if n <= most)
-        contenders = contenders_of(pair, tokenizer, sizes)
-        settings = Settings(max_tokens=BENCHMARK_TOKENS, repeats=1, warmup=8)
-        prompts = suites.builtin(tokenizer, self.classes(), samples=3)
-        by_turns = sorted(prompts, key=lambda p: order_in_class(p, prompts))
-        end = time.perf_counter() + self.options.seconds
-        for i, prompt in enumerate(by_turns):
+    pair, tokenizer = options.load("auto")
+    yield f"{describe(pair)}\n"
+    yield from passes(pair.history.costs.curve)
+    # The embedded pair knows nothing but exercises.
+    kinds = CLASSES if options.model else (suites.EXERCISES,)
+    prompts = in_turn(suites.builtin(tokenizer, kinds, samples=3))
+    sizes = [n for n in BLOCK_SIZES if pair.drafter and n <= pair.drafter.block_size]
+    contenders = contenders_of(pair, tokenizer, (None, *sizes))
+    settings = Settings(max_tokens=BENCHMARK_TOKENS, repeats=1, warmup=8)
+    end, runs = time.perf_counter() + options.seconds, []
+    try:
+        for i, prompt in enumerate(prompts):
             left = end - time.perf_counter()
             if i and left < 0:
                 break
             print_notice(f"prompt {i + 1} ({prompt.kind}), {max(left, 0):.0f} s left")
-            self.runs += measure(contenders, [prompt], settings, tokenizer, pair)
+            runs += measure(contenders, [prompt], settings, tokenizer, pair)
+    finally:
+        yield from figures(results.rows_of(runs))
 
-    def classes(self) -> tuple[str, ...]:
-        """The classes that are timed. The embedded pair knows nothing but exercises."""
-        return CLASSES if self.options.model else (suites.EXERCISES,)
 
-    def table(self) -> Iterator[str]:
-        """The figures by class of prompts and engine."""
-        yield from table_head(
-            "class", "engine", "tokens/s", "of plain", "worst", "first token s",
-            "tokens/round", "same text",
-        )  # fmt: skip
-        for row in results.rows_of(self.runs):
-            speed = row.tokens_per_second
-            yield cells(
-                row.kind,
-                row.engine,
-                f"{speed.median:.1f}" if speed else "",
-                decimals(row.of_plain),
-                decimals(row.worst),
-                f"{row.first_token.median:.2f}",
-                decimals(row.tokens_per_round),
-                "" if row.contender == "plain" else same_text(row),
-            )
+def in_turn(prompts: Sequence[suites.Prompt]) -> list[suites.Prompt]:
+    """The first prompt of each class, then the second of each, and so on."""
+    seen: Counter[str] = Counter()
+    places = []
+    for prompt in prompts:
+        places.append(seen[prompt.kind])
+        seen[prompt.kind] += 1
+    order = sorted(range(len(prompts)), key=lambda i: places[i])
+    return [prompts[i] for i in order]
+
+
+def figures(rows: Sequence[results.Row]) -> Iterator[str]:
+    """The figures by class of prompts and engine."""
+    yield from table_head(
+        "class", "engine", "tokens/s", "of plain", "worst", "first token s",
+        "tokens/round", "same text",
+    )  # fmt: skip
+    for row in rows:
+        speed = row.tokens_per_second
+        yield cells(
+            row.kind,
+            row.engine,
+            f"{speed.median:.1f}" if speed else "",
+            decimals(row.of_plain),
+            decimals(row.worst),
+            f"{row.first_token.median:.2f}",
+            decimals(row.tokens_per_round),
+            "" if row.contender == "plain" else same_text(row),
+        )
 
 
 def passes(curve: Curve) -> Iterator[str]:
@@ -281,11 +332,6 @@ def passes(curve: Curve) -> Iterator[str]:
         target, drafter = curve.verify.get(rows), curve.draft.get(rows)
         yield cells(rows, milliseconds(target), milliseconds(drafter))
     yield ""
-
-
-def order_in_class(prompt: suites.Prompt, prompts: Sequence[suites.Prompt]) -> int:
-    """The place of a prompt among those of its class."""
-    return [p for p in prompts if p.kind == prompt.kind].index(prompt)
 
 
 def same_text(row: results.Row) -> str:

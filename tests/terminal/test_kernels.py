@@ -13,7 +13,7 @@ from dflash_mlx.metal import block_matmul, check, gated_delta_block
 from dflash_mlx.metal.gated_delta_block import BLOCK
 from dflash_mlx.metal.layers import MATMUL
 from dflash_mlx.metal.verdicts import STOCK, Verdict, Verdicts
-from dflash_mlx.terminal import doctor, kernels
+from dflash_mlx.terminal import kernels, report
 from dflash_mlx.terminal.options import kernel_mode
 from tests import emulator
 from tests.equipment.program import program
@@ -50,7 +50,7 @@ def test_without_metal_kernels_are_off_and_doctor_reports_it():
 
 
 def test_doctor_on_metal(metal, file):
-    found = doctor.examine()
+    found = report.examine()
     assert "applegpu_g15s, 64.0 GiB" in found["metal"]
     assert found["memory"].startswith("48.0 GiB")
     assert found["bfloat16"] == "native" and "nothing measured" in found["kernels"]
@@ -71,7 +71,7 @@ def test_verdicts_are_measured_shown_counted_and_deleted(
     assert re.search(row, out)
     assert "attention" in out and str(file) in out
     (kept,) = json.loads(file.read_text()).values()
-    assert doctor.kernels() == f"matmul_fast {len(kept)}"
+    assert report.chosen_kernels() == f"matmul_fast {len(kept)}"
     stub_choice(monkeypatch, STOCK)
     kernels.measure("tiny", None)
     assert "matmul_fast" not in capsys.readouterr().out
