@@ -81,6 +81,7 @@ def threads():
     four = [Thread() for _ in range(4)]
     yield four
     for thread in four:
+        thread(mx.clear_streams)  # or MLX's CPU build may abort when the program ends
         thread.pool.shutdown()
 
 
@@ -181,6 +182,23 @@ def test_an_answer_may_be_closed_by_another_thread(family, drafting, rounds, thr
             threads[2](run, pair, [5], 8, prompt_cache=cache)
     rest = threads[2](cache.reuse, prompt + tokens + [5])
     assert threads[3](run, pair, rest, 8, prompt_cache=cache) == wanted
+
+
+@pytest.mark.parametrize("block_size", (6, None))
+def test_only_the_drafter_forgets_rows_if_another_thread_closes(threads, block_size):
+    """They are few, and drafts are checked in any case."""
+    pair, prompt = Pair.of(make_model("qwen3"), make_drafter()), some_prompt(20)
+    cache = PromptCache(pair)
+    answer = decode(pair, prompt, prompt_cache=cache, block_size=block_size)
+    tokens = [t for _ in range(3) for t in threads[0](next, answer).tokens]
+    threads[1](answer.close)
+    assert not cache.broken and cache.tokens + cache.tail == prompt + tokens
+    for entry in cache.drafter:
+        assert entry.offset == cache.rows
+        assert cache.rows - 64 < entry.seen(cache.rows) <= cache.rows
+    fresh = PromptCache(pair)
+    wanted = run(pair, prompt + tokens + [5], 20, prompt_cache=fresh)
+    assert threads[2](run, pair, [5], 20, prompt_cache=cache) == wanted
 
 
 def test_two_pairs_decode_in_two_threads_at_once(threads):

@@ -322,7 +322,7 @@ class Passes:
 
         Everything is evaluated, so that another thread can go on. That may be
         impossible in another thread than the one that decoded; then the cache is broken
-        too.
+        too. In any case the drafter lacks the last rows there.
         """
         cache = self.cache
         if cache.owner is not self:
@@ -330,7 +330,10 @@ class Passes:
         # Broken until the end of this method, in case that is interrupted too.
         cache.owner, cache.broken = None, True
         del cache.text[max(cache.rows, self.kept_tokens) :]
-        self._flush_features()
+        if get_ident() == self.thread:
+            self._flush_features()
+        else:  # the features are pending
+            self.new_features = []
         pending_rows = self.pending_rows
         if not self.interrupted and self.pending and self.pending[0].width > 1:
             self._cut(self.pending[0], 1)
