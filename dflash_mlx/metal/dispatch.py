@@ -215,7 +215,7 @@ class Dispatch:
         names = dict.fromkeys(request.operation.name for request in requests)
         self._notify_once(
             f"Measuring kernels once on this chip: {len(requests)} trials of "
-            f"{', '.join(names)}, a second or less for most. --kernels off skips them."
+            f"{', '.join(names)}, about a second each. --kernels off skips them."
         )
 
     def _measure(self, key, request, rows, before):

@@ -20,6 +20,7 @@ from ..cache.prompt_cache import PromptCache
 from ..decoding.passes import Passes, PendingPass
 from ..decoding.sampling import Chooser
 from ..hub.registry import numbers_of
+from ..metal.kernel import KERNEL_ERRORS, error_summary
 from ..pair import Pair
 from ..speculation.controller import Plan
 from ..speculation.costs import DRAFTER, Curve
@@ -105,11 +106,22 @@ def calibrate(
         notice(MEASURING)
         meter = Meter("Measuring the speed of passes", status)
         with pair.wired():
-            curve = measure(pair, known=curve, report=meter)
+            curve = _measure(pair, curve, meter)
         entry = {"verify": curve.verify, "draft": curve.draft}
-        store.put(key, entry | {"cut_short": curve.cut_short})
+        # Kernels may have been dropped meanwhile.
+        store.put(curve_key(pair), entry | {"cut_short": curve.cut_short})
     if curve is not None:
         pair.history.costs.reset(curve)
+
+
+def _measure(pair, known, report):
+    """As `measure`. If a kernel fails, everything is measured again without kernels."""
+    try:
+        return measure(pair, known=known, report=report)
+    except KERNEL_ERRORS as error:
+        if not pair.drop_kernels(error_summary(error)):
+            raise
+    return measure(pair, report=report)
 
 
 def recheck(pair: Pair, store: Store | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from dflash_mlx import (
     generate,
     load,
 )
+from dflash_mlx.metal.dispatch import Dispatch
 from dflash_mlx.speculation.costs import (
     ASSUMED,
     DRAFTER,
@@ -33,6 +35,7 @@ from tests.equipment.tiny import (
     make_model,
     some_prompt,
 )
+from tests.metal.doubling import SHAPE, doubling, verdicts
 
 
 class Clock:
@@ -133,6 +136,28 @@ def test_progress_names_each_width_and_the_number_of_all(tmp_path, monkeypatch):
         for at, rows in enumerate(("1 row", "3 rows", "2 rows"), 1)
     ]
     assert notices == [calibrate.MEASURING] and "--no-calibration" in notices[0]
+
+
+def test_a_kernel_that_fails_while_passes_are_timed_is_dropped(tmp_path, monkeypatch):
+    pair, notices, tries = Pair.of(make_model("llama"), make_drafter()), [], []
+    dispatch = Dispatch(True, verdicts(tmp_path), notices.append)
+    dispatch._chosen["doubling", SHAPE, 2] = doubling()
+    store = Store("here", tmp_path / "costs.json")
+
+    def measure(pair, **_):
+        tries.append(pair.kernels_in_service)
+        if tries[-1]:
+            raise RuntimeError("[METAL] Command buffer execution failed: hang")
+        return ASSUMED
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    with_kernel = replace(pair, kernels=(dispatch,))
+    calibrate.calibrate(with_kernel, notices.append, store)
+    assert tries == [["doubling"], []] and "doubling kernel is off" in notices[-1]
+    assert list(store.all()) == [curve_key(pair)]
+    monkeypatch.setattr(calibrate, "measure", lambda pair, **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        calibrate.calibrate(pair, notices.append, Store("there", store.file))
 
 
 def test_nothing_is_measured_if_the_user_says_no(tmp_path):
