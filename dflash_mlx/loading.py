@@ -1,14 +1,12 @@
 """Load a target, its drafter and the tokenizer.
 
 Owns the order of the steps: find the files, check the configs, check the memory, read
-the weights. Does not know the Hub (hub/download.py) or which drafter belongs to which
-target (hub/find.py).
+the weights. Does not know the Hub (hub/download.py), which drafter belongs to which
+target (hub/find.py) or how mlx-lm reads a target (target_files.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,27 +15,27 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.utils import load_adapters, load_model, load_tokenizer, quantize_model
 
 from . import device
 from .errors import (
     ConfigError,
-    MissingFilesError,
     NotEnoughMemoryError,
     OptionError,
     PairError,
     UnsupportedError,
     WeightsError,
 )
-from .hub import download, registry
-from .hub.find import find_drafter, folder_of_drafter, folder_of_target, read_config
+from .hub import registry
+from .hub.config import read_config
+from .hub.find import find_drafter, folder_of_drafter, folder_of_target
+from .hub.folder import weight_bytes
 from .metal.dispatch import check_mode
 from .models.drafters import load_folder
 from .models.drafters import read_config as read_draft_config
 from .models.drafters.config import DFlashConfig
 from .models.drafters.dflash import DFlash
-from .models.drafters.weights import join_names
 from .pair import Pair, check_fit, check_taps
+from .target_files import apply_adapters, load_target, read_tokenizer
 from .tuning.calibrate import calibrate
 from .tuning.draft_dtype import choose_draft_dtype
 from .tuning.kernels import ignore, install_kernels
@@ -47,14 +45,14 @@ GROUP_SIZES = (64, 32)
 
 
 def load(
-    model: str = registry.TINY,
-    draft: str | None = None,
+    model: str | Path = registry.TINY,
+    draft: str | Path | None = None,
     *,
     revision: str | None = None,
     quantize: int | None = None,
     draft_quantize: int | None = None,
     draft_window: int | None = None,
-    adapter_path: str | None = None,
+    adapter_path: str | Path | None = None,
     trust_remote_code: bool = False,
     kernels: str = "auto",
     calibration: bool = True,
@@ -95,6 +93,7 @@ def load(
             named in `draft` is always used or an error.
     """
     check_options(quantize, draft_quantize, draft_window, kernels)
+    model, draft = str(model), draft and str(draft)
     folder = folder_of_target(model, revision)
     config = read_config(folder)
     draft_folder, reason = find_fitting_drafter(config, model, folder, draft)
@@ -148,8 +147,10 @@ def add_drafter(
             returned without it, with the reason.
     """
     try:
-        return Pair.of(pair.model, load_drafter(folder, **options), pair.target.config)
-    except (UnsupportedError, WeightsError) as error:
+        drafter = load_drafter(folder, **options)
+        check_numbers(pair.target.numbers, drafter.config)
+        return Pair.of(pair.model, drafter, pair.target.config)
+    except (PairError, UnsupportedError, WeightsError) as error:
         if required:
             raise
         return replace(pair, reason=error.message)
@@ -227,23 +228,39 @@ def check_pair(config: dict[str, Any], drafter: DFlashConfig) -> None:
     """Check that a drafter fits a target, from their configs.
 
     Args:
-        config: The target's config.json.
+        config: The target's config.json. Sizes that it leaves out are checked after
+            loading.
         drafter: The drafter's config.
 
     Raises:
         PairError: Their sizes differ, or a tap is out of range.
     """
-    target = registry.numbers_of(config)
+    numbers = registry.numbers_of(config)
+    check_numbers({k: v for k, v in numbers.items() if v is not None}, drafter)
+
+
+def check_numbers(target: dict[str, Any], drafter: DFlashConfig) -> None:
+    """Check that a drafter fits a target's sizes.
+
+    Args:
+        target: hidden_size, num_layers and vocab_size, as far as they are known.
+        drafter: The drafter's config.
+
+    Raises:
+        PairError: The sizes differ, or a tap is out of range.
+    """
+    layers = target.get("num_layers")
     check_fit(
         {
             "hidden_size": drafter.target_hidden_size or drafter.hidden_size,
-            "num_layers": drafter.num_target_layers or target["num_layers"],
+            "num_layers": drafter.num_target_layers or layers,
             "vocab_size": drafter.vocab_size,
             "mask_token_id": drafter.mask_token_id,
         },
         target,
     )
-    check_taps(drafter.target_layer_ids, target["num_layers"])
+    if layers is not None:
+        check_taps(drafter.target_layer_ids, layers)
 
 
 def check_memory(folder: Path, draft_folder: Path | None) -> None:
@@ -252,9 +269,9 @@ def check_memory(folder: Path, draft_folder: Path | None) -> None:
     The sizes of the files count even if the weights are quantized after loading, since
     they are read as they are.
     """
-    sizes = {"the target": download.weight_bytes(folder)}
+    sizes = {"the target": weight_bytes(folder)}
     if draft_folder:
-        sizes["the drafter"] = download.weight_bytes(draft_folder)
+        sizes["the drafter"] = weight_bytes(draft_folder)
     check_sizes(sizes)
 
 
@@ -274,99 +291,3 @@ def check_sizes(sizes: dict[str, int]) -> None:
             f"{have / device.GIB:.1f} GiB of memory are available.",
             "Choose a smaller model or one with fewer bits per weight.",
         )
-
-
-def load_target(
-    folder: Path, config: dict[str, Any], bits: int | None, trust_remote_code: bool
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Load a model with mlx-lm.
-
-    Args:
-        folder: The model's folder.
-        config: Its config.json.
-        bits: Bits to quantize to after loading, or None.
-        trust_remote_code: Run code that comes with the model.
-
-    Returns:
-        The model, and its config with the quantization.
-
-    Raises:
-        DFlashError: An error of mlx-lm, in one sentence.
-    """
-    try:
-        model, config = load_model(folder, trust_remote_code=trust_remote_code)
-    except FileNotFoundError as error:
-        raise MissingFilesError(f"{folder}: {error}.", "Download it again.") from None
-    except ValueError as error:
-        first, *names = str(error).splitlines()
-        detail = f" {join_names([n.strip(' ,.') for n in names])}" if names else ""
-        raise WeightsError(f"{folder}: {first.rstrip('.:')}{detail}.") from None
-    except RuntimeError as error:
-        raise WeightsError(
-            f"{folder} has a file that cannot be read: {error}.", "Download it again."
-        ) from None
-    except TypeError as error:
-        raise ConfigError(f"{folder / 'config.json'}: {error}.") from None
-    if bits:
-        if config.get("quantization"):
-            raise OptionError(
-                f"{folder} is already quantized.", "Leave --quantize out."
-            )
-        # mlx-lm prints a line on stdout, which is reserved for the answer.
-        with contextlib.redirect_stdout(sys.stderr):
-            model, config = quantize_model(model, config, group_size=64, bits=bits)
-        mx.eval(model.parameters())
-    return model, config
-
-
-def read_tokenizer(
-    folder: Path, config: dict[str, Any], trust_remote_code: bool
-) -> TokenizerWrapper:
-    """Load the tokenizer in a model's folder with mlx-lm.
-
-    Args:
-        folder: The model's folder.
-        config: Its config.json, for the ids that end a text.
-        trust_remote_code: Run code that comes with the tokenizer.
-
-    Raises:
-        MissingFilesError: The folder has no tokenizer.
-        ConfigError: The tokenizer cannot be read.
-    """
-    names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
-    if not any((folder / n).is_file() for n in names) and not any(
-        folder.glob("*.tiktoken")
-    ):
-        raise MissingFilesError(f"{folder} has no tokenizer.", "Download it again.")
-    try:
-        return load_tokenizer(
-            folder,
-            {"trust_remote_code": trust_remote_code},
-            eos_token_ids=config.get("eos_token_id"),
-        )
-    except Exception as error:  # the tokenizers library raises bare Exceptions
-        raise ConfigError(
-            f"The tokenizer in {folder} cannot be read: {error}."
-        ) from error
-
-
-def apply_adapters(model: nn.Module, adapter_path: str) -> nn.Module:
-    """Add LoRA adapters to a model, in place.
-
-    Raises:
-        MissingFilesError: The folder has no adapters.
-        WeightsError: The adapters do not fit the model.
-    """
-    if not (Path(adapter_path) / "adapter_config.json").is_file():
-        raise MissingFilesError(
-            f"{adapter_path} has no adapter_config.json.",
-            "Set --adapter-path to a folder that mlx_lm.lora wrote.",
-        )
-    try:
-        model = load_adapters(model, adapter_path)
-    except (ValueError, KeyError, AttributeError, RuntimeError, OSError) as error:
-        raise WeightsError(
-            f"The adapters in {adapter_path} cannot be loaded: {error!r}."
-        ) from error
-    model.eval()
-    return model

@@ -123,15 +123,15 @@ def check_fit(drafter: dict[str, int], target: dict[str, int]) -> None:
     """Raise PairError with every number in which a drafter does not fit its target.
 
     Args:
-        drafter, target: hidden_size, num_layers and vocab_size; of the drafter also
-            mask_token_id.
+        drafter: hidden_size, num_layers, vocab_size and mask_token_id.
+        target: The first three, as far as they are known.
     """
     wrong = [
         f"{name} is {drafter[name]}, not {target[name]}"
         for name in ("hidden_size", "num_layers", "vocab_size")
-        if drafter[name] != target[name]
+        if drafter[name] != target.get(name, drafter[name])
     ]
-    if not 0 <= drafter["mask_token_id"] < target["vocab_size"]:
+    if not 0 <= drafter["mask_token_id"] < target.get("vocab_size", 2**62):
         wrong.append(
             f"mask_token_id {drafter['mask_token_id']} is outside the vocabulary of "
             f"{target['vocab_size']}"

@@ -21,7 +21,7 @@ ROWS = (
     ("device", "rebind", "stats", "store"),
     ("cache", "hub", "metal", "speculation"),
     ("models", "text"),
-    ("pair",),
+    ("pair", "target_files"),
     ("decoding",),
     ("tuning",),
     ("loading", "engine"),

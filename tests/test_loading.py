@@ -1,13 +1,17 @@
 """Loading: the checks before weights are read, and errors of broken folders."""
 
+import copy
 import json
+from dataclasses import fields
+from importlib import import_module
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.models import gemma3
 
-from dflash_mlx import device, load, load_drafter
+from dflash_mlx import Pair, device, load, load_drafter, stream_generate
 from dflash_mlx.errors import (
     ConfigError,
     MissingFilesError,
@@ -18,11 +22,12 @@ from dflash_mlx.errors import (
     WeightsError,
 )
 from dflash_mlx.hub.find import TINY_FOLDER
-from dflash_mlx.loading import check_pair
+from dflash_mlx.loading import check_numbers, check_pair
 from dflash_mlx.models.drafters import save_folder
 from dflash_mlx.models.drafters.config import DFlashConfig
 from dflash_mlx.speculation.costs import ASSUMED
 from dflash_mlx.tuning import calibrate, draft_dtype
+from tests.equipment import architectures
 from tests.equipment.folders import change_json, copy_tiny
 from tests.equipment.tiny import make_drafter
 
@@ -250,3 +255,74 @@ def test_a_quantized_model_is_not_quantized_again(folder):
     assert load(str(folder))[0].drafter is not None
     with pytest.raises(OptionError, match="already quantized"):
         load(str(folder), quantize=4)
+
+
+def test_a_folder_with_brackets_in_its_name(tmp_path):
+    folder = copy_tiny(tmp_path / "[fp16] tiny *?")
+    assert load(str(folder))[0].drafter is not None
+
+
+def test_a_path_object(folder):
+    assert load(folder, folder / "drafter")[0].drafter is not None
+
+
+def test_an_adapter_of_peft(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    with pytest.raises(WeightsError, match="library PEFT.*merge_and_unload"):
+        load("tiny", adapter_path=str(tmp_path))
+
+
+def test_a_quantization_without_its_method(folder):
+    (folder / "hf_quant_config.json").write_text('{"quantization": {}}')
+    with pytest.raises(ConfigError, match=r"hf_quant_config\.json has no quant_method"):
+        load(str(folder))
+
+
+def test_a_value_of_a_wrong_type_is_an_error_of_the_config(folder):
+    change_json(folder / "config.json", quantization="4bit")
+    with pytest.raises(ConfigError, match=r"config\.json has a value that mlx-lm ref"):
+        load(str(folder))
+
+
+def test_a_drafter_is_checked_against_the_model_where_the_config_is_silent(
+    folder, tmp_path
+):
+    """Gemma 3's config.json has no vocab_size."""
+    model = architectures.build("gemma3")
+    config = architectures.config_of("gemma3")
+    config.pop("vocab_size"), config["text_config"].pop("vocab_size")
+    args = gemma3.ModelArgs.from_dict(copy.deepcopy(config))
+    assert args.vocab_size != 96
+    target = Pair.of(model, None, config).target
+    assert target.numbers == {"hidden_size": 64, "num_layers": 4, "vocab_size": 96}
+    check_pair(config, make_drafter(hidden_size=64, num_target_layers=4).config)
+    with pytest.raises(PairError, match="vocab_size is 97, not 96"):
+        check_numbers(target.numbers, make_drafter(num_target_layers=4).config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family",
+    (
+        "gpt2",
+        "gptj",
+        "gpt_bigcode",
+        "dbrx",
+        "openelm",
+        "exaone",
+        "lille-130m",
+        "longcat_flash",
+    ),
+)
+def test_a_family_with_its_own_names_of_sizes(family, folder):
+    kind = import_module(f"mlx_lm.models.{family}").ModelArgs
+    names = {field.name for field in fields(kind)} | {"model_type"}
+    config = {k: v for k, v in architectures.config_of(family).items() if k in names}
+    weights = dict(tree_flatten(architectures.build(family).parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": family}))
+    pair, tokenizer = load(str(folder))
+    assert pair.drafter is None and pair.reason == "no drafter is known for this model"
+    assert pair.target.numbers["vocab_size"] == 96
+    answer = stream_generate(pair, tokenizer, list(range(9)), max_tokens=4)
+    assert len(list(answer)) == 4

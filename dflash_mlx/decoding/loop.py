@@ -78,6 +78,7 @@ def decode(
     pair.target.check_kv(kv, cache.target)
     new = len(cache.text) - cache.rows + len(prompt_ids)
     left = token_limit(pair, cache.rows, new, max_tokens)
+    pair.target.check_ids(prompt_ids)
     chooser = Chooser(sampling, logits_processors, sampler)
     drafting = speculate and pair.drafter is not None and block_size != 1
     if pair.target.exact:

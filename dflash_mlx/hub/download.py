@@ -1,13 +1,14 @@
 """Find or download the folder of a model.
 
 Owns all access to the Hugging Face Hub and its cache. A complete copy in the cache is
-used without the network. Does not know which models belong together (registry.py).
+used without the network. Does not know which models belong together (registry.py) or
+what makes a folder complete (folder.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from huggingface_hub import (
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
@@ -32,12 +34,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import tqdm
 
-from ..errors import ConfigError, MissingFilesError, UnknownModelError
+from ..errors import MissingFilesError, UnknownModelError
+from .folder import OTHER_WEIGHTS, WEIGHTS, missing_files
 
 # Patterns of the files that a model needs.
 FILES = [
     "*.json",
-    "*.safetensors",
+    WEIGHTS,
     "*.py",
     "tokenizer.model",
     "*.tiktoken",
@@ -46,6 +49,10 @@ FILES = [
     "*.jsonl",
     "*.jinja",
 ]
+NOT_FILES = ["*/*.safetensors"]
+# What is raised if the Hub gives no answer. An unusable proxy is an ImportError or a
+# ValueError.
+NO_ANSWER = (HTTPError, OSError, ImportError, ValueError)
 
 
 def local_folder(name: str, revision: str | None = None) -> Path:
@@ -60,7 +67,7 @@ def local_folder(name: str, revision: str | None = None) -> Path:
             or cannot be reached.
         UnknownModelError: `name` is not a valid Hub id.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir():
         if missing := missing_files(path):
             raise MissingFilesError(
@@ -78,11 +85,7 @@ def cached_folder(name: str, revision: str | None = None) -> Path | None:
         UnknownModelError: `name` is not a valid Hub id.
     """
     try:
-        path = Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=FILES, local_files_only=True
-            )
-        )
+        path = snapshot(name, revision, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
@@ -108,12 +111,43 @@ def download(
     Raises:
         MissingFilesError: As in local_folder.
     """
-    with translated_errors(name, revision):
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=FILES, tqdm_class=bars
-            )
+    if HF_HUB_CACHE.startswith("~"):
+        raise MissingFilesError(
+            f"{name} cannot be downloaded, since this user has no home folder.",
+            "Set HF_HOME to a folder for downloads.",
         )
+    with translated_errors(name, revision):
+        return snapshot(name, revision, tqdm_class=bars)
+
+
+def snapshot(
+    name: str,
+    revision: str | None,
+    *,
+    local_files_only: bool = False,
+    tqdm_class: Callable[..., tqdm] | None = None,
+) -> Path:
+    """The folder of a repository's files in the cache, fetched where they are missing.
+
+    Args:
+        name, revision: As in local_folder.
+        local_files_only, tqdm_class: As in huggingface_hub's snapshot_download, which
+            raises the errors.
+    """
+
+    def get(files: list[str]) -> Path:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=files,
+            ignore_patterns=NOT_FILES,
+            local_files_only=local_files_only,
+            tqdm_class=tqdm_class,
+        )
+        return Path(folder)
+
+    folder = get(FILES)
+    return folder if any(folder.glob(WEIGHTS)) else get([*FILES, OTHER_WEIGHTS])
 
 
 @dataclass(frozen=True)
@@ -143,15 +177,22 @@ def plan(name: str, revision: str | None = None) -> Plan | None:
     Returns:
         The sizes, or None after an error of the Hub, which `download` would raise.
     """
-    try:
-        files = snapshot_download(
+
+    def listed(patterns: list[str]) -> list[DryRunFileInfo]:
+        return snapshot_download(
             name,
             revision=revision,
-            allow_patterns=FILES,
+            allow_patterns=patterns,
+            ignore_patterns=NOT_FILES,
             dry_run=True,
             tqdm_class=partial(tqdm, disable=True),
         )
-    except (HTTPError, OSError):
+
+    try:
+        files = listed(FILES)
+        if not any(file.filename.endswith(".safetensors") for file in files):
+            files = listed([*FILES, OTHER_WEIGHTS])
+    except NO_ANSWER:
         return None
 
     def size(counts: Callable[[DryRunFileInfo], bool]) -> int:
@@ -215,10 +256,14 @@ def translated_errors(name: str, revision: str | None) -> Iterator[None]:
             "Check the id; for a private one run `hf auth login`.",
         ) from None
     except (LocalEntryNotFoundError, HTTPError) as error:
+        raise no_answer(name, error) from None
+    except (ImportError, ValueError) as error:
+        if "proxy" not in str(error).lower():
+            raise
         raise MissingFilesError(
-            f"{name} is not in the local cache and the Hub cannot be reached "
-            f"({type(error).__name__}).",
-            f"Connect to the network, or use a folder that holds {name}.",
+            f"The proxy for {name} cannot be used: {str(error).split('. ')[0]}.",
+            "Check ALL_PROXY and HTTPS_PROXY; a socks proxy needs `pip install "
+            "socksio`.",
         ) from None
     except OSError as error:
         raise MissingFilesError(
@@ -233,7 +278,7 @@ def cached_repositories(names: Collection[str]) -> dict[str, int]:
     Args:
         names: Hub ids.
     """
-    if not Path(HF_HUB_CACHE).expanduser().is_dir():
+    if not Path(os.path.expanduser(HF_HUB_CACHE)).is_dir():
         return {}
     repos = sorted(scan_cache_dir().repos, key=lambda repo: repo.repo_id)
     return {
@@ -261,44 +306,59 @@ def remove_repositories(names: Collection[str]) -> int:
     return strategy.expected_freed_size
 
 
+def no_answer(name: str, error: Exception) -> MissingFilesError:
+    """The error for a repository that is not cached and that the Hub does not send.
+
+    Args:
+        name: The repository.
+        error: Of huggingface_hub; the answer of the Hub may be its cause.
+    """
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    # The class is one of httpx or httpx2, by the version of huggingface_hub.
+    if any(type(cause).__name__ == "ProxyError" for cause in causes):
+        return MissingFilesError(
+            f"{name} is not in the local cache, and the proxy does not let it through.",
+            "Check HTTPS_PROXY and ALL_PROXY.",
+        )
+    answers = [c.response for c in causes if isinstance(c, HfHubHTTPError)]
+    status = answers[0].status_code if answers else 0
+    if status in REFUSALS:
+        message, hint = REFUSALS[status]
+    elif status >= 500:
+        message = "the Hub has a fault"
+        hint = "Try again later; https://status.huggingface.co shows its state."
+    else:
+        return MissingFilesError(
+            f"{name} is not in the local cache and the Hub cannot be reached "
+            f"({type(error).__name__}).",
+            f"Connect to the network, or use a folder that holds {name}.",
+        )
+    return MissingFilesError(
+        f"{name} is not in the local cache, and {message} ({status}).", hint
+    )
+
+
+# What the Hub says by a status, and the next step.
+REFUSALS = {
+    401: (
+        "the Hub does not accept your token, which may have expired",
+        "Run `hf auth login`, or unset HF_TOKEN.",
+    ),
+    403: (
+        "your token may not read it",
+        "Give it that permission at https://huggingface.co/settings/tokens.",
+    ),
+    429: (
+        "the Hub has had too many requests from you",
+        "Wait some minutes; with `hf auth login` the limit is higher.",
+    ),
+}
+
+
 def free_bytes() -> tuple[int, Path]:
     """Free bytes on the disk of the cache, and the folder of the cache."""
-    folder = Path(HF_HUB_CACHE).expanduser()
+    folder = Path(os.path.expanduser(HF_HUB_CACHE))
     existing = next(each for each in (folder, *folder.parents) if each.is_dir())
     return shutil.disk_usage(existing).free, folder
-
-
-def missing_files(path: Path) -> str:
-    """The files that a model's folder lacks, as text; empty if it is complete.
-
-    Raises:
-        ConfigError: As in indexed_files.
-    """
-    if not (path / "config.json").is_file():
-        return "config.json"
-    missing = [name for name in indexed_files(path) if not (path / name).is_file()]
-    if missing:
-        return ", ".join(sorted(missing))
-    return "" if any(path.glob("*.safetensors")) else "weights (*.safetensors)"
-
-
-def indexed_files(path: Path) -> set[str]:
-    """The weight files listed in a folder's index; empty without an index.
-
-    Raises:
-        ConfigError: The index is not valid.
-    """
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        return set()
-    try:
-        return set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(
-            f"{index} is not a valid index of weights.", "Download it again."
-        ) from None
-
-
-def weight_bytes(path: Path) -> int:
-    """Size in bytes of a folder's weight files."""
-    return sum(file.stat().st_size for file in path.glob("*.safetensors"))

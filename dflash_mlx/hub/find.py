@@ -1,22 +1,18 @@
 """Find the folder of a model, and the drafter of a target.
 
-Owns the choice of a drafter and the check of a target's config.json. Does not know the
-Hub (download.py) or weights (loading.py).
+Owns the choice of a drafter. Does not know the Hub (download.py), the fields of a
+target's config.json (config.py) or weights (loading.py).
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, MissingFilesError
+from ..errors import MissingFilesError
 from . import download, registry
 
 TINY_FOLDER = Path(__file__).parent.parent / "models" / "tiny"
-# Names in config.json that differ from those of registry.numbers_of.
-CONFIG_NAMES = {"num_layers": "num_hidden_layers"}
-FIELD_TYPES = {"model_type": (str, "a string")}  # the others are integers
 
 
 def folder_of_target(model: str, revision: str | None) -> Path:
@@ -51,35 +47,6 @@ def folder_of_drafter(name: str, revision: str | None = None) -> Path:
     if name in registry.EMBEDDED:
         return TINY_FOLDER / registry.EMBEDDED[name]
     return download.local_folder(name, revision)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the config.json of a target's folder.
-
-    Raises:
-        ConfigError: It is not a JSON object, or one of the fields that identify a
-            target (registry.numbers_of) is missing or has a wrong type.
-    """
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{file} is not valid JSON: {error}.") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"{file} is not a JSON object.")
-    numbers = registry.numbers_of(config)
-    fields = {CONFIG_NAMES.get(name, name): value for name, value in numbers.items()}
-    for field, value in fields.items():
-        kind, wanted = FIELD_TYPES.get(field, (int, "an integer"))
-        if value is not None and type(value) is not kind:
-            raise ConfigError(f"{field} in {file} must be {wanted}, but is {value!r}.")
-    missing = [field for field, value in fields.items() if value is None]
-    if missing:
-        raise ConfigError(
-            f"{file} has no {', '.join(missing)}.",
-            "Check that it is the folder of a language model.",
-        )
-    return config
 
 
 def find_drafter(

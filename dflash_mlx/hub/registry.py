@@ -6,6 +6,7 @@ Owns the records of pairs.toml. Does not access the network or the files of mode
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -119,8 +120,11 @@ def resolve(name: str) -> str:
     known = {entry.alias: entry.model for entry in targets()}
     if name.lower() in known:
         return known[name.lower()]
-    if Path(name).expanduser().is_dir():
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
         return name
+    if path.is_file() or path.suffix.lower() == ".gguf":
+        raise file_error(name)
     if name.startswith((".", "/", "~")):
         raise UnknownModelError(f"There is no folder {name}.", "Check the path.")
     if name.count("/") == 1:
@@ -131,6 +135,32 @@ def resolve(name: str) -> str:
     raise UnknownModelError(
         f"{name!r} is not a known alias, folder or Hub id.",
         f"{hint}`dflash-mlx models` lists the aliases.",
+    )
+
+
+def file_error(name: str) -> UnknownModelError:
+    """The error for a file in place of a model's folder."""
+    if name.lower().endswith(".gguf"):
+        return UnknownModelError(
+            f"{name} is a GGUF file, the format of llama.cpp, which mlx-lm cannot "
+            "read.",
+            "Use the model in safetensors: `dflash-mlx models` lists some, and "
+            "mlx-community on the Hub has most.",
+        )
+    return UnknownModelError(
+        f"{name} is a file, but a model is a folder with a config.json.",
+        "Name the folder.",
+    )
+
+
+def note_on_name(name: str) -> str:
+    """A note if a name means an alias and a folder at once; else empty."""
+    taken = {entry.alias: entry.model for entry in targets()}.get(name.lower())
+    if taken is None or not Path(name).is_dir():
+        return ""
+    return (
+        f"{name} is an alias, so this uses {taken}. For the folder of that name, write "
+        f"./{name}."
     )
 
 
@@ -184,7 +214,21 @@ def find_target(config: Mapping[str, Any], name: str = "") -> list[TargetEntry]:
         No entry, one, or several that the name does not distinguish.
     """
     numbers = tuple(numbers_of(config).values())
-    by_numbers = [entry for entry in targets() if entry.numbers == numbers]
+    by_numbers = [entry for entry in targets() if agree(entry.numbers, numbers)]
     pool = by_numbers or [entry for entry in targets() if entry.numbers is None]
     by_name = [entry for entry in pool if entry.name.lower() in name.lower()]
     return by_name or by_numbers
+
+
+def agree(known: tuple | None, found: tuple) -> bool:
+    """Whether the numbers of a config.json can be those of an entry.
+
+    A config may leave some out, which the loaded model then shows.
+
+    Args:
+        known: The entry's (model_type, hidden_size, layers, vocabulary), or None.
+        found: The config's, with None for a missing one.
+    """
+    if known is None or known[0] != found[0] or not any(found[1:]):
+        return False
+    return all(b in (None, a) for a, b in zip(known, found, strict=True))

@@ -34,9 +34,10 @@ from ..bench.results import Row
 from ..bench.settings import BUILTIN, UNTRAINED, Settings
 from ..bench.suites import Prompt, builtin
 from ..errors import OptionError
-from ..hub.find import folder_of_target, read_config
-from ..loading import read_tokenizer
+from ..hub.config import read_config
+from ..hub.find import folder_of_target
 from ..pair import Pair
+from ..target_files import read_tokenizer
 from . import download
 from .benchmark_options import BenchmarkOptions
 from .benchmark_table import print_rows

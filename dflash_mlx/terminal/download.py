@@ -6,6 +6,7 @@ fetched. Never asks the user. Does not know the Hub (hub/download.py).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from .. import device
 from ..errors import MissingFilesError, NotEnoughDiskError
 from ..hub import download, registry
+from ..hub.config import read_config
 from ..hub.download import Plan
-from ..hub.find import choose_drafter, folder_of_target, read_config
+from ..hub.find import choose_drafter, folder_of_target
 from ..loading import check_sizes
 from .screen import progress
 
@@ -43,6 +45,8 @@ def fetch(
     Raises:
         DFlashError: A repository is not available, or disk or memory are too small.
     """
+    if note := registry.note_on_name(model):
+        notice(note)
     name = registry.resolve(model)
     shown = progress.wanted() if show_progress is None else show_progress
     with progress.spinner(f"Looking for {model}", shown):
@@ -99,7 +103,7 @@ def plan_repository(
     Raises:
         MissingFilesError: It is required and not available.
     """
-    if name in registry.EMBEDDED or Path(name).expanduser().is_dir():
+    if name in registry.EMBEDDED or Path(os.path.expanduser(name)).is_dir():
         return None
     if download.cached_folder(name, revision):
         return None
@@ -181,7 +185,8 @@ def full_attention_layers(text: dict[str, Any]) -> int:
     """
     if kinds := text.get("layer_types"):
         return sum(kind in ("full_attention", "attention") for kind in kinds)
-    return text["num_hidden_layers"] // (text.get("full_attention_interval") or 1)
+    layers = text.get("num_hidden_layers") or text.get("num_layers") or 0
+    return layers // (text.get("full_attention_interval") or 1)
 
 
 def format_size(count: int) -> str:

@@ -1,7 +1,8 @@
 """A local server with the part of the Hugging Face Hub's API that downloads use.
 
-Serves folders as repositories. Repositories of the owner `gated` are gated; others that
-are not served do not exist.
+Serves folders as repositories. Repositories of the owner `gated` are gated; those of an
+owner that is a number are answered with that status; others that are not served do not
+exist.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+BAD_TOKEN = "Invalid credentials in Authorization header"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -35,6 +37,9 @@ class Handler(BaseHTTPRequestHandler):
         owner = repo.split("/")[0]
         if owner == "gated":
             self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
+        elif owner.isdigit():
+            token = {"X-Error-Message": BAD_TOKEN} if owner == "401" else {}
+            self._send(int(owner), b"{}", token)
         elif repo not in self.server.repos:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         else:

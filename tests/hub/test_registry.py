@@ -5,6 +5,7 @@ import pytest
 from dflash_mlx import load
 from dflash_mlx.errors import DFlashError, UnknownModelError
 from dflash_mlx.hub import registry
+from dflash_mlx.terminal.download import fetch
 
 
 def test_every_alias_resolves_and_names_are_unique():
@@ -54,3 +55,31 @@ def test_targets_are_found_by_their_numbers(numbers, name, aliases):
     assert [e.alias for e in registry.find_target(config, name)] == aliases
     nested = {"model_type": config.pop("model_type"), "text_config": config}
     assert [e.alias for e in registry.find_target(nested, name)] == aliases
+
+
+def test_a_file_in_place_of_a_folder(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UnknownModelError, match="is a file, but a model is a folder"):
+        load(str(tmp_path / "model.safetensors"))
+    for name in (str(tmp_path / "m.gguf"), "org/m.GGUF"):
+        with pytest.raises(UnknownModelError, match="GGUF file.*safetensors"):
+            load(name)
+
+
+def test_an_alias_that_is_a_folder_too_is_noted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert registry.note_on_name("qwen3-8b") == ""
+    (tmp_path / "qwen3-8b").mkdir()
+    note = registry.note_on_name("qwen3-8b")
+    assert "uses mlx-community/Qwen3-8B-4bit" in note and "./qwen3-8b" in note
+    assert registry.note_on_name("./qwen3-8b") == ""
+    lines = []
+    (tmp_path / "tiny").mkdir()
+    fetch("tiny", "none", notice=lines.append)
+    assert len(lines) == 1 and "./tiny" in lines[0]
+
+
+def test_a_config_that_leaves_a_number_out_can_be_a_known_target():
+    config = {"model_type": "qwen3", "hidden_size": 4096, "num_hidden_layers": 36}
+    assert [e.alias for e in registry.find_target(config)] == ["qwen3-8b"]
+    assert registry.find_target({"model_type": "qwen3"}) == []

@@ -13,22 +13,21 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ...errors import MissingFilesError, WeightsError
-from ...hub.download import missing_files
+from ...hub.folder import missing_files, weight_files
 from .config_file import ConfigFile
 
 
 def read_weights(folder: Path) -> dict[str, mx.array]:
-    """All tensors of a folder's safetensors files. Does not load their values.
+    """All tensors of a folder's weight files. Does not load their values.
 
     Raises:
         MissingFilesError: There are none, or a file that the index names is missing.
         WeightsError: The header of a file cannot be read.
     """
-    files = sorted(folder.glob("*.safetensors"))
     if missing := missing_files(folder):
         raise MissingFilesError(f"{folder} is missing {missing}.", "Download it again.")
     weights: dict[str, mx.array] = {}
-    for file in files:
+    for file in weight_files(folder):
         try:
             weights.update(mx.load(str(file)))
         except (RuntimeError, ValueError) as error:

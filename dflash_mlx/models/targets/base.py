@@ -8,6 +8,7 @@ the installed mlx-lm. Does not know drafters, samplers or the loop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.pipeline import PipelineMixin
 
 from ...cache import kinds, rollback
-from ...errors import OptionError, UnsupportedError
+from ...errors import OptionError, PromptError, UnsupportedError
+from ...hub.config import context_length
+from ...hub.registry import numbers_of
 from ...types import KVBits
 from .replay import Recorder, Tape
 from .views import ModelParts, embedding_shape, with_call
@@ -56,8 +59,7 @@ class Target:
         self.model = model
         self.config = config or {}
         self._views: dict[tuple[tuple[int, ...], bool], View] = {}
-        text = self.config.get("text_config") or self.config
-        self.context = text.get("max_position_embeddings")
+        self.context = context_length(self.config)
 
     @cached_property
     def parts(self) -> ModelParts:
@@ -82,6 +84,37 @@ class Target:
     def hidden_size(self) -> int:
         """The width of the residual stream."""
         return embedding_shape(self.parts.embedding)[1]
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """hidden_size, num_layers and vocab_size: the config's, or the model's own if
+        the config leaves one out.
+
+        Raises:
+            UnsupportedError: The config leaves one out, and the model's layout is
+                unknown.
+        """
+        found = numbers_of(self.config)
+        names = ("hidden_size", "num_layers", "vocab_size")
+        return {name: found[name] or getattr(self, name) for name in names}
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise PromptError if the embedding has no row for a token.
+
+        MLX does not check it, and would read other memory.
+        """
+        try:
+            rows = self.vocab_size
+        except UnsupportedError:  # plain decoding works with any layout
+            rows = numbers_of(self.config)["vocab_size"]
+        rows = 2**62 if rows is None else rows
+        wrong = [i for i in ids if not 0 <= i < rows]
+        if wrong:
+            raise PromptError(
+                f"The prompt has the token {wrong[0]}, but the model knows the tokens "
+                f"0 to {rows - 1}.",
+                "Use the tokenizer that belongs to the model.",
+            )
 
     def embed(self, ids: mx.array) -> mx.array:
         """Embeddings [..., n, H] of token ids [..., n]."""
