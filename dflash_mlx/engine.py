@@ -1,7 +1,7 @@
 """Text in, GenerationResponses out: mlx-lm's generate API over the loop.
 
-Owns encoding, detokenization, stop strings and the timing of rounds. Does not touch a
-model or a cache (see decoding/loop.py) and keeps no counters (see stats.py).
+Owns the timing of rounds, and which of their tokens the caller was handed. Does not
+touch a model or a cache (see decoding/loop.py) and keeps no counters (see stats.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from .decoding.loop import decode
 from .decoding.sampling import LogitsProcessor, Sampler, log_probabilities
 from .pair import Pair
 from .stats import UNDRAFTED, Stats
-from .text.chat_template import unsupported_content
+from .text.detokenizer import CONTEXT, Detokenizer
+from .text.prompt import Prompt, check_text_only, encode
 from .text.stream import TextStream
 from .tuning.calibrate import recheck
 from .types import KVBits, Round, Sampling
@@ -69,20 +70,10 @@ class GenerationResponse:
         return log_probabilities(self.logits[None])[0]
 
 
-def encode(tokenizer: TokenizerWrapper, prompt: str | Sequence[int]) -> list[int]:
-    """The token ids of a prompt. Text gets special tokens, unless it starts with the
-    tokenizer's first one."""
-    if not isinstance(prompt, str):
-        return prompt.tolist() if isinstance(prompt, mx.array) else list(prompt)
-    bos = tokenizer.bos_token
-    special = bos is None or not prompt.startswith(bos)
-    return tokenizer.encode(prompt, add_special_tokens=special)
-
-
 def stream_generate(
     pair: Pair,
     tokenizer: Any,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
     max_tokens: int = 256,
     sampling: Sampling = Sampling(),
@@ -90,7 +81,7 @@ def stream_generate(
     speculate: bool = True,
     logits_processors: Sequence[LogitsProcessor] | None = None,
     sampler: Sampler | None = None,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] | None = (),
     prompt_cache: PromptCache | None = None,
     prefill_step_size: int = 2048,
     max_kv_size: int | None = None,
@@ -104,13 +95,16 @@ def stream_generate(
     Args:
         pair: From `load` or `Pair.of`.
         tokenizer: mlx-lm's TokenizerWrapper, or a Hugging Face tokenizer.
-        prompt: Text or token ids. With a `prompt_cache`, what follows its content.
+        prompt: As in `encode`. With a `prompt_cache`, what follows its content.
         max_tokens: Most tokens to generate; -1 for as many as the context allows.
         sampling: Temperature, filters, penalties, seed.
         block_size: Rows of a block, the anchor included. None chooses a width for each
             round by measurement; 1 drafts nothing.
         speculate: False for plain decoding.
-        logits_processors, sampler: In mlx-lm's form; see sampling.Chooser.
+        logits_processors, sampler: In mlx-lm's form; see sampling.Chooser. A block
+            calls a processor once for each of its rows, rejected drafts included, so
+            its result must depend on its two arguments only: one that counts its calls
+            or keeps a state needs `speculate=False`.
         stop: Strings that end the answer. They are not part of it.
         prompt_cache: Caches to continue from. The answer is added to them.
         prefill_step_size: Prompt tokens per pass.
@@ -132,8 +126,9 @@ def stream_generate(
     _, reason = engine_of(pair, speculate, block_size)
     stats = Stats("plain", reason or UNDRAFTED)
     stats.prompt_tokens = len(ids)
-    stop = (stop,) if isinstance(stop, str) else stop
-    text = TextStream(tokenizer.detokenizer, stop)
+    stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    before = text_before(prompt_cache)
+    text = TextStream(Detokenizer(tokenizer, [*before, *ids]), stop)
     answer = Answer(text, tokenizer.eos_token_ids, stats)
     rounds = decode(
         pair,
@@ -164,9 +159,45 @@ def stream_generate(
             at = stats.cached_tokens + len(ids) + stats.tokens
             # An answer that cannot draft is not compared with plain decoding.
             plain = None if reason else pair.history.costs.plain_seconds(at)
-            yield from answer.responses(round, seconds, plain)
+            responses = answer.responses(round, seconds, plain)
+            yield from hand_out(responses, len(round.tokens), prompt_cache)
             answer.start_clock()
     recheck(pair)
+
+
+def text_before(cache: PromptCache | None) -> list[int]:
+    """The last tokens of a cache's text; `decode` refuses other kinds of cache."""
+    if not isinstance(cache, PromptCache):
+        return []
+    cache.release()
+    return cache.text[-CONTEXT:]
+
+
+def hand_out(
+    responses: Iterator[GenerationResponse], count: int, cache: PromptCache | None
+) -> Iterator[GenerationResponse]:
+    """Yield the responses of a round, while its decoding knows how many are left.
+
+    So a cache whose decoding is closed in the middle of a round holds the tokens that
+    the caller was handed, and no others.
+
+    Args:
+        responses: The responses.
+        count: Their number.
+        cache: The caller's cache, owned by the decoding.
+
+    Raises:
+        OptionError: Another decoding has taken over the cache.
+    """
+    if cache is None:
+        yield from responses
+        return
+    owner = cache.owner
+    owner.unseen = count
+    for response in responses:
+        owner.check_owner()
+        owner.unseen -= 1
+        yield response
 
 
 class Answer:
@@ -265,20 +296,6 @@ class Answer:
         return segment + rest, "stop" if stopped else "length"
 
 
-def check_text_only(config: dict[str, Any], ids: Sequence[int]) -> None:
-    """Raise PromptError if a prompt has a placeholder for an image, a video or audio.
-
-    Args:
-        config: The target's config.json.
-        ids: The prompt.
-    """
-    for kind in ("image", "video", "audio"):
-        for name in (f"{kind}_token_id", f"{kind}_token_index"):
-            token = config.get(name)
-            if token is not None and token in ids:
-                raise unsupported_content(kind)
-
-
 def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str, str]:
     """The engine for these options ("dflash" or "plain"), and why if it is plain."""
     if not speculate:
@@ -293,7 +310,7 @@ def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str,
 def generate(
     pair: Pair,
     tokenizer: Any,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
     verbose: bool = False,
     **options: Any,

@@ -2,7 +2,9 @@
 
 import mlx.core as mx
 import mlx_lm
+import numpy as np
 import pytest
+from transformers import BatchEncoding
 
 from dflash_mlx import (
     DFlashError,
@@ -13,7 +15,7 @@ from dflash_mlx import (
     load,
     stream_generate,
 )
-from dflash_mlx.errors import PromptError
+from dflash_mlx.errors import OptionError, PromptError
 
 QUESTION = "Write the 7 times table up to 5."
 
@@ -187,3 +189,59 @@ def test_a_prompt_cache_continues_without_a_prompt(tiny, ids):
     _, first = answer(*tiny, ids, max_tokens=9, prompt_cache=cache)
     _, rest = answer(*tiny, [], prompt_cache=cache)
     assert [r.token for r in first + rest] == [r.token for r in whole]
+
+
+@pytest.mark.parametrize("seen", (1, 2, 4, 7, 9))
+def test_a_stream_closed_inside_a_round_keeps_what_was_yielded(tiny, ids, seen):
+    whole = [r.token for r in answer(*tiny, ids, block_size=8)[1]]
+    cache = PromptCache(tiny[0])
+    stream = stream_generate(*tiny, ids, prompt_cache=cache, block_size=8)
+    assert [next(stream).token for _ in range(seen)] == whole[:seen]
+    stream.close()
+    assert cache.text == ids + whole[:seen] and len(cache.tail) == 1
+    assert {entry.offset for entry in cache.target} == {cache.rows}
+    _, rest = answer(*tiny, [], prompt_cache=cache, block_size=8)
+    assert whole[:seen] + [r.token for r in rest] == whole
+
+
+def test_another_use_of_its_cache_ends_a_stream_inside_a_round(tiny, ids):
+    cache = PromptCache(tiny[0])
+    stream = stream_generate(*tiny, ids, prompt_cache=cache, block_size=8)
+    seen = [next(stream).token for _ in range(3)]
+    cache.release()
+    assert cache.text == ids + seen
+    with pytest.raises(OptionError, match="taken over"):
+        next(stream)
+
+
+def test_kinds_of_token_ids_and_stops(tiny, ids):
+    wanted = generate(*tiny, ids, max_tokens=9)
+    encoding = BatchEncoding({"input_ids": ids, "attention_mask": [1] * len(ids)})
+    for prompt in (np.array(ids), np.array([ids]), mx.array(ids), tuple(ids), encoding):
+        assert generate(*tiny, prompt, max_tokens=9, stop=None) == wanted
+    for prompt in (None, 3, [1.5], [ids, ids], {"ids": ids}):
+        with pytest.raises(PromptError, match="must be text or token ids"):
+            generate(*tiny, prompt)
+
+
+@pytest.mark.parametrize("token", (512, 99999, -1))
+def test_a_prompt_with_a_token_that_the_model_lacks(tiny, token):
+    with pytest.raises(PromptError, match=f"the token {token}, but .* 0 to 511"):
+        generate(*tiny, [5, token, 6])
+
+
+def test_the_first_space_of_an_answer_is_kept(tiny):
+    pair, tokenizer = tiny
+    prompt = tokenizer.encode("7 x 3", add_special_tokens=False)
+    (token,) = tokenizer.encode(" |", add_special_tokens=False)
+    sampling = Sampling(logit_bias={token: 1000.0})
+    text, _ = answer(pair, tokenizer, prompt, max_tokens=3, sampling=sampling)
+    assert text == " | | |"
+    cache = PromptCache(pair)
+    options = {"sampling": sampling, "prompt_cache": cache}
+    answer(pair, tokenizer, prompt, max_tokens=3, **options)
+    assert answer(pair, tokenizer, [], max_tokens=2, **options)[0] == " | |"
+
+
+def test_that_a_stateful_processor_needs_plain_decoding_is_documented():
+    assert "counts its calls" in stream_generate.__doc__

@@ -16,9 +16,9 @@ from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine import encode
 from ..errors import OptionError, PromptError
 from ..text.chat_template import apply_template
+from ..text.prompt import encode
 from ..train.exercises import draw
 
 EXERCISES, RANDOM = "exercises", "random"

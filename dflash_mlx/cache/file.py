@@ -78,7 +78,7 @@ def save(cache: PromptCache, path: str | Path) -> None:
         "mlx_lm": version("mlx-lm"),
         "cache": json.dumps(contents),
     }
-    _write(Path(path).resolve(), arrays, metadata)
+    _write(Path(os.path.expanduser(path)).resolve(), arrays, metadata)
 
 
 def load(
@@ -100,7 +100,8 @@ def load(
         CacheFileError: The file does not exist, is not a prompt cache, or was made with
             another model, drafter or max_kv_size.
     """
-    metadata = check(Path(path))
+    path = Path(os.path.expanduser(path))
+    metadata = check(path)
     _check_pair(path, metadata, pair)
     with _errors_as_broken_file(path):
         contents = json.loads(metadata["cache"])

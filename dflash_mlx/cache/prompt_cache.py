@@ -35,7 +35,17 @@ class CachedPair(Protocol):
 
 
 class Owner(Protocol):
-    """A decoding under way."""
+    """A decoding under way.
+
+    Attributes:
+        unseen: The number of the text's last tokens that the caller has not been handed
+            yet. `close` removes them.
+    """
+
+    unseen: int
+
+    def check_owner(self) -> None:
+        """Raise OptionError if another decoding owns the caches now."""
 
     def close(self) -> None:
         """Leave the caches holding the committed text, and release them."""
@@ -145,6 +155,23 @@ class PromptCache:
             entry.cut(max(0, entry.offset - rows))
             entry.skip(rows - entry.offset)
 
+    def take_back(self, tokens: int) -> None:
+        """Remove the last `tokens` tokens of the text, and their rows.
+
+        One token is left to pass if the caches can be cut so far. If they cannot be cut
+        at all, they return to a snapshot or to nothing; the tokens behind it are passed
+        again by the next decoding.
+        """
+        text = self.text[: len(self.text) - tokens]
+        if self.broken:
+            self.text, self.rows = text, min(self.rows, len(text))
+            return
+        rows = min(self.rows, len(text))
+        if rows == len(text) and rows and self._can_cut(rows - 1):
+            rows -= 1
+        kept = self._keep(rows)
+        self.text += text[kept:]
+
     def reuse(self, prompt: Sequence[int], marks: Sequence[int] = ()) -> list[int]:
         """Keep the rows that `prompt` shares with the text; return its other tokens.
 
@@ -188,13 +215,13 @@ class PromptCache:
     def _can_cut(self, rows):
         if rows == self.rows:
             return True
-        return self._stays_quantized(rows) and rollback.can_cut_to(self.target, rows)
+        return self.stays_quantized(rows) and rollback.can_cut_to(self.target, rows)
 
     def _restore(self, rows):
         """Restore the longest snapshot of at most `rows` rows, or reset; return its
         rows."""
         held = self.snapshots.latest(rows)
-        if held is None or not self._stays_quantized(held.rows):
+        if held is None or not self.stays_quantized(held.rows):
             self.reset()
             return 0
         self.broken = True  # in case this is interrupted
@@ -207,7 +234,7 @@ class PromptCache:
         self.rows = rows
         del self.text[rows:]
 
-    def _stays_quantized(self, rows):
+    def stays_quantized(self, rows):
         """Whether a new cache of `rows` rows would be quantized as this one is."""
         return self.quantized_from is None or rows >= self.quantized_from
 

@@ -69,6 +69,8 @@ class Passes:
     Attributes:
         pending: Passes that are not committed yet, oldest first: one block or two
             single rows at most.
+        unseen: The number of the last round's tokens that the caller has not been
+            handed yet. `close` removes them from the text.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class Passes:
         self.pending: list[PendingPass] = []
         self.new_features: list[mx.array] = []  # committed, not in the drafter yet
         self.history: mx.array | None = None  # the text and pending rows
+        self.committed: tuple[PendingPass, int] | None = None  # the last block
+        self.unseen = 0
         self.interrupted = False
         self.cache.owner = self
 
@@ -197,16 +201,20 @@ class Passes:
         """Remember if an exception interrupts a change of the caches.
 
         Raises:
-            OptionError: Another decoding owns the caches now.
+            OptionError: As in `check_owner`.
         """
+        self.check_owner()
+        self.interrupted = True
+        yield
+        self.interrupted = False
+
+    def check_owner(self) -> None:
+        """Raise OptionError if another decoding owns the caches now."""
         if self.cache.owner is not self:
             raise OptionError(
                 "Another generation has taken over this one's prompt_cache.",
                 "Start this one again.",
             )
-        self.interrupted = True
-        yield
-        self.interrupted = False
 
     def draft(
         self, plan: Plan, with_confidence: bool = False
@@ -256,6 +264,7 @@ class Passes:
 
     def verify(self, block: mx.array) -> PendingPass:
         """Send the target's pass over `block` [n], the anchor first. Does not wait."""
+        self.committed = None  # frees its recording before the next one is made
         with self._changing_caches():
             return self._send(block.astype(mx.uint32), len(block))
 
@@ -289,6 +298,7 @@ class Passes:
         with self._changing_caches():
             self.cache.text += tokens
             self._commit_rows(sent, keep)
+        self.committed = (sent, keep) if keep > 1 else None
         if (drop := sent.width - keep) and self.chooser.needs_tokens:
             self.history = self.history[:-drop]
         if self.drafting:
@@ -318,7 +328,8 @@ class Passes:
 
         The first pending row is that of the text's last token. Of a block that row is
         kept, and so is a single row that cannot be cut. If a change was interrupted and
-        the cache cannot be cut, it is marked as broken.
+        the cache cannot be cut, it is marked as broken. Tokens of the last round that
+        the caller has not been handed are removed.
 
         Everything is evaluated, so that another thread can go on. That may be
         impossible in another thread than the one that decoded; then the cache is broken
@@ -344,8 +355,24 @@ class Passes:
             cache.rows, sound = len(cache.text), True
         cache.settle()
         cache.broken = not (sound or not (self.interrupted or pending_rows))
+        if self.unseen:
+            self._take_back_unseen()
         if self.keep and not cache.broken:
             self._evaluate()
+
+    def _take_back_unseen(self):
+        """Remove the tokens that the caller has not been handed, and their rows."""
+        cache, unseen = self.cache, self.unseen
+        if self.committed and not (cache.broken or self.pending or self.interrupted):
+            # Recurrent layers and full windows can only return to rows of this block.
+            sent, keep = self.committed
+            left = max(keep - unseen, 1)
+            if left < keep and cache.stays_quantized(cache.rows - (keep - left)):
+                cache.broken = True  # in case this is interrupted
+                self.target.commit(cache.target, sent.tape, keep, left)
+                cache.rows -= keep - left
+                cache.broken = False
+        cache.take_back(unseen)
 
     def _evaluate(self):
         """Evaluate the cache. If that fails, it is broken."""

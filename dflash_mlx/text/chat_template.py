@@ -39,10 +39,7 @@ def apply_template(
     """
     check_template(tokenizer)
     for message in messages:
-        content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            if part.get("type", "text") != "text":
-                raise unsupported_content(part["type"])
+        check_content(message.get("content"))
     try:
         return tokenizer.apply_chat_template(
             messages,
@@ -57,6 +54,23 @@ def apply_template(
             f"The model's chat template rejects these messages: {error}.",
             "Change them, or use --ignore-chat-template.",
         ) from error
+
+
+def check_content(content: Any) -> None:
+    """Raise PromptError if the content of a message is not text.
+
+    Args:
+        content: Text, or a list of parts {"type": "text", "text": "..."}.
+    """
+    for part in content if isinstance(content, list) else ():
+        if not isinstance(part, dict):
+            raise PromptError(
+                f"A message's content has the part {part!r}, which is not an object.",
+                'Pass the content as one string, or as parts {"type": "text", '
+                '"text": "..."}.',
+            )
+        if part.get("type", "text") != "text":
+            raise unsupported_content(part["type"])
 
 
 def stable_prefix(

@@ -12,6 +12,7 @@ from dflash_mlx import (
     PromptCache,
     decode,
     device,
+    stream_generate,
 )
 from dflash_mlx.cache.context import ContextCache
 from dflash_mlx.cache.file import load as load_file
@@ -316,3 +317,50 @@ def test_a_file_is_read_within_the_budget(tmp_path):
         again = load_file(tmp_path / "file", pair, snapshot_bytes=budget)
         assert snapshot_rows(again) == rows
         assert budget is None or again.snapshots.most == budget
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ("qwen3", *FAMILIES))
+def test_a_stream_closed_inside_a_round_leaves_what_was_yielded(family):
+    model, prompt = architectures.build(family), some_prompt(40)
+    tokenizer = make_tokenizer(TEMPLATES["stable"])
+    pair = Pair.of(model)
+    plain = stream_generate(pair, tokenizer, prompt, max_tokens=14)
+    wanted = [response.token for response in plain]
+    for seen in range(1, 14):
+        pair = Pair.of(model, Script(prompt + wanted, [5, 2], block_size=6))
+        cache = PromptCache(pair)
+        stream = stream_generate(
+            pair, tokenizer, prompt, prompt_cache=cache, block_size=6
+        )
+        assert [next(stream).token for _ in range(seen)] == wanted[:seen]
+        stream.close()
+        assert not cache.broken and cache.text == prompt + wanted[:seen]
+        assert cache.rows == len(cache.text) - 1
+        fresh = pair.target.make_cache()
+        pair.target.forward(mx.array([cache.tokens]), fresh)
+        assert cache_difference(cache.target, fresh) < MAX_DIFFERENCE
+        assert all(entry.offset == cache.rows for entry in cache.drafter)
+        rest = stream_generate(pair, tokenizer, [], prompt_cache=cache)
+        more = [r.token for r, _ in zip(rest, wanted[seen:], strict=False)]
+        assert wanted[:seen] + more == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seen", "rows"), [(1, 40), (2, 0), (3, 43), (4, 43), (5, 44)])
+def test_a_stream_closed_inside_the_round_that_quantized(seen, rows):
+    """A new cache of fewer rows would be exact, so they are passed again."""
+    model, prompt = make_model("llama"), some_prompt(40)
+    kv = {"kv_bits": 8, "kv_group_size": 32, "quantized_kv_start": 43}
+    tokenizer = make_tokenizer(TEMPLATES["stable"])
+    plain = stream_generate(Pair.of(model), tokenizer, prompt, max_tokens=9, **kv)
+    wanted = [response.token for response in plain]
+    pair = Pair.of(model, Script(prompt + wanted, [5], block_size=6))
+    cache = PromptCache(pair)
+    stream = stream_generate(
+        pair, tokenizer, prompt, prompt_cache=cache, block_size=6, **kv
+    )
+    assert [next(stream).token for _ in range(seen)] == wanted[:seen]
+    stream.close()
+    assert cache.text == prompt + wanted[:seen] and cache.rows == rows
+    assert (cache.quantized_from is None) == (rows < 43)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from ...cache.prompt_cache import PromptCache
 from ...engine import GenerationResponse
 from ...pair import Pair
+from ...text.detokenizer import Detokenizer
 from ..answer_request import AnswerRequest
 
 
@@ -140,7 +141,7 @@ def answer_prompt(
                     round_ended = last.generation_tokens == last.stats.tokens
                     if stop.requested and round_ended and last.finish_reason is None:
                         stopped = True
-                        text = held_back_text(tokenizer, emitted)
+                        text = held_back_text(tokenizer, emitted, ids)
                         display.push(replace(last, text=text))
                         break
         except (PrefillStopped, KeyboardInterrupt):
@@ -163,16 +164,23 @@ def leading_space(tokenizer: TokenizerWrapper, before: int, token: int) -> str:
     return " " if both.startswith(f"{alone} ") else ""
 
 
-def held_back_text(tokenizer: TokenizerWrapper, emitted: list[tuple[int, int]]) -> str:
+def held_back_text(
+    tokenizer: TokenizerWrapper,
+    emitted: list[tuple[int, int]],
+    prompt: Sequence[int] = (),
+) -> str:
     """The end of a stopped answer that still waited for its next token.
 
     Args:
         tokenizer: The answer's tokenizer.
         emitted: Each token, and the number of characters emitted with it.
+        prompt: The tokens before these.
     """
-    detokenizer = tokenizer.detokenizer
+    detokenizer, text = Detokenizer(tokenizer, prompt), ""
     for token, _ in emitted:
         detokenizer.add_token(token)
+        text += detokenizer.last_segment
     detokenizer.finalize()
+    text += detokenizer.last_segment
     length = sum(characters for _, characters in emitted)
-    return detokenizer.text[length:].rstrip("\ufffd")
+    return text[length:].rstrip("\ufffd")
