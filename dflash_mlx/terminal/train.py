@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..cache import rollback
 from ..errors import OptionError
-from ..train.answers import read_conversations, write_answers
+from ..train.answers import check_end, read_conversations, write_answers
 from ..train.options import TrainOptions
 from ..train.trainer import StepReport, Trainer, held_out_of, initial_drafter
 from .drafters import load_target
@@ -40,6 +40,7 @@ def run(
     """
     conversations = read_conversations(data)
     pair, tokenizer = load_target(model, quantize, trust_remote_code)
+    check_end(tokenizer)
     # Check what can fail before the target writes for hours.
     held_out = held_out_of(len(conversations), options)
     initial_drafter(pair, tokenizer, options)

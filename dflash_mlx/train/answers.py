@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.generate import batch_generate
+from mlx_lm.generate import BatchGenerator
 from mlx_lm.sample_utils import make_sampler
 
 from ..errors import DataError, OptionError
@@ -137,6 +137,7 @@ def write_answers(
         OptionError: `file` holds answers to other conversations or from other settings.
     """
     require(max_tokens > 0, "max_tokens", "above 0", max_tokens)
+    check_end(tokenizer)
     digest = inputs_digest(pair, conversations, max_tokens, temp, seed)
     done = list(read_answers(file, digest))
     with file.open("a") as out:
@@ -154,6 +155,16 @@ def write_answers(
             if progress:
                 progress(len(done), len(conversations))
     return done
+
+
+def check_end(tokenizer: Any) -> None:
+    """Raise OptionError if no token ends an answer, so that none would end."""
+    if not tokenizer.eos_token_ids:
+        raise OptionError(
+            "The model's tokenizer has no token that ends an answer.",
+            "Set eos_token in its tokenizer_config.json, or eos_token_id in the "
+            "model's config.json.",
+        )
 
 
 def inputs_digest(
@@ -214,32 +225,47 @@ def answer_chunk(
     histories: list[list[Message]] = [[] for _ in chunk]
     ids: list[list[int]] = [[] for _ in chunk]
     spans: list[list[tuple[int, int]]] = [[] for _ in chunk]
-    end = tokenizer.eos_token_id
-    if end is None:
-        end = min(tokenizer.eos_token_ids)
     for turn in range(max(map(len, chats))):
         open_chats = [i for i, chat in enumerate(chats) if turn < len(chat)]
         prompts = []
         for i in open_chats:
             histories[i] += chats[i][turn]
             prompts.append(apply_template(tokenizer, histories[i]))
-        answers = batch_generate(
-            pair.model,
-            tokenizer,
-            prompts,
-            max_tokens=max_tokens,
-            sampler=make_sampler(temp),
-            return_token_ids=True,
-        ).token_ids
+        answers = generate_batch(pair, tokenizer, prompts, max_tokens, temp)
         for i, prompt, answer in zip(open_chats, prompts, answers, strict=True):
             # Drop the spans of earlier turns that the template has rewritten.
             kept = [s for s in spans[i] if prompt[: s[1]] == ids[i][: s[1]]]
-            closing = [end] if len(answer) < max_tokens else []
-            ids[i] = list(prompt) + answer + closing
+            ids[i] = list(prompt) + answer
             spans[i] = [*kept, (len(prompt), len(ids[i]))]
-            text = tokenizer.decode(answer)
+            ended = answer[-1] in tokenizer.eos_token_ids
+            text = tokenizer.decode(answer[:-1] if ended else answer)
             histories[i].append({"role": "assistant", "content": text})
     return [Example(*parts) for parts in zip(ids, spans, strict=True)]
+
+
+def generate_batch(
+    pair: Pair, tokenizer: Any, prompts: list[list[int]], max_tokens: int, temp: float
+) -> list[list[int]]:
+    """Answer several prompts in a batch.
+
+    Returns:
+        The tokens of each answer. The one that ended it is the last, as the target
+        chose it: a model may have several.
+    """
+    for prompt in prompts:
+        pair.target.check_ids(prompt)
+    generator = BatchGenerator(
+        pair.model,
+        stop_tokens=[[token] for token in tokenizer.eos_token_ids],
+        sampler=make_sampler(temp),
+    )
+    numbers = generator.insert(prompts, [max_tokens] * len(prompts))
+    answers: dict[int, list[int]] = {number: [] for number in numbers}
+    while responses := generator.next_generated():
+        for response in responses:
+            answers[response.uid].append(response.token)
+    generator.close()
+    return [answers[number] for number in numbers]
 
 
 def split_turns(messages: list[Message]) -> Iterator[list[Message]]:

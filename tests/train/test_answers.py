@@ -54,3 +54,24 @@ def test_the_target_answers_and_an_incomplete_file_is_completed(tmp_path):
     digest = json.loads(out.read_text().splitlines()[0])
     assert len(list(read_answers(out, digest))) == 1
     assert write_answers(pair, tokenizer, conversations, out, max_tokens=80) == done
+
+
+@pytest.mark.slow
+def test_an_answer_ends_with_the_token_that_the_target_chose(tmp_path):
+    """The tokenizer's own end is another one, as Gemma's is."""
+    pair, tokenizer = load("tiny", "none")
+    assert tokenizer.eos_token_ids == {2}
+    tokenizer._eos_token_ids = {0, 2}
+    tokenizer._tokenizer.eos_token = tokenizer.convert_ids_to_tokens(0)
+    assert tokenizer.eos_token_id == 0
+    chat = [[{"role": "user", "content": "Who are you?"}]]
+    (done,) = write_answers(pair, tokenizer, chat, tmp_path / "a", max_tokens=80)
+    assert done.ids[-1] == 2 and 0 not in done.ids
+    assert done.spans[-1][1] == len(done.ids)
+
+
+def test_a_tokenizer_that_ends_nothing(tmp_path):
+    pair, tokenizer = load("tiny", "none")
+    tokenizer._eos_token_ids = set()
+    with pytest.raises(OptionError, match="no token that ends an answer.*eos_token"):
+        write_answers(pair, tokenizer, [], tmp_path / "a")
