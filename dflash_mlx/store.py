@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,22 @@ from typing import Any
 def cache_folder() -> Path:
     """The folder of this user's measurements."""
     caches = "Library/Caches" if sys.platform == "darwin" else ".cache"
-    return Path.home() / caches / "dflash-mlx"
+    return home() / caches / "dflash-mlx"
+
+
+def home() -> Path:
+    """The user's home folder, or one that is deleted at the end of the program."""
+    return Path.home() if has_home() else Path(_temporary_home().name)
+
+
+def has_home() -> bool:
+    """Whether this user has a home folder: $HOME, or an entry of the system's."""
+    return os.path.expanduser("~") != "~"
+
+
+@functools.cache
+def _temporary_home():
+    return tempfile.TemporaryDirectory(prefix="dflash-mlx-")
 
 
 def ignore(line: str) -> None:

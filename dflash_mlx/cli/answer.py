@@ -44,7 +44,8 @@ def generate(
 ):
     """Answer one prompt.
 
-    Text piped to stdin comes before the prompt, or where - stands in it.
+    Text piped to stdin comes before the prompt, or where - stands in it. A prompt that
+    begins with a dash goes after --.
 
     dflash-mlx generate "What is 12 + 34?"
 
@@ -60,7 +61,7 @@ def generate(
 
     show_summary = parse_bool(verbose, "--verbose")
     request = AnswerRequest.from_options(options, sampling, shorthand)
-    text = read_prompt(words, prompt)
+    text = read_prompt(words, prompt, prompt_options.escapes)
     if options.model is None and show_summary and not json:
         print_notice(NO_MODEL)
     terminal.run(

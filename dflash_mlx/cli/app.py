@@ -35,8 +35,26 @@ closed the pipe.
 """
 
 
+# typer has no public name for the error of a command line.
+UsageError = typer.BadParameter.__base__
+
+
 class Command(TyperCommand):
-    """A command that shows no <bool> beside its flags in --help."""
+    """A command that shows no <bool> beside its flags in --help, and explains how a
+    prompt can begin with a dash."""
+
+    def parse_args(self, ctx, args):
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            takes_prompt = any(each.name == "words" for each in self.params)
+            unknown = error.message.startswith("No such option")
+            if takes_prompt and unknown and not error.possibilities:
+                error.message += (
+                    f". Write -- before a prompt that begins with a dash: {self.name} "
+                    "-- PROMPT"
+                )
+            raise
 
     def get_params(self, ctx):
         return without_placeholders(super().get_params(ctx))

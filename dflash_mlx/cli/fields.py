@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ def with_fields(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(**values):
+        values = {name: with_home(value) for name, value in values.items()}
         built = {name: group.build(values) for name, group in groups.items()}
         return function(**values, **built)
 
@@ -94,6 +96,14 @@ def with_fields(function: Callable) -> Callable:
     call.__signature__ = inspect.Signature(parameters)
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     return call
+
+
+def with_home(value: Any) -> Any:
+    """A path with the home folder in place of ~, which a shell leaves in --out=~/x.
+    Other values are returned as they are."""
+    if isinstance(value, list):
+        return [with_home(each) for each in value]
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
 
 def group_of(kind: type, panel: Panel | None = None) -> Group:

@@ -310,6 +310,14 @@ class PromptOptions:
             PROMPT,
         ),
     ] = False
+    escapes: Annotated[
+        bool,
+        option(
+            "--escapes/--no-escapes",
+            "Read \\n and \\t in PROMPT as a new line and a tab, as mlx-lm does.",
+            PROMPT,
+        ),
+    ] = True
     prompt_cache_file: Annotated[
         Path | None,
         option(

@@ -20,6 +20,7 @@ from ..errors import OptionError
 from ..hub.registry import TINY
 from ..loading import check_options, load
 from ..pair import Pair
+from ..store import has_home
 from ..tuning.calibrate import MEASURING
 from ..types import (
     KVBits,
@@ -32,6 +33,11 @@ from .answer_options import AnswerOptions, SamplingOptions, Shorthand
 from .options import check_exclusive, check_template_arguments, parse_object
 from .screen import progress
 from .streams import print_notice
+
+NO_HOME = (
+    "This user has no home folder, so measurements and the history of chats are not "
+    "kept."
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,8 @@ class AnswerRequest(AnswerOptions):
             if shown or line != MEASURING:  # which only explains the wait
                 print_notice(line)
 
+        if not has_home():
+            print_notice(NO_HOME)
         draft = "none" if self.plain else self.draft
         download.fetch(
             self.model, draft, self.revision, notice=print_notice, show_progress=shown

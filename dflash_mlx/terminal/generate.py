@@ -17,10 +17,11 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..cache.file import load as load_cache
 from ..cache.file import save as save_cache
 from ..cache.prompt_cache import PromptCache, common_prefix
-from ..engine import GenerationResponse, encode, summary
+from ..engine import GenerationResponse, summary
 from ..errors import BrokenFileError, MissingFilesError, OptionError
 from ..pair import Pair
 from ..text.chat_template import apply_template, marks
+from ..text.prompt import encode
 from .answer_options import PromptOptions, ThinkingOptions
 from .answer_request import AnswerRequest
 from .options import check_exclusive
@@ -28,6 +29,11 @@ from .screen import progress
 from .screen.status import DIM, print_message
 from .streams import print_notice
 from .thinking import Thinking, drafter_name, warnings
+
+NO_TEMPLATE = (
+    "This model has no chat template, so it continues the prompt as plain text. For "
+    "answers, use an instruct model; --ignore-chat-template hides this note."
+)
 
 
 def run(
@@ -112,6 +118,8 @@ class PromptEncoder:
                 f"{names[0]} needs a chat template, which this model does not have.",
                 "Leave it out.",
             )
+        if not (tokenizer.has_chat_template or self.options.ignore_chat_template):
+            print_notice(NO_TEMPLATE)
 
     def _for_template(self) -> list[str]:
         """Names of the given options that have no effect without a chat template."""

@@ -17,6 +17,7 @@ from threading import Timer
 from ..errors import OptionError, PromptError
 
 STDIN = "-"
+BYTE_ORDER_MARK = "\ufeff"  # some editors begin a file with it
 # Seconds after which a notice explains the wait for piped text.
 PATIENCE = 2.0
 WAITING = "Waiting for text on stdin. If there is none, add </dev/null to the command."
@@ -53,7 +54,9 @@ def ask(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def read_prompt(words: list[str] | None, option: str | None) -> str:
+def read_prompt(
+    words: list[str] | None, option: str | None, escapes: bool = True
+) -> str:
     """The prompt, from the command line and from text piped to stdin.
 
     Words are joined with spaces. `-` stands for the piped text, which is separated by
@@ -66,6 +69,7 @@ def read_prompt(words: list[str] | None, option: str | None) -> str:
     Args:
         words: The arguments.
         option: --prompt.
+        escapes: Read \\n and \\t in arguments as a new line and a tab, as mlx-lm does.
 
     Raises:
         PromptError: The prompt is missing, empty, or not valid UTF-8.
@@ -86,7 +90,7 @@ def read_prompt(words: list[str] | None, option: str | None) -> str:
     if parts.count(STDIN) > 1:
         raise OptionError("- for piped text is given twice.", "Drop one.")
     with contextlib.nullcontext() if wants_stdin else notice_if_slow():
-        text = join_parts(parts)
+        text = join_parts(parts, escapes)
     if not text.strip():
         raise PromptError("The prompt is empty.", "Write something to answer.")
     return check_utf8(text)
@@ -118,15 +122,16 @@ def notice_if_slow() -> Iterator[None]:
         timer.cancel()
 
 
-def join_parts(parts: list[str]) -> str:
+def join_parts(parts: list[str], escapes: bool = True) -> str:
     """The text of a prompt's parts, at most one of which stands for stdin."""
     if parts == [STDIN]:
         return read_stdin()
     at = parts.index(STDIN) if STDIN in parts else len(parts)
-    before, after = (
-        " ".join(words).replace("\\n", "\n").replace("\\t", "\t")
-        for words in (parts[:at], parts[at + 1 :])
-    )
+    before, after = (" ".join(words) for words in (parts[:at], parts[at + 1 :]))
+    if escapes:
+        before, after = (
+            text.replace("\\n", "\n").replace("\\t", "\t") for text in (before, after)
+        )
     piped = read_stdin().rstrip("\n") if at < len(parts) else ""
     return "\n\n".join(text for text in (before, piped, after) if text)
 
@@ -143,7 +148,7 @@ def read_stdin() -> str:
             'Try: cat FILE | dflash-mlx generate - "What is this?"',
         )
     try:
-        return sys.stdin.read()
+        return sys.stdin.read().removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         raise encoding_error(error.encoding) from None
 

@@ -40,6 +40,8 @@ def test_chat_has_the_options_of_generate():
         "--prefill-response",
         "--ignore-chat-template",
         "--use-default-chat-template",
+        "--escapes",
+        "--no-escapes",
         "--prompt-cache-file",
         "--json",
     }

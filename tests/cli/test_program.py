@@ -103,6 +103,9 @@ def test_prefill_response_and_system_prompt(text):
         (["train", "--data", "x", "--out", "o", "--gamma", "0"], 2, "gamma must be"),
         (["train", "--data", "x", "--out", "o", "--taps", "a"], 2, "--taps must be"),
         (["nonesuch"], 2, "No such command"),
+        (["generate", "-5 + 3"], 2, "Write -- before a prompt that begins with a dash"),
+        (["generate", "x", "--model", "a.gguf"], 2, "a.gguf is a GGUF file"),
+        (["generate", "x", "--model", "~none/x"], 2, "no folder ~none/x"),
     ],
 )
 def test_mistakes_get_one_sentence_and_a_code(arguments, code, words, tmp_path):
@@ -239,3 +242,48 @@ def test_training_checks_what_can_fail_first(tmp_path):
     data.write_bytes(b'{"prompt": "a"}\n\xff\n')
     run = program(*common, "--out", str(tmp_path / "o"))
     assert "line 2 is not valid UTF-8" in run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (["generate", "Hi", "-m", "2", "--prompt-cache-file=~/x"], "x"),
+        (["benchmark", "--jsonl=~/none/x"], None),
+        (["generate", "Hi", "-m", "2", "--adapter-path=~/a"], None),
+        (["train", "--data=~/d", "--out=~/x"], None),
+    ],
+)
+def test_a_tilde_is_the_home_folder(arguments, file, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    run = program(*arguments, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    if file is None:
+        assert str(home) in run.stderr.replace("\n", "")
+    else:
+        assert run.returncode == 0 and (home / file).exists(), run.stderr
+
+
+@pytest.mark.slow
+def test_a_user_without_a_home_gets_answers(tmp_path):
+    """No HOME, and no entry in the list of users."""
+    code = (
+        "import os, pwd, sys\n"
+        "def getpwuid(number): raise KeyError(number)\n"
+        "pwd.getpwuid = getpwuid; os.environ.pop('HOME', None)\n"
+        "from dflash_mlx.cli import run_app\n"
+        "sys.argv = ['dflash-mlx', *sys.argv[1:]]; run_app()"
+    )
+    for arguments in (["generate", "Hi", "-m", "3"], ["chat", "-m", "3"]):
+        run = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            input="Hi\n",
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert run.returncode == 0 and run.stdout, run.stderr
+        assert run.stderr.count("no home folder") == 1 and "Traceback" not in run.stderr
+        assert not list(tmp_path.iterdir())

@@ -26,7 +26,9 @@ from dflash_mlx.terminal.answer_options import (
 )
 from dflash_mlx.terminal.answer_request import AnswerRequest
 from tests.equipment import architectures
+from tests.equipment.folders import change_json, copy_tiny
 from tests.equipment.full import thinned
+from tests.equipment.program import program
 from tests.equipment.turns import LETTERS, TEMPLATES, make_tokenizer
 from tests.terminal.test_answer_request import request_of
 
@@ -311,3 +313,13 @@ def test_a_variable_reaches_the_template(answer):
 def test_a_template_config_that_is_not_a_json_object_is_refused(text, answer):
     with pytest.raises(OptionError, match="--chat-template-config must be"):
         answer(chat_template_config=text)
+
+
+def test_a_model_without_a_chat_template_is_noted(tmp_path):
+    folder = copy_tiny(tmp_path / "tiny")
+    change_json(folder / "tokenizer_config.json", chat_template=None)
+    run = program("generate", "Hi", "--model", str(folder), "-m", "2")
+    assert run.returncode == 0 and "has no chat template" in run.stderr
+    raw = ("--ignore-chat-template",)
+    run = program("generate", "Hi", "--model", str(folder), "-m", "2", *raw)
+    assert run.returncode == 0 and "no chat template" not in run.stderr

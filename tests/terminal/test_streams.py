@@ -120,6 +120,9 @@ class Typed(io.StringIO):
         ),
         (["two\\nlines"], None, "", "two\nlines"),
         (["a"], None, "not\\nchanged", "not\\nchanged\n\na"),
+        # Some editors begin a file with a byte order mark.
+        (["a"], None, "\ufeffnotes", "notes\n\na"),
+        ([], None, "\ufeffnotes", "notes"),
     ],
 )
 def test_the_prompt_joins_arguments_and_piped_text(
@@ -179,3 +182,19 @@ def test_piped_text_and_a_question_reach_the_model():
     assert tokens(process, "What is this?", stdin="12 + 34\n") == joined
     assert tokens(process, "-p", "What is this?", stdin="12 + 34\n") == joined
     assert tokens(program, "What is this?") < joined
+
+
+def test_a_backslash_can_stay_what_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    formula = r"\nabla in C:\new\table"
+    assert read_prompt([formula], None, escapes=False) == formula
+    assert read_prompt([formula], None) == "\nabla in C:\new\table"
+
+
+@pytest.mark.slow
+def test_an_option_turns_escapes_off():
+    def tokens(*arguments):
+        run = program("generate", "a\\nb", "--json", "-m", "1", *arguments)
+        return json.loads(run.stdout)["prompt_tokens"]
+
+    assert tokens("--no-escapes") > tokens() == tokens("--escapes")

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from prompt_toolkit.history import History
 
+from ...store import home
+
 # A file with more than MAX_ENTRIES is cut to its last KEPT_ENTRIES when a chat starts.
 MAX_ENTRIES, KEPT_ENTRIES = 2000, 1000
 
@@ -23,7 +25,7 @@ MAX_ENTRIES, KEPT_ENTRIES = 2000, 1000
 def data_folder() -> Path:
     """The folder for this user's data."""
     data = "Library/Application Support" if sys.platform == "darwin" else ".local/share"
-    return Path.home() / data / "dflash-mlx"
+    return home() / data / "dflash-mlx"
 
 
 class FileHistory(History):
