@@ -19,6 +19,7 @@ from ..bench.shapes import NamedShape, named_shapes
 from ..errors import MissingFilesError
 from ..hub import architectures, download, registry
 from ..hub.find import TINY_FOLDER
+from ..hub.folder import weight_bytes
 from ..hub.registry import DrafterEntry, TargetEntry
 from .download import BYTES_PER_VALUE, CONTEXT, format_size
 
@@ -89,7 +90,7 @@ class KnownModel:
     def weights(self) -> int | None:
         """Bytes of the target's weights; None if not known."""
         if self.folder:
-            return download.weight_bytes(self.folder)
+            return weight_bytes(self.folder)
         if self.shape:
             return self.shape.bytes(self.bits, None, 2)[0]
         named = BILLIONS.search(self.entry.name)
@@ -101,7 +102,7 @@ class KnownModel:
     def drafter_weights(self) -> int | None:
         """Bytes of the drafter's weights; None if not known."""
         if self.drafter_folder:
-            return download.weight_bytes(self.drafter_folder)
+            return weight_bytes(self.drafter_folder)
         return self.shape.bytes(None, None, 2)[1] if self.shape else None
 
     @cached_property

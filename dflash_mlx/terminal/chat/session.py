@@ -161,7 +161,6 @@ class Session:
                 display,
                 later_marks,
                 bar,
-                continued,
             )
         if display.answer and not display.console.is_terminal:
             print(flush=True)  # the display writes only the answer to a pipe

@@ -102,7 +102,6 @@ def answer_prompt(
     display: Display,
     marks: Collection[int] = (),
     prefill_progress: Callable[[int, int], None] | None = None,
-    continued: bool = False,
 ) -> Outcome:
     """Answer a prompt on a display.
 
@@ -114,7 +113,6 @@ def answer_prompt(
         display: Is closed afterwards.
         marks: As in PromptCache.reuse.
         prefill_progress: Called with (prompt tokens done, prompt tokens in total).
-        continued: The prompt ends with the beginning of the answer.
 
     Raises:
         DFlashError: The prompt or an option is refused.
@@ -132,9 +130,6 @@ def answer_prompt(
             stream = request.stream(pair, tokenizer, rest, cache, progress)
             with contextlib.closing(stream) as responses:
                 for last in responses:
-                    if continued and not emitted:
-                        space = leading_space(tokenizer, ids[-1], last.token)
-                        display.push(replace(last, text=space))
                     display.push(last)
                     emitted.append((last.token, len(last.text)))
                     # The caches hold all tokens of a round, so all are displayed.
@@ -149,19 +144,6 @@ def answer_prompt(
         finally:
             display.close()
     return Outcome(last, stopped)
-
-
-def leading_space(tokenizer: TokenizerWrapper, before: int, token: int) -> str:
-    """The space that a token begins with, which a detokenizer drops at the start of a
-    text.
-
-    Args:
-        tokenizer: The answer's tokenizer.
-        before: The token before.
-        token: The token.
-    """
-    alone, both = tokenizer.decode([before]), tokenizer.decode([before, token])
-    return " " if both.startswith(f"{alone} ") else ""
 
 
 def held_back_text(
