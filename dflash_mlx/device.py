@@ -59,8 +59,9 @@ def memory_bytes() -> int:
 
 
 def native_bfloat16() -> bool:
-    """Whether the hardware computes bfloat16. The GPUs of M1 and M2 emulate it."""
-    if not mx.metal.is_available():
+    """Whether the default device computes bfloat16 as fast as float16. The GPUs of M1
+    and M2 emulate it."""
+    if not runs_on_metal():
         return True
     chip = str(gpu_info()["architecture"])
     return not chip.startswith(("applegpu_g13", "applegpu_g14"))

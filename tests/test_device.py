@@ -108,7 +108,9 @@ def test_a_model_loads_on_a_mac_whose_default_device_is_the_cpu(mac):
     "chip, native", [("g13g", False), ("g14s", False), ("g15g", True), ("g17p", True)]
 )
 def test_the_gpus_of_m1_and_m2_emulate_bfloat16(monkeypatch, chip, native):
-    Mac(architecture=f"applegpu_{chip}").install(monkeypatch)
+    mac = Mac(architecture=f"applegpu_{chip}").install(monkeypatch)
+    assert device.native_bfloat16()  # the default device is the CPU
+    mac.use_gpu(monkeypatch)
     assert device.native_bfloat16() == native
 
 
@@ -125,6 +127,14 @@ def test_a_macs_files_lie_in_its_library(monkeypatch):
     library = Path.home() / "Library"
     assert cache_folder() == library / "Caches/dflash-mlx"
     assert history.data_folder() == library / "Application Support/dflash-mlx"
+
+
+def test_a_mac_is_described_without_linuxs_calls(mac, monkeypatch):
+    monkeypatch.setattr(device.platform, "system", lambda: "Darwin")
+    monkeypatch.delattr(device.os, "sched_getaffinity", raising=False)
+    facts = device.describe()
+    assert facts["machine"].startswith("Darwin ") and facts["cores"] > 0
+    assert (facts["processor"], facts["memory_gib"]) == ("Apple M3 Max", 48.0)
 
 
 def test_the_wired_limit_that_a_user_set_is_read(monkeypatch):
