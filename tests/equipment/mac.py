@@ -7,8 +7,6 @@ default device stays the CPU unless a test says otherwise.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import mlx.core as mx
 import pytest
 
@@ -90,11 +88,3 @@ class Mac:
         """Make the GPU the default device, in name only."""
         self.default = mx.Device(mx.gpu)
         patch.setattr(mx, "default_device", lambda: self.default)
-
-    def time_module(self) -> SimpleNamespace:
-        """What a module that imports `time` gets in its place."""
-        return SimpleNamespace(
-            perf_counter=self.clock.perf_counter,
-            monotonic=self.clock.monotonic,
-            sleep=self.clock.sleep,
-        )
