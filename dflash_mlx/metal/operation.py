@@ -103,8 +103,9 @@ class Request:
 
     def exact_samples(self) -> list[Case]:
         """Random cases of one row and of the most rows, and of all other code."""
-        numbers = [1, MAX_ROWS, *self.rows_by_code(range(MAX_ROWS, 0, -1))]
-        return [c for n in dict.fromkeys(numbers) for c in self._variants(n)]
+        ends = [1, MAX_ROWS]
+        others = self.rows_by_code([*ends, *range(MAX_ROWS - 1, 1, -1)])
+        return [c for n in dict.fromkeys(ends + others) for c in self._variants(n)]
 
     def rows_by_code(self, numbers: Iterable[int]) -> list[int]:
         """Of several numbers of rows, the first that each code runs."""

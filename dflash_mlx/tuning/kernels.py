@@ -15,7 +15,7 @@ import mlx.nn as nn
 
 from .. import device
 from ..errors import UnsupportedError
-from ..metal.dispatch import Dispatch
+from ..metal.dispatch import Dispatch, Report
 from ..metal.kernel import KERNEL_ERRORS, error_summary
 from ..metal.layers import install
 from ..metal.operation import Request, whole_result
@@ -82,7 +82,7 @@ def _with_kernels(pair, exact, notice, verdicts, again, status):
     pair = replace(pair, kernels=dispatches)
     for dispatch, requests in zip(dispatches, record_requests(pair), strict=True):
         if dispatch.exact:
-            check_kernels(requests)
+            check_kernels(requests, Meter("Checking kernels", status))
         else:
             dispatch.choose_kernels(requests, again, Meter("Measuring kernels", status))
     if exact and target.inexact_reason:
@@ -93,14 +93,21 @@ def _with_kernels(pair, exact, notice, verdicts, again, status):
     return pair
 
 
-def check_kernels(requests: list[Request]) -> None:
+def check_kernels(
+    requests: list[Request], report: Report = lambda done, total, what: None
+) -> None:
     """Raise UnsupportedError if an exact kernel is wrong on this machine.
 
     A shape that the kernel does not support is run by MLX; `check_exact` tests the
     outcome.
+
+    Args:
+        requests: From `record_requests`.
+        report: Called before each shape.
     """
-    for request in requests:
+    for done, request in enumerate(requests):
         operation = request.operation
+        report(done, len(requests), operation.name)
         cases = request.exact_samples()
         trials = [(operation.exact, case, operation.tail) for case in cases]
         trials += [
