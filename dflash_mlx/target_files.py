@@ -20,6 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_adapters, load_model, load_tokenizer, quantize_model
+from transformers import AutoTokenizer
 
 from .errors import (
     ConfigError,
@@ -143,12 +144,18 @@ def read_tokenizer(
         folder.glob("*.tiktoken")
     ):
         raise MissingFilesError(f"{folder} has no tokenizer.", "Download it again.")
+    ends = config.get("eos_token_id")
+    options = {"trust_remote_code": trust_remote_code}
     try:
-        return load_tokenizer(
-            folder,
-            {"trust_remote_code": trust_remote_code},
-            eos_token_ids=config.get("eos_token_id"),
-        )
+        try:
+            return load_tokenizer(folder, options, eos_token_ids=ends)
+        except AttributeError:
+            # mlx-lm's detokenizer of SentencePiece fails if an id has no token. Ours
+            # (text/detokenizer.py) does not.
+            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            return TokenizerWrapper(
+                tokenizer, eos_token_ids=[ends] if isinstance(ends, int) else ends
+            )
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise ConfigError(
             f"The tokenizer in {folder} cannot be read: {error}."

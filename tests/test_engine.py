@@ -11,6 +11,7 @@ from dflash_mlx import (
     Pair,
     PromptCache,
     Sampling,
+    decode,
     generate,
     load,
     stream_generate,
@@ -245,3 +246,13 @@ def test_the_first_space_of_an_answer_is_kept(tiny):
 
 def test_that_a_stateful_processor_needs_plain_decoding_is_documented():
     assert "counts its calls" in stream_generate.__doc__
+
+
+def test_decode_takes_an_array_of_ids(tiny, ids):
+    pair, _ = tiny
+    wanted = [round.tokens for round in decode(pair, ids, max_tokens=5, block_size=4)]
+    for prompt in (np.array(ids), mx.array(ids)):
+        cache = PromptCache(pair)
+        rounds = decode(pair, prompt, max_tokens=5, block_size=4, prompt_cache=cache)
+        assert [round.tokens for round in rounds] == wanted
+        assert all(type(token) is int for token in cache.text)

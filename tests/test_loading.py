@@ -10,6 +10,7 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models import gemma3
+from tokenizers import Tokenizer, decoders, models
 
 from dflash_mlx import Pair, device, load, load_drafter, stream_generate
 from dflash_mlx.errors import (
@@ -326,3 +327,22 @@ def test_a_family_with_its_own_names_of_sizes(family, folder):
     assert pair.target.numbers["vocab_size"] == 96
     answer = stream_generate(pair, tokenizer, list(range(9)), max_tokens=4)
     assert len(list(answer)) == 4
+
+
+def test_a_sentencepiece_tokenizer_whose_ids_have_gaps(folder):
+    words = ["▁a", "b", "<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|mask|>"]
+    vocab = {word: 3 * i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="b"))
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    pair, read = load(str(folder), "none")
+    assert read.eos_token_ids == {2, 6}  # the config's, and the tokenizer's
+    answer = stream_generate(pair, read, [0, 3], max_tokens=3)
+    assert [response.finish_reason for response in answer][-1] is not None

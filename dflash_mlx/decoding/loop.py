@@ -18,6 +18,7 @@ from ..metal.kernel import KERNEL_ERRORS, MAX_ROWS
 from ..pair import Pair
 from ..speculation.controller import Controller, FixedWidth, Plan
 from ..speculation.lookup import Lookup
+from ..text.prompt import token_ids
 from ..types import KVBits, Round, Sampling, check_block_size, require
 from .passes import Passes, PendingPass, Progress
 from .planner import Planner
@@ -74,6 +75,7 @@ def decode(
     """
     check_block_size(block_size)
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)
+    prompt_ids = token_ids(prompt_ids)
     cache = prepare_cache(pair, prompt_cache, max_kv_size)
     pair.target.check_kv(kv, cache.target)
     new = len(cache.text) - cache.rows + len(prompt_ids)
