@@ -11,12 +11,12 @@ from ..errors import OptionError
 from ..terminal import shell_completion
 from ..terminal.answer_options import (
     AnswerOptions,
-    Looks,
     PromptOptions,
     SamplingOptions,
     Shorthand,
     ThinkingOptions,
 )
+from ..terminal.chat.looks import Looks
 from ..terminal.options import PROMPT, Json, Verbose, option, parse_bool
 from .app import command
 

@@ -20,7 +20,8 @@ from ..speculation.controller import Controller, FixedWidth, Plan
 from ..speculation.lookup import Lookup
 from ..text.prompt import token_ids
 from ..types import KVBits, Round, Sampling, check_block_size, require
-from .passes import Passes, PendingPass, Progress
+from .passes import Passes, Progress
+from .pending import PendingPass
 from .planner import Planner
 from .recovery import Recovery
 from .round import Scan, Stops, play_round

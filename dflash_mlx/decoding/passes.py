@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import get_ident
 
 import mlx.core as mx
@@ -18,10 +17,10 @@ from ..cache.kinds import block_masks
 from ..cache.prompt_cache import PromptCache
 from ..errors import OptionError
 from ..models.drafters.base import Confident
-from ..models.targets.replay import Tape
 from ..pair import Pair
 from ..speculation.controller import Plan
 from ..types import KVBits
+from .pending import PendingPass
 from .sampling import Chooser
 
 # Rows whose features are collected before the drafter gets them.
@@ -30,28 +29,6 @@ FEATURE_ROWS = 64
 CLEAR_EVERY = 256
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class PendingPass:
-    """A target's pass that was sent and is not committed yet. All arrays are lazy.
-
-    Args:
-        block: [n] the tokens passed, the anchor first.
-        width: Rows to commit or take back; 0 for the last row of the prefill, which
-            belongs to the prompt.
-        choices: [n] the target's choice after each row.
-        logits: [n, V] the processed logits that the choices were made from.
-        features: [1, n, F] of the rows, for the drafter.
-        tape: Lets the target take back rows of recurrent layers.
-    """
-
-    block: mx.array
-    width: int
-    choices: mx.array
-    logits: mx.array
-    features: mx.array
-    tape: Tape | None = None
 
 
 class Passes:

@@ -14,7 +14,6 @@ from ..errors import OptionError
 from ..types import Sampling
 from . import shell_completion
 from .options import (
-    OUTPUT,
     PROMPT,
     SAMPLING,
     SPECULATION,
@@ -42,7 +41,6 @@ from .options import (
 )
 
 THINKING = ("on", "off", "auto")
-REASONING = ("show", "fold", "hide")
 
 
 @dataclass(frozen=True)
@@ -366,40 +364,3 @@ class ThinkingOptions:
 
     def __post_init__(self):
         check_choice(self.thinking, "--thinking", *THINKING)
-
-
-@dataclass(frozen=True)
-class Looks:
-    """How a chat displays answers, and which conversation it continues."""
-
-    markdown: Annotated[
-        bool,
-        option("--markdown/--no-markdown", "Render Markdown on the terminal.", OUTPUT),
-    ] = True
-    show_drafts: Annotated[
-        bool, option("--show-drafts", "Colour the tokens that were drafted.", OUTPUT)
-    ] = False
-    reasoning: Annotated[
-        str,
-        option(
-            "--reasoning",
-            "How reasoning is displayed: show dims it, fold shortens it to a line, "
-            "hide leaves it out.",
-            OUTPUT,
-            metavar="MODE",
-            autocompletion=shell_completion.words(*REASONING),
-        ),
-    ] = "show"
-    load: Annotated[
-        Path | None,
-        option(
-            "--load",
-            "Conversation to continue, a file written by /save.",
-            PROMPT,
-            dir_okay=False,
-            exists=True,
-        ),
-    ] = None
-
-    def __post_init__(self):
-        check_choice(self.reasoning, "--reasoning", *REASONING)

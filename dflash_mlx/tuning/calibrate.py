@@ -17,7 +17,8 @@ import mlx.nn as nn
 
 from .. import device
 from ..cache.prompt_cache import PromptCache
-from ..decoding.passes import Passes, PendingPass
+from ..decoding.passes import Passes
+from ..decoding.pending import PendingPass
 from ..decoding.sampling import Chooser
 from ..hub.registry import numbers_of
 from ..metal.kernel import KERNEL_ERRORS, error_summary

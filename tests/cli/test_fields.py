@@ -12,12 +12,12 @@ from dflash_mlx.cli import manual
 from dflash_mlx.cli.fields import Panel, with_fields
 from dflash_mlx.terminal.answer_options import (
     AnswerOptions,
-    Looks,
     SamplingOptions,
     Shorthand,
     ThinkingOptions,
 )
 from dflash_mlx.terminal.benchmark_options import BenchmarkOptions
+from dflash_mlx.terminal.chat.looks import Looks
 from dflash_mlx.train.options import TrainOptions
 
 

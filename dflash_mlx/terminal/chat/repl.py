@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...errors import ConversationError, DFlashError
 from ...hub.registry import EMBEDDED, TINY
-from ..answer_options import Looks, ThinkingOptions
+from ..answer_options import ThinkingOptions
 from ..answer_request import AnswerRequest
 from ..screen.status import ERROR, print_message
 from ..thinking import drafter_name
@@ -21,6 +21,7 @@ from .conversation import load_record
 from .editor import open_reader
 from .history import FileHistory, data_folder
 from .lines import message_of, parse_command
+from .looks import Looks
 from .session import Session
 from .settings import Settings
 

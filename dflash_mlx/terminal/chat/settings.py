@@ -15,9 +15,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ...errors import OptionError
 from ...types import Sampling
-from ..answer_options import Looks, ThinkingOptions
+from ..answer_options import ThinkingOptions
 from ..answer_request import AnswerRequest
 from ..thinking import Thinking
+from .looks import Looks
 
 NONE_WORDS = ("none", "auto", "default")
 SWITCH = {"on": True, "off": False}

@@ -29,7 +29,8 @@ import dataclasses
 from dflash_mlx import Sampling
 from dflash_mlx.terminal import answer_request, streams
 from dflash_mlx.terminal.chat import repl
-from dflash_mlx.terminal.answer_options import Looks, ThinkingOptions
+from dflash_mlx.terminal.answer_options import ThinkingOptions
+from dflash_mlx.terminal.chat.looks import Looks
 
 class Noisy(answer_request.AnswerRequest):
     def stream(self, pair, tokenizer, prompt, cache, progress=None):

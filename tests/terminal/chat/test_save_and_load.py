@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from dflash_mlx.errors import ConversationError
-from dflash_mlx.terminal.answer_options import Looks, ThinkingOptions
+from dflash_mlx.terminal.answer_options import ThinkingOptions
 from dflash_mlx.terminal.chat import repl
 from dflash_mlx.terminal.chat.conversation import FORMAT
+from dflash_mlx.terminal.chat.looks import Looks
 from dflash_mlx.terminal.chat.repl import read_lines
 from tests.equipment.session import (
     COUNT,

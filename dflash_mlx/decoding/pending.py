@@ -1,0 +1,34 @@
+"""A pass of the target between its sending and its commit.
+
+Owns nothing but the record. Does not know who sends, reads or commits it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from ..models.targets.replay import Tape
+
+
+@dataclass(frozen=True)
+class PendingPass:
+    """A target's pass that was sent and is not committed yet. All arrays are lazy.
+
+    Args:
+        block: [n] the tokens passed, the anchor first.
+        width: Rows to commit or take back; 0 for the last row of the prefill, which
+            belongs to the prompt.
+        choices: [n] the target's choice after each row.
+        logits: [n, V] the processed logits that the choices were made from.
+        features: [1, n, F] of the rows, for the drafter.
+        tape: Lets the target take back rows of recurrent layers.
+    """
+
+    block: mx.array
+    width: int
+    choices: mx.array
+    logits: mx.array
+    features: mx.array
+    tape: Tape | None = None
