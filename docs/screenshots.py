@@ -49,23 +49,23 @@ ENTER = "\r"
 SCENES = [
     Scene(
         "generate",
-        ["generate", "Count from 1 to 60.", "--model", "tiny"],
+        ["generate", "Write the 9 times table up to 12.", "--model", "tiny"],
         [],
         "DFlash:",
-        rows=16,
+        rows=24,
     ),
     Scene(
         "chat",
         ["chat", "tiny"],
         [
             (">> ", "Make a table of squares from 1 to 5." + ENTER),
-            ("25", "Count from 1 to 60." + ENTER),
-            ("59, 60", "/set drafts on" + ENTER),
+            ("25", "Write the 9 times table up to 12." + ENTER),
+            ("9 x 12 = 108", "/set drafts on" + ENTER),
             ("drafts is now on", "/retry" + ENTER),
             ("look like this", "/stats" + ENTER),
         ],
         "All 3 answers",
-        rows=48,
+        rows=60,
     ),
 ]
 

@@ -104,9 +104,11 @@ def main() -> None:
             f"{each.per_round:.2f}",
             "identical" if each.identical else "DIFFERENT",
         )
+    console = Console(highlight=False)
     print()
-    Console(highlight=False).print(table)
-    print(f"\n{verdict(results)}")
+    console.print(table)
+    print()
+    console.print(verdict(results), soft_wrap=not console.is_terminal)
 
 
 if __name__ == "__main__":

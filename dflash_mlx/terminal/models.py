@@ -174,7 +174,7 @@ def show(alias: str | None = None, downloaded: bool = False) -> None:
         models = [each for each in models if each.here and not each.is_toy]
         if not models:
             folder = download.free_bytes()[1]
-            print(f"Nothing is downloaded: no known model is in {folder}.")
+            print_line(f"Nothing is downloaded: no known model is in {folder}.")
             return
     table = plain_table("alias", "download", "memory", "fits here", "already here")
     for column in table.columns[1:3]:
@@ -185,7 +185,7 @@ def show(alias: str | None = None, downloaded: bool = False) -> None:
         table.add_row(each.alias, *sizes, fits[each.fits], each.here)
     print_table(table)
     memory = format_size(device.memory_bytes())
-    print(CAPTION.format(context=CONTEXT, memory=memory))
+    print_line(CAPTION.format(context=CONTEXT, memory=memory))
 
 
 def show_drafters(alias: str) -> None:
@@ -273,6 +273,12 @@ def plain_table(first: str, *others: str) -> Table:
     for name in others:
         table.add_column(name, overflow="fold")
     return table
+
+
+def print_line(text: str) -> None:
+    """Print a sentence; a terminal's rows end between two words."""
+    console = Console(highlight=False, markup=False)
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def print_table(table: Table) -> None:

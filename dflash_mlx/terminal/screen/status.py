@@ -129,8 +129,9 @@ def answer_lines(stats: Stats, per_second: float, tables: bool) -> list[str]:
         tables: Add the figures by position and by width.
     """
     how = f" at {speed(per_second)} tokens/s" if stats.tokens > 1 else ""
-    engine = f", plain decoding: {stats.reason}" if stats.engine == "plain" else ""
-    lines = [f"{count(stats.tokens, 'token')}{how}{engine}."]
+    lines = [f"{count(stats.tokens, 'token')}{how}."]
+    if stats.engine == "plain":
+        lines.append(f"Plain decoding: {stats.reason}.")
     lines += guess_lines([stats])
     if stats.engine != "plain":
         lines.append(gain_sentence(stats))

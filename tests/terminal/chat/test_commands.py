@@ -287,7 +287,7 @@ def test_plain_answers_the_same(tiny, capsys):
     assert enter(chat, "/retry") == first
     assert " tok/s  plain" in capsys.readouterr().err
     enter(chat, "/stats")
-    assert "plain decoding: drafting is off." in capsys.readouterr().err
+    assert "Plain decoding: drafting is off." in capsys.readouterr().err
     enter(chat, "/plain off")
     assert "Drafting is on." in capsys.readouterr().err
     enter(chat, "/retry")

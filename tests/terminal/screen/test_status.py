@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from dflash_mlx.stats import PARKED, Stats
+from dflash_mlx.stats import PARKED, UNDRAFTED, Stats
 from dflash_mlx.terminal.screen.status import (
     SessionStats,
     cutoff_notice,
@@ -93,6 +93,15 @@ def test_the_report_of_a_session():
         "  48 of 64 prompt tokens came from the cache.",
     ]
     assert stats.report(tables=True).endswith("     4       8     1.00")
+
+
+def test_no_line_of_stats_is_wider_than_sixty_columns():
+    stats = SessionStats()
+    for reason in (PARKED, UNDRAFTED):
+        stats.add(response(60, reason=reason))
+    stats.add(compared(12_345), seed=2**32 - 1)
+    for lines in (stats.report(), stats.report(tables=True)):
+        assert max(map(len, lines.split("\n"))) <= 60
 
 
 def test_a_gain_or_loss_in_words():
