@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from . import device
 from .cache.prompt_cache import PromptCache
 from .decoding.loop import decode
 from .decoding.sampling import LogitsProcessor, Sampler, log_probabilities
+from .errors import OptionError
 from .pair import Pair
 from .stats import UNDRAFTED, Stats
 from .text.detokenizer import CONTEXT, Detokenizer
@@ -95,7 +96,8 @@ def stream_generate(
     Args:
         pair: From `load` or `Pair.of`.
         tokenizer: mlx-lm's TokenizerWrapper, or a Hugging Face tokenizer.
-        prompt: As in `encode`. With a `prompt_cache`, what follows its content.
+        prompt: As in `encode`. With a `prompt_cache`, the whole conversation, or only
+            what follows the cache's text; see PromptCache.new_tokens.
         max_tokens: Most tokens to generate; -1 for as many as the context allows.
         sampling: Temperature, filters, penalties, seed.
         block_size: Rows of a block, the anchor included. None chooses a width for each
@@ -121,7 +123,10 @@ def stream_generate(
     """
     if not isinstance(tokenizer, TokenizerWrapper):
         tokenizer = TokenizerWrapper(tokenizer)
+    check_sampling(sampling)
     ids = encode(tokenizer, prompt)
+    if isinstance(prompt_cache, PromptCache):
+        ids = prompt_cache.new_tokens(ids)
     check_text_only(pair.target.config, ids)
     _, reason = engine_of(pair, speculate, block_size)
     stats = Stats("plain", reason or UNDRAFTED)
@@ -163,6 +168,15 @@ def stream_generate(
             yield from hand_out(responses, len(round.tokens), prompt_cache)
             answer.start_clock()
     recheck(pair)
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raise OptionError unless `sampling` is a Sampling."""
+    if not isinstance(sampling, Sampling):
+        raise OptionError(
+            f"sampling must be a Sampling, but is {sampling!r}.",
+            "Pass for example sampling=Sampling(temp=0.7).",
+        )
 
 
 def text_before(cache: PromptCache | None) -> list[int]:
@@ -321,7 +335,15 @@ def generate(
         pair, tokenizer, prompt: As in stream_generate.
         verbose: Print the text while it is generated, then mlx-lm's summary lines.
         options: stream_generate's keyword arguments.
+
+    Raises:
+        DFlashError: As in stream_generate, or an option is a field of Sampling.
     """
+    for name in options.keys() & {each.name for each in fields(Sampling)}:
+        raise OptionError(
+            f"{name} is a field of Sampling.",
+            f"Pass sampling=Sampling({name}={options[name]!r}).",
+        )
     if verbose:
         print("=" * 10)
     text, response = "", None

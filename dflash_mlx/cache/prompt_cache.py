@@ -14,6 +14,10 @@ import mlx.core as mx
 from ..types import KVBits, require
 from . import kinds, rollback, snapshots
 
+# A prompt that shares SAME_START tokens with the beginning of the text holds the whole
+# conversation; one that shares fewer than MIN_START does not, whatever its length.
+MIN_START, SAME_START = 4, 16
+
 
 class CachedPair(Protocol):
     """The part of a Pair that a PromptCache uses."""
@@ -171,6 +175,21 @@ class PromptCache:
             rows -= 1
         kept = self._keep(rows)
         self.text += text[kept:]
+
+    def new_tokens(self, prompt: list[int]) -> list[int]:
+        """The tokens of a prompt that follow the text.
+
+        A prompt that begins as the text does holds the whole conversation, so `reuse`
+        is called with it. It begins so if one is the beginning of the other, or if the
+        first SAME_START tokens are the same.
+
+        Args:
+            prompt: The whole conversation, or what follows the text.
+        """
+        shared = common_prefix(self.text, prompt)
+        if shared < MIN_START or shared < min(len(self.text), len(prompt), SAME_START):
+            return prompt
+        return self.reuse(prompt)
 
     def reuse(self, prompt: Sequence[int], marks: Sequence[int] = ()) -> list[int]:
         """Keep the rows that `prompt` shares with the text; return its other tokens.

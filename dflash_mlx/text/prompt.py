@@ -1,6 +1,6 @@
 """A prompt of any kind to token ids, and what prompts cannot hold.
 
-Does not know models, or chat templates (chat_template.py).
+Does not know models.
 """
 
 from __future__ import annotations
@@ -12,29 +12,41 @@ import numpy as np
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import PromptError
-from .chat_template import unsupported_content
+from .chat_template import apply_template, unsupported_content
 
-# Text, or token ids: also an array of them, or what a chat template returns.
-Prompt = str | Sequence[int] | Mapping[str, Any]
+# Text; token ids, also in an array or as a chat template returns them; messages.
+Prompt = str | Sequence[int] | Mapping[str, Any] | Sequence[dict[str, str]]
 
 
 def encode(tokenizer: TokenizerWrapper, prompt: Prompt) -> list[int]:
     """The token ids of a prompt. Text gets special tokens, unless it starts with the
-    tokenizer's first one.
+    tokenizer's first one; messages get the chat template.
 
     Args:
         tokenizer: mlx-lm's TokenizerWrapper.
-        prompt: Text; token ids, also in an array; or what the chat template of a
-            Hugging Face tokenizer returns, which has them as "input_ids".
+        prompt: Text; token ids, also in an array; messages with "role" and "content";
+            or what the chat template of a Hugging Face tokenizer returns, which has the
+            ids as "input_ids".
 
     Raises:
-        PromptError: It is none of these.
+        PromptError: It is none of these, or the chat template rejects the messages.
     """
+    if is_conversation(prompt):
+        return apply_template(tokenizer, prompt)
     if not isinstance(prompt, str):
         return token_ids(prompt)
     bos = tokenizer.bos_token
     special = bos is None or not prompt.startswith(bos)
     return tokenizer.encode(prompt, add_special_tokens=special)
+
+
+def is_conversation(prompt: Prompt) -> bool:
+    """Whether a prompt is a list of messages."""
+    return (
+        isinstance(prompt, list | tuple)
+        and len(prompt) > 0
+        and all(isinstance(each, Mapping) for each in prompt)
+    )
 
 
 def token_ids(prompt: Sequence[int] | Mapping[str, Any]) -> list[int]:
@@ -49,7 +61,7 @@ def token_ids(prompt: Sequence[int] | Mapping[str, Any]) -> list[int]:
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise PromptError(
             f"The prompt must be text or token ids, but is a {type(prompt).__name__}.",
-            "Pass a string, or one list of integers.",
+            "Pass a string, a list of messages, or one list of integers.",
         )
     return array.tolist()
 
