@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.request import getproxies
 
 from huggingface_hub import (
     DryRunFileInfo,
@@ -330,10 +331,11 @@ def no_answer(name: str, error: Exception) -> MissingFilesError:
         message = "the Hub has a fault"
         hint = "Try again later; https://status.huggingface.co shows its state."
     else:
+        proxy = "Check the proxy in ALL_PROXY or HTTPS_PROXY. " if getproxies() else ""
         return MissingFilesError(
             f"{name} is not in the local cache and the Hub cannot be reached "
             f"({type(error).__name__}).",
-            f"Connect to the network, or use a folder that holds {name}.",
+            f"{proxy}Connect to the network, or use a folder that holds {name}.",
         )
     return MissingFilesError(
         f"{name} is not in the local cache, and {message} ({status}).", hint

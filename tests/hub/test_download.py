@@ -83,7 +83,10 @@ def test_what_the_hub_answers_is_named(tmp_path, status, words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("proxy", ("socks5://localhost:9", "nonsense://localhost:9"))
+@pytest.mark.parametrize(
+    "proxy",
+    ("socks5://localhost:9", "nonsense://localhost:9", "http://localhost:9"),
+)
 def test_a_proxy_that_cannot_be_used(tmp_path, monkeypatch, proxy):
     monkeypatch.setenv("ALL_PROXY", proxy)
     error = load_from("http://elsewhere.invalid", tmp_path, "some/model")
