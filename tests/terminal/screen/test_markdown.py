@@ -216,5 +216,5 @@ def test_text_indented_below_a_list_item_stays_below_it():
     rows = stream_markdown(text, height=8).rows()
     assert sum("   text" in row for row in rows) == 12
     assert [row.split()[0] for row in rows if "item" in row] == [
-        str(i) for i in range(1, 13)
+        f"{i}." for i in range(1, 13)
     ]

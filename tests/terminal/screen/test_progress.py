@@ -88,7 +88,8 @@ def test_an_interrupted_bar_is_erased():
 
 @pytest.mark.slow
 def test_the_spinner_of_a_load_is_erased():
-    drawn, screen = terminal("-m", "dflash_mlx", "generate", "Hello!")
+    arguments = ("generate", "Hello!", "--model", "tiny")
+    drawn, screen = terminal("-m", "dflash_mlx", *arguments)
     assert "Loading tiny" in drawn
     assert screen[0] == "Hello! How can I help you today?"
     assert screen[1].startswith("Prompt: ") and "Loading" not in "".join(screen)
@@ -131,7 +132,7 @@ def test_a_download_shows_bytes_and_files_and_erases_them(tmp_path):
     assert "Fetching" in drawn and "files" in drawn and "4.07MB" in drawn
     assert "Downloading org/tiny (" in " ".join(screen)
     answer = screen.index("Hello! How can I help you today?")
-    before = "".join(screen[:answer])
+    before = " ".join(screen[:answer])
     assert before.startswith("Downloading") and before.endswith("GiB available.")
     assert "|" not in before and "complete" not in before
 
