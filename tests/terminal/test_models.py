@@ -129,5 +129,24 @@ def test_the_menu_offers_what_fits_and_the_toy(monkeypatch, capsys):
     assert menu.choose_model(lambda: "") is None
 
 
+def test_the_menu_offers_no_model_that_decodes_plainly(monkeypatch):
+    monkeypatch.setattr(device, "memory_bytes", lambda: 1000 * GIB)
+    monkeypatch.setattr(menu, "LENGTH", 100)
+    offered = [each.alias for each in menu.offered_models(models.known_models())]
+    assert "qwen3.5-397b" in offered and "nanbeige4.2-3b" not in offered
+
+
+def test_the_menu_has_models_that_are_here_first(cache, monkeypatch, capsys):
+    from dflash_mlx.hub import download
+
+    folder = cache / "hub" / "models--mlx-community--Qwen3-4B-4bit" / "snapshots"
+    here = {"mlx-community/Qwen3-4B-4bit": folder / ("0" * 40)}
+    monkeypatch.setattr(download, "cached_folder", lambda name, *_: here.get(name))
+    monkeypatch.setattr(device, "memory_bytes", lambda: 24 * GIB)
+    assert menu.choose_model(lambda: "\n") == "qwen3-4b"
+    first = capsys.readouterr().err.splitlines()[1]
+    assert first.split()[1] == "qwen3-4b" and first.endswith("downloaded")
+
+
 def test_no_menu_without_a_terminal():
     assert not menu.wanted()

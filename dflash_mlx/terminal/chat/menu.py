@@ -59,8 +59,9 @@ def choose_model(read: Callable[[], str] | None = None) -> str | None:
 
 def offered_models(models: list[KnownModel]) -> list[KnownModel]:
     """The models of the menu: those that are downloaded, then some that fit, from small
-    to large, and the embedded one at the end."""
-    fitting = [each for each in models if each.fits and not each.is_toy]
+    to large, and the embedded one at the end. Each has a drafter that runs."""
+    usable = [each for each in models if each.drafter and not each.is_toy]
+    fitting = [each for each in usable if each.fits]
     fitting.sort(key=lambda each: each.least_memory or 0)
     here = [each for each in fitting if each.folder][:LENGTH]
     others = [each for each in fitting if each not in here]
