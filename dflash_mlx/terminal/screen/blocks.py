@@ -12,11 +12,12 @@ from typing import NamedTuple
 from markdown_it import MarkdownIt
 from markdown_it.rules_block.table import escapedSplit
 from markdown_it.token import Token
+from pygments import token as tokens
 from rich.console import Console
 from rich.markdown import CodeBlock, ListItem, Markdown, TableElement
 from rich.segment import Segment
 from rich.style import Style
-from rich.syntax import Syntax
+from rich.syntax import ANSISyntaxTheme, Syntax
 from rich.text import Text
 from rich.theme import Theme
 
@@ -36,7 +37,25 @@ THEME = Theme(
 )
 # On consoles without colours.
 PLAIN_THEME = Theme({f"markdown.{DRAFTED}": Style(underline=True)})
-CODE_THEME = "ansi_light"
+CODE_THEME = ANSISyntaxTheme(
+    {
+        tokens.Comment: Style(dim=True),
+        tokens.Keyword: Style(color="magenta"),
+        tokens.Operator.Word: Style(color="magenta"),
+        tokens.Keyword.Type: Style(color="cyan"),
+        tokens.Name.Builtin: Style(color="cyan"),
+        tokens.Name.Decorator: Style(color="magenta"),
+        tokens.Name.Function: Style(bold=True),
+        tokens.Name.Class: Style(bold=True),
+        tokens.Name.Tag: Style(color="magenta"),
+        tokens.Name.Attribute: Style(color="cyan"),
+        tokens.Number: Style(color="cyan"),
+        tokens.String: Style(color="green"),
+        tokens.Generic.Deleted: Style(color="red"),
+        tokens.Generic.Inserted: Style(color="green"),
+        tokens.Generic.Heading: Style(bold=True),
+    }
+)
 NO_LANGUAGE = "text"
 # Cells of width that a table's column needs to be readable.
 NARROWEST_COLUMN = 5

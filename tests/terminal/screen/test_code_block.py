@@ -1,5 +1,7 @@
 """Fenced code: its text is what a copy gives, its colours are those of the block."""
 
+import re
+
 import pytest
 
 from dflash_mlx.terminal.screen.code_block import CONTEXT_LINES, FencedCode
@@ -55,3 +57,14 @@ def test_few_lines_above_are_highlighted_again():
         markdown.write(f"x{i} = {i}\n")
         assert isinstance(markdown._code, FencedCode)
         assert len(markdown._code._above) <= CONTEXT_LINES
+
+
+def test_colours_of_code_can_be_read_on_light_and_dark_backgrounds():
+    """Blue is too dark for a black one; yellow and bright colours are too pale."""
+    code = (
+        "@cached\nclass A(int):\n    def f(x):  # why\n        return 'a' + str(12)\n"
+    )
+    screen = stream_markdown(f"```python\n{code}```\n", color_system="256")
+    codes = set(re.findall(r"\x1b\[([0-9;]*)m", screen.written))
+    used = {int(n) for code in codes for n in code.split(";") if n}
+    assert used & {32, 35, 36} and not used & {33, 34, *range(40, 48), *range(90, 108)}
