@@ -145,11 +145,17 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=left)
 
 
+def is_partial(config) -> bool:
+    """Whether the run leaves out tests for another reason than its `--full`."""
+    options = ("collectonly", "keyword", "markexpr", "deselect", "lf", "ignore")
+    chosen = any(config.getoption(name) for name in options)
+    return chosen or config.args != config.getini("testpaths")
+
+
 def pytest_sessionfinish(session, exitstatus):
     config = session.config
     mode, worker = config.getoption("--full"), "PYTEST_XDIST_WORKER" in os.environ
-    partial = config.getoption("-k") or config.args != config.getini("testpaths")
-    if worker or partial or mode == "none":
+    if worker or mode == "none" or is_partial(config):
         return
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and mode == "changed":
         session.exitstatus = pytest.ExitCode.OK
