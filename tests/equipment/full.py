@@ -31,7 +31,7 @@ GROUPS = {
         "dflash_mlx/terminal/chat",
         "dflash_mlx/text",
         "tests/equipment/turns.py",
-        "tests/terminal/chat/test_turns.py",
+        "tests/terminal/chat",
     ),
     "loop": (
         "dflash_mlx/cache",

@@ -1,12 +1,14 @@
-"""Loaded models for the tests of the chat."""
+"""Loaded models and a terminal for the tests of the chat."""
 
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from dflash_mlx import Pair, load
 from tests.equipment import architectures
 from tests.equipment.random_weights import randomize_weights
+from tests.equipment.teletype import Teletype
 from tests.equipment.turns import TEMPLATES, make_tokenizer
 
 
@@ -37,3 +39,23 @@ def thinker():
     """A random model whose prompts end with the opening tag of its reasoning."""
     pair = Pair.of(architectures.build("qwen3"))
     return pair, make_tokenizer(TEMPLATES["thinking"])
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A home folder for the test, with the measurements of the test session."""
+    (tmp_path / ".cache").symlink_to(Path.home() / ".cache")
+    return tmp_path
+
+
+@pytest.fixture
+def chat(home):
+    def open_chat(*arguments, script=None, env=None, **more):
+        program = ("-m", "dflash_mlx", "chat", "--model", "tiny", *arguments)
+        program = ("-c", script) if script else program
+        env = {"HOME": str(home), "NO_COLOR": None} | (env or {})
+        tty = Teletype(*program, env=env, cwd=home, **more)
+        tty.wait(tty.ready)
+        return tty
+
+    return open_chat
