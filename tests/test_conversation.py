@@ -34,6 +34,7 @@ def talk(tiny, cache):
     return found
 
 
+@pytest.mark.slow
 def test_whole_conversations_reuse_what_the_cache_holds(tiny):
     cache = PromptCache(tiny[0])
     with_cache, without = talk(tiny, cache), talk(tiny, None)

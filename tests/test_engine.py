@@ -86,6 +86,7 @@ def test_a_plain_answer_has_a_reason(tiny, ids):
     assert [s.speedup for s in stats] == [None] * 3  # nothing to compare
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", range(1, 14))
 def test_max_tokens(tiny, ids, most):
     text, got = answer(*tiny, ids, max_tokens=most)

@@ -234,7 +234,7 @@ def test_an_untrained_drafter_is_rarely_right_and_changes_no_text(tiny):
         with_untrained_drafter(alone)
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_a_shape_is_measured(monkeypatch):
     small = Shape(512, 1536, 16, 4, 64, 8, 8000)
     shape = NamedShape("small", small, DraftShape(2, 3), dtype="float32")

@@ -266,7 +266,7 @@ def test_a_tilde_is_the_home_folder(arguments, file, tmp_path, monkeypatch):
         assert run.returncode == 0 and (home / file).exists(), run.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_a_user_without_a_home_gets_answers(tmp_path):
     """No HOME, and no entry in the list of users."""
     code = (

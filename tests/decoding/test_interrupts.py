@@ -80,9 +80,9 @@ def interrupted(pair, prompt, at):
 @pytest.mark.parametrize(
     ("family", "step"),
     [
-        ("qwen3_next", 101),
-        ("gemma3_text", 73),
-        ("qwen3", 71),
+        ("qwen3_next", 151),
+        ("gemma3_text", 101),
+        ("qwen3", 101),
         pytest.param("qwen3_next", 53, marks=pytest.mark.full("loop")),
         pytest.param("gemma3_text", 37, marks=pytest.mark.full("loop")),
         pytest.param("qwen3", 23, marks=pytest.mark.full("loop")),

@@ -61,6 +61,7 @@ PLANS = {"right": [99], "wrong": [0], "mixed": [2, 0, 5, 1, 99, 3]}
 BLOCKS = [(plan, width) for plan in PLANS for width in range(1, 17)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "block"), thinned(TARGETS, BLOCKS, "loop", 7), indirect=["target"]
 )
@@ -73,7 +74,7 @@ def test_scripted_drafters_change_nothing(target, block):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("target", "width"), thinned(TARGETS, (2, 5, 8, 16), "loop", 2), indirect=["target"]
+    ("target", "width"), thinned(TARGETS, (2, 5, 8, 16), "loop", 4), indirect=["target"]
 )
 def test_untrained_drafter_changes_nothing(target, width):
     model, prompt, answer = target
@@ -81,6 +82,7 @@ def test_untrained_drafter_changes_nothing(target, width):
     assert run(pair, prompt, TOKENS, block_size=width) == answer
 
 
+@pytest.mark.slow
 def test_quantized_drafter_with_a_window_changes_nothing(target):
     model, prompt, answer = target
     pair = Pair.of(model, make_drafter(dtype="4bit", window=8))

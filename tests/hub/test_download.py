@@ -66,7 +66,7 @@ def test_errors_of_the_hub(tmp_path):
     assert "some/model is not in the local cache" in error and "folder" in error
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 @pytest.mark.parametrize(
     ("status", "words"),
     [
@@ -82,7 +82,7 @@ def test_what_the_hub_answers_is_named(tmp_path, status, words):
     assert error.startswith("MissingFilesError") and words in error
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 @pytest.mark.parametrize(
     "proxy",
     ("socks5://localhost:9", "nonsense://localhost:9", "http://localhost:9"),

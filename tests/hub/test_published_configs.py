@@ -53,7 +53,7 @@ def test_a_folder_in_the_published_form_decodes_with_drafts(name, tmp_path):
     assert drafted.target.numbers["hidden_size"] == 64
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_the_hub_is_needed_once(tmp_path):
     forms = {f"org/{i}": name for i, name in enumerate(CONFIGS)}
     folders = {

@@ -85,7 +85,7 @@ def run(home, *arguments, stdin=None):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_downloaded_models_are_listed_and_removed_after_a_question(cache):
     listed = run(cache, "--downloaded")
     assert listed.stdout.splitlines()[1].split()[0] == "qwen3-4b"

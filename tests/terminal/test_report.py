@@ -113,7 +113,7 @@ def test_options_that_need_a_model():
     assert run.returncode == 2 and "--draft needs --model" in run.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.full("programs")
 def test_the_report_of_the_embedded_pair(monkeypatch):
     monkeypatch.setattr(report, "VERIFY_TOKENS", 8)
     monkeypatch.setattr(report, "BENCHMARK_TOKENS", 16)

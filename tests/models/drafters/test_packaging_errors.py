@@ -150,6 +150,7 @@ def test_what_cannot_run_is_refused_by_name(tmp_path):
 BAD = ("x", -1, 0, 1.5, True, [], [None], [[]], {}, {"a": 1}, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_no_config_ends_in_a_traceback(name, tmp_path):
     """Every field, in nested dicts too, with values of every kind: a DFlashError, or a

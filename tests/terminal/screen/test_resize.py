@@ -20,6 +20,7 @@ def rows_after_resize(*pieces):
     return [row.strip() for row in screen.rows() if row.strip()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(80, 40), (40, 80)])
 @pytest.mark.parametrize("at", range(20, 380, 40))
 def test_a_resize_neither_loses_nor_repeats_text(widths, at):
