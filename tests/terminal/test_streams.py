@@ -15,7 +15,7 @@ from tests.equipment.program import process, program
 
 QUESTION = "Write the 7 times table up to 5."
 PROGRAM = f"{sys.executable} -m dflash_mlx"
-GENERATE = [sys.executable, "-m", "dflash_mlx", "generate"]
+GENERATE = [sys.executable, "-m", "dflash_mlx", "generate", "--model", "tiny"]
 
 
 def shell(line):
@@ -39,11 +39,11 @@ def test_a_reader_that_closes_the_pipe(arguments):
 
 @pytest.mark.full("programs")
 def test_closed_streams():
-    run = shell(f"{PROGRAM} generate hi -m 3 <&-")
+    run = shell(f"{PROGRAM} generate --model tiny hi -m 3 <&-")
     assert run.returncode == 0 and run.stdout and "Generation: 3 tokens" in run.stderr
-    run = shell(f"{PROGRAM} generate hi -m 3 --json >&-")
+    run = shell(f"{PROGRAM} generate --model tiny hi -m 3 --json >&-")
     assert run.returncode == 0 and run.stderr == ""
-    run = shell(f"{PROGRAM} generate hi -m 3 --json 2>&-")
+    run = shell(f"{PROGRAM} generate --model tiny hi -m 3 --json 2>&-")
     assert run.returncode == 0 and json.loads(run.stdout)["generation_tokens"] == 3
     run = shell(f"{PROGRAM} chat --verbose F <&-")
     assert run.returncode == 0 and run.stderr == ""
@@ -53,23 +53,25 @@ def test_closed_streams():
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
 @pytest.mark.parametrize("more", ("", "--json"))
 def test_a_full_disk(more):
-    run = shell(f"{PROGRAM} generate hi -m 3 {more} >/dev/full")
+    run = shell(f"{PROGRAM} generate --model tiny hi -m 3 {more} >/dev/full")
     assert run.returncode == 1
     assert run.stderr == "dflash-mlx: The disk that the output goes to is full.\n"
 
 
 @pytest.mark.slow
 def test_options_that_are_not_utf8():
-    run = shell(f"{PROGRAM} generate hi --system-prompt $'\\xff'")
+    run = shell(f"{PROGRAM} generate --model tiny hi --system-prompt $'\\xff'")
     assert run.returncode == 2
     assert run.stderr.startswith("dflash-mlx: --system-prompt is not valid UTF-8.")
-    run = shell(f"{PROGRAM} generate hi --stop a --stop $'\\xff'")
+    run = shell(f"{PROGRAM} generate --model tiny hi --stop a --stop $'\\xff'")
     assert run.returncode == 2 and "--stop is not" in run.stderr
 
 
 @pytest.mark.slow
 def test_a_prompt_that_is_too_long_is_reported_once():
-    run = shell(f"printf 'hello world %.0s' {{1..9000}} | {PROGRAM} generate what")
+    run = shell(
+        f"printf 'hello world %.0s' {{1..9000}} | {PROGRAM} generate --model tiny what"
+    )
     assert run.stderr.count("\n") == 1 and "the model's context ends at" in run.stderr
 
 
