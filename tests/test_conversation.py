@@ -91,3 +91,14 @@ def test_mistakes_in_sampling_get_a_sentence(tiny):
     with pytest.raises(OptionError, match=r"sampling=Sampling\(temp=0\.5\)"):
         generate(*tiny, "a", temp=0.5)
     assert generate(*tiny, "a", sampling=Sampling(temp=0.5, seed=1), max_tokens=3)
+
+
+def test_what_reuse_returned_follows_the_text_however_it_begins(tiny):
+    """A text that repeats itself: what is left of it begins as the text does."""
+    ids, cache = [7, 9] * 40, PromptCache(tiny[0])
+    answer(tiny, ids[:30], cache, max_tokens=1)
+    rest = cache.reuse(ids)
+    assert rest[:16] == cache.text[:16] and len(rest) < len(ids)
+    text, cached = answer(tiny, rest, cache, max_tokens=8)
+    assert (text, cached) == (answer(tiny, ids, max_tokens=8)[0], len(ids) - len(rest))
+    assert cache.text[: len(ids)] == ids

@@ -79,6 +79,7 @@ class PromptCache:
         broken: An interruption left rows that cannot be removed. `reuse` then restores
             a snapshot, or starts from nothing as `reset` does.
         marks: Numbers of leading tokens at which prefill stops for a snapshot.
+        left: The tokens that the last `reuse` returned, until they are passed.
         quantized_from: The number of rows at which the target's cache was quantized, or
             None. It cannot be cut to fewer rows, which a new cache keeps exact.
         snapshots: The snapshots of `text`.
@@ -129,6 +130,7 @@ class PromptCache:
         self.broken = True  # in case this is interrupted
         self.text: list[int] = []
         self.marks: list[int] = []
+        self.left: list[int] = []
         self.forget_rows()
 
     def forget_rows(self) -> None:
@@ -179,17 +181,20 @@ class PromptCache:
     def new_tokens(self, prompt: list[int]) -> list[int]:
         """The tokens of a prompt that follow the text.
 
-        A prompt that begins as the text does holds the whole conversation, so `reuse`
-        is called with it. It begins so if one is the beginning of the other, or if the
-        first SAME_START tokens are the same.
+        What the last `reuse` returned is such a prompt, however it begins. Any other
+        that begins as the text does holds the whole conversation, so `reuse` is called
+        with it. It begins so if one is the beginning of the other, or if the first
+        SAME_START tokens are the same.
 
         Args:
             prompt: The whole conversation, or what follows the text.
         """
         shared = common_prefix(self.text, prompt)
-        if shared < MIN_START or shared < min(len(self.text), len(prompt), SAME_START):
-            return prompt
-        return self.reuse(prompt)
+        start = min(len(self.text), len(prompt), SAME_START)
+        if prompt != self.left and shared >= max(start, MIN_START):
+            prompt = self.reuse(prompt)
+        self.left = []
+        return prompt
 
     def reuse(self, prompt: Sequence[int], marks: Sequence[int] = ()) -> list[int]:
         """Keep the rows that `prompt` shares with the text; return its other tokens.
@@ -217,7 +222,8 @@ class PromptCache:
             stops = {*marks, last, *([shared] if parts else [])}
             self.marks = sorted(at for at in stops if max(kept, 1) <= at <= last)
         self.evaluate()
-        return list(prompt[kept:])
+        self.left = list(prompt[kept:])
+        return list(self.left)
 
     def _keep(self, rows):
         """Keep the first `rows` rows or as many as possible; return the number."""
