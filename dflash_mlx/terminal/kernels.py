@@ -90,8 +90,12 @@ def report() -> bool:
 
 def row(finding: Finding) -> str:
     """A row of the report."""
-    cells = (finding.kernel, finding.question, finding.cases, finding.answer)
-    return f"| {' | '.join(map(str, cells))} |"
+    return cells(finding.kernel, finding.question, finding.cases, finding.answer)
+
+
+def cells(*values: object) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(map(str, values))} |"
 
 
 def check_combination(

@@ -33,6 +33,8 @@ from ..metal.verdicts import Verdicts
 from ..pair import Pair
 from ..speculation.costs import Curve
 from . import download
+from .benchmark_table import number
+from .kernels import cells
 from .kernels import row as kernel_row
 from .streams import print_notice
 
@@ -129,10 +131,8 @@ class ReportOptions:
 
     def load(self, kernels: str) -> tuple[Pair, TokenizerWrapper]:
         """The pair that the report is about, and its tokenizer."""
-        if self.model is None:
-            return load(TINY, kernels=kernels, notice=print_notice)
         return load(
-            self.model,
+            self.model or TINY,
             self.draft,
             quantize=self.quantize,
             draft_quantize=self.draft_quantize,
@@ -314,10 +314,10 @@ def figures(rows: Sequence[results.Row]) -> Iterator[str]:
             row.kind,
             row.engine,
             f"{speed.median:.1f}" if speed else "",
-            decimals(row.of_plain),
-            decimals(row.worst),
+            number(row.of_plain, 2),
+            number(row.worst, 2),
             f"{row.first_token.median:.2f}",
-            decimals(row.tokens_per_round),
+            number(row.tokens_per_round, 2),
             "" if row.contender == "plain" else same_text(row),
         )
 
@@ -330,7 +330,7 @@ def passes(curve: Curve) -> Iterator[str]:
     yield from table_head("rows", "target ms", "drafter ms")
     for rows in sorted({*curve.verify, *curve.draft}):
         target, drafter = curve.verify.get(rows), curve.draft.get(rows)
-        yield cells(rows, milliseconds(target), milliseconds(drafter))
+        yield cells(rows, *(number(s and s * 1e3, 2) for s in (target, drafter)))
     yield ""
 
 
@@ -342,25 +342,10 @@ def same_text(row: results.Row) -> str:
     return f"no for {len(row.differences)}{' (near ties)' if near else ''}"
 
 
-def milliseconds(seconds: float | None) -> str:
-    """Seconds as milliseconds; empty for None."""
-    return "" if seconds is None else f"{seconds * 1e3:.2f}"
-
-
-def decimals(value: float | None) -> str:
-    """A number with two decimals; empty for None."""
-    return "" if value is None else f"{value:.2f}"
-
-
 def table_head(*names: str) -> Iterator[str]:
     """The first two lines of a table."""
     yield cells(*names)
     yield cells(*["---"] * len(names))
-
-
-def cells(*values: object) -> str:
-    """A row of a table."""
-    return f"| {' | '.join(map(str, values))} |"
 
 
 def shown_name(model: str) -> str:
