@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from urllib.request import getproxies
@@ -295,16 +295,15 @@ def remove_repositories(names: Collection[str]) -> int:
     Args:
         names: Hub ids, each in the cache.
     """
-    cache = scan_cache_dir()
-    revisions = [
-        revision.commit_hash
-        for repo in cache.repos
-        if repo.repo_type == "model" and repo.repo_id in names
-        for revision in repo.revisions
-    ]
-    strategy = cache.delete_revisions(*revisions)
-    strategy.execute()
-    return strategy.expected_freed_size
+    cache, freed = scan_cache_dir(), 0
+    for repo in cache.repos:
+        if repo.repo_type == "model" and repo.repo_id in names:
+            # One at a time: copies of a repository have the same commits.
+            alone = replace(cache, repos=frozenset({repo}))
+            strategy = alone.delete_revisions(*(r.commit_hash for r in repo.revisions))
+            strategy.execute()
+            freed += strategy.expected_freed_size
+    return freed
 
 
 def no_answer(name: str, error: Exception) -> MissingFilesError:

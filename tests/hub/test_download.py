@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dflash_mlx.hub import download
 from tests.equipment.hub_server import Hub
 
 # Loads in a process of its own, since the Hub's address is read at import.
@@ -128,3 +129,22 @@ def test_a_drafter_whose_weights_have_another_name_is_fetched(tmp_path, folder):
         assert load_from(hub.endpoint, tmp_path, "org/tiny", "org/draft") == "drafter"
     again = load_from("http://127.0.0.1:9", tmp_path, "org/tiny", "org/draft")
     assert again == "drafter"
+
+
+def test_a_repository_is_removed_although_others_have_its_commits(
+    tmp_path, monkeypatch
+):
+    """A copy on the Hub has the same commits under another name."""
+    names = ["me/model", *(f"copy{i}/model" for i in range(12))]
+    for name in names:
+        folder = tmp_path / f"models--{name.replace('/', '--')}"
+        snapshot = folder / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("0" * 40)
+    scan = download.scan_cache_dir
+    monkeypatch.setattr(download, "scan_cache_dir", lambda: scan(tmp_path))
+    assert download.remove_repositories({"me/model"}) == 2
+    left = {folder.name for folder in tmp_path.iterdir()}
+    assert left == {f"models--{name.replace('/', '--')}" for name in names[1:]}
