@@ -168,6 +168,7 @@ def stream_generate(
             yield from hand_out(responses, len(round.tokens), prompt_cache)
             answer.start_clock()
     recheck(pair)
+    pair.after_answer()
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -39,6 +39,7 @@ from .target_files import apply_adapters, load_target, read_tokenizer
 from .tuning.calibrate import calibrate
 from .tuning.draft_dtype import choose_draft_dtype
 from .tuning.kernels import ignore, install_kernels
+from .tuning.remember import remember
 from .types import require
 
 GROUP_SIZES = (64, 32)
@@ -111,7 +112,7 @@ def load(
         choose_draft_dtype(pair, tokenizer, notice, measuring=calibration)
     pair = install_kernels(pair, kernels, notice, status=status)
     calibrate(pair, notice, measuring=calibration, status=status)
-    return pair, tokenizer
+    return remember(pair, notice), tokenizer
 
 
 def find_fitting_drafter(

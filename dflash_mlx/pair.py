@@ -5,9 +5,9 @@ Does not read files; see loading.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.nn as nn
@@ -22,6 +22,10 @@ from .models.targets.base import Target
 from .speculation.controller import History
 
 
+def nothing() -> None:
+    """Does nothing."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A target and its drafter.
@@ -33,6 +37,7 @@ class Pair:
         kernels: The installed kernels of the target and of the drafter.
         history: What rounds have shown so far, for the choice of widths.
         wire: Keep the weights in wired memory while text is generated, on a Mac.
+        after_answer: Called when an answer has ended, to keep `history`.
     """
 
     target: Target
@@ -41,6 +46,7 @@ class Pair:
     kernels: tuple[Dispatch, ...] = ()
     history: History = field(default_factory=History, repr=False, compare=False)
     wire: bool = True
+    after_answer: Callable[[], None] = field(default=nothing, repr=False, compare=False)
 
     @property
     def model(self) -> nn.Module:
@@ -76,6 +82,11 @@ class Pair:
         target.check(drafter.taps)
         drafter.bind(target.embed, target.head)
         return cls(target, drafter)
+
+    def without_memory(self) -> Pair:
+        """The pair with a new history, which is not kept: for measurements."""
+        history = History(self.history.costs)
+        return replace(self, history=history, after_answer=nothing)
 
     def wired(self) -> AbstractContextManager[None]:
         """A context in which the weights stay in wired memory, if `wire` is set."""

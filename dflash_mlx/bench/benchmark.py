@@ -96,6 +96,7 @@ def contenders_of(
     """
     found: list[Contender] = []
     if pair is not None:
+        pair = pair.without_memory()  # speeds depend on no earlier answers
         found.append(OwnEngine(pair, tokenizer, PLAIN, speculate=False))
         for size in dict.fromkeys(block_sizes):
             name = "auto" if size is None else str(size)

@@ -29,6 +29,8 @@ class Probe:
         at: The place in the text that the first one is for.
         tokens: The drafts.
         confidence: The drafter's, in each draft.
+        equal: Leading drafts that are compared already. They equal the text.
+        ended: Whether nothing is left to compare.
     """
 
     source: str
@@ -36,17 +38,24 @@ class Probe:
     at: int
     tokens: list[int]
     confidence: Sequence[float] = ()
+    equal: int = 0
+    ended: bool = False
 
-    def compare(self, text: list[int]) -> tuple[int, int] | None:
-        """The number of drafts and the number of leading ones that equal the text; None
-        while the text is too short to decide."""
-        followed = text[self.at : self.at + len(self.tokens)]
-        for i, (draft, token) in enumerate(zip(self.tokens, followed, strict=False)):
-            if draft != token:
-                return len(self.tokens), i
-        if len(followed) < len(self.tokens):
-            return None
-        return len(followed), len(followed)
+    def compare(self, text: list[int]) -> tuple[int, int]:
+        """Compare the drafts for which the text has come far enough since last time.
+
+        Returns:
+            The number of drafts that are judged by this, 0 or more, and the number of
+            leading ones that equal the text. A difference judges all drafts behind it.
+        """
+        first, followed = self.equal, text[self.at : self.at + len(self.tokens)]
+        while self.equal < len(followed):
+            if followed[self.equal] != self.tokens[self.equal]:
+                self.ended = True
+                return len(self.tokens) - first, self.equal - first
+            self.equal += 1
+        self.ended = self.equal == len(self.tokens)
+        return self.equal - first, self.equal - first
 
 
 class Planner:
@@ -99,7 +108,6 @@ class Planner:
         plan, match = self._next()
         if plan.source == LOOKUP:
             plan = replace(plan, drafts=match.tokens[: plan.width - 1])
-            self.probes.pop(LOOKUP, None)  # a pass verifies the lookup now
         else:
             match = None
         self.plan, self.match, self.confidence = plan, match, []
@@ -129,7 +137,10 @@ class Planner:
     def _next(self):
         most = min(self.stops.left, self.most)
         match = self._look_up()
-        return self.controller.plan(len(self.text), most, match), match
+        plan = self.controller.plan(len(self.text), most, match)
+        if plan.probe_rows and DRAFTER in self.probes:  # that one is right so far
+            plan = Plan()
+        return plan, match
 
     def _look_up(self):
         return self.lookup.find(LOOKUP_ROWS - 1) if self.lookup else None
@@ -141,6 +152,7 @@ class Planner:
         if self.plan is not None and round.width:
             if round.width > 1:  # it may be narrower than planned
                 played = replace(self.plan, width=round.width)
+                self.probes.pop(played.source, None)  # a pass has verified this source
             else:
                 played = Plan(probe_rows=self.plan.probe_rows)
             kind = self.match.kind if self.match else ""
@@ -172,8 +184,14 @@ class Planner:
 
     def _compare_probes(self):
         for source, probe in list(self.probes.items()):
-            if (result := probe.compare(self.text)) is not None:
-                self.controller.record_drafts(source, probe.kind, *result)
+            first = probe.equal
+            judged, equal = probe.compare(self.text)
+            if judged:
+                drafts = len(probe.tokens)
+                self.controller.record_drafts(
+                    source, probe.kind, judged, equal, first, drafts
+                )
+            if probe.ended:
                 if probe.confidence:
-                    self.controller.record_confidence(probe.confidence, result[1])
+                    self.controller.record_confidence(probe.confidence, probe.equal)
                 del self.probes[source]

@@ -6,29 +6,30 @@ a round took. Does not know models, tokens or text.
 
 Drafting may lose only a small share of plain decoding's time. A credit, in plain
 rounds, bounds the loss: a drafted round adds what it gained, or takes what it lost.
-Where the credit covers no block, decoding is plain ("parked"). Probes decide when
-drafting starts again: the drafter drafts a block beside a plain round, and the block
-is compared with the tokens that plain decoding then gives. That costs a draft pass and
-no verify pass.
+What was earned is kept for the next text. Where the credit covers no block, decoding is
+plain ("parked"). Probes decide when drafting starts again: the drafter drafts a block
+beside a plain round, and the block is compared with the tokens that plain decoding then
+gives. That costs a draft pass and no verify pass, and has a credit of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..types import Round
 from .acceptance import Acceptance, ConfidenceCalibration, expected_tokens
 from .costs import DRAFTER, LOOKUP, PLAIN, Costs
 from .lookup import Proposal
 
-# Chance of a lookup's first draft before any was verified.
-LOOKUP_PRIOR = 0.6
 # Most rows of a block whose drafts come from prompt lookup.
 LOOKUP_ROWS = 16
-# Credit of a new text, in plain rounds. With 1.5 a text of 100 tokens that cannot be
-# drafted ran at 0.95 of plain decoding, with 0.8 at 0.96 (docs/LOG.md).
-START_CREDIT = 0.8
+# Most credit of a new pair, in plain rounds, and what plain rounds can restore it to.
+START_CREDIT = 1.1
+# Credit of a new text for probes, and the most.
+START_PROBE_CREDIT, MOST_PROBE_CREDIT = 0.4, 1.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class History:
         acceptance: Of the drafter's drafts.
         lookup_acceptance: Of prompt lookup's drafts, by the kind of match.
         confidence: How far the drafter's confidence is right, if it gives one.
-        credit: Plain rounds that drafting may lose from now on; below 0 is a debt.
+        credit: Plain rounds that blocks may lose from now on; below 0 is a debt.
+        probe_credit: Plain rounds that probes may cost from now on.
         since_plain: Drafted rounds since the last plain one.
     """
 
@@ -66,7 +68,34 @@ class History:
     lookup_acceptance: dict[str, Acceptance] = field(default_factory=dict)
     confidence: ConfidenceCalibration = field(default_factory=ConfidenceCalibration)
     credit: float = START_CREDIT
+    probe_credit: float = START_PROBE_CREDIT
     since_plain: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What a later process can start from, without the costs: for `restore`."""
+        lookup = {kind: a.to_json() for kind, a in self.lookup_acceptance.items()}
+        return {
+            "acceptance": self.acceptance.to_json(),
+            "lookup": lookup,
+            "confidence": self.confidence.to_json(),
+            "credit": round(self.credit, 3),
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Replace everything but the costs by what `to_json` described.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: `values` have another form.
+                Nothing is replaced then.
+        """
+        acceptance = Acceptance.from_json(values["acceptance"])
+        lookup = {k: Acceptance.from_json(v) for k, v in values["lookup"].items()}
+        confidence = ConfidenceCalibration.from_json(values["confidence"])
+        credit = float(values["credit"])
+        if not math.isfinite(credit):
+            raise ValueError("the credit is not finite")
+        self.acceptance, self.lookup_acceptance = acceptance, lookup
+        self.confidence, self.credit = confidence, credit
 
 
 @dataclass(frozen=True)
@@ -100,7 +129,15 @@ class FixedWidth:
     ) -> None:
         """As Controller.record_round; does nothing."""
 
-    def record_drafts(self, source: str, kind: str, judged: int, accepted: int) -> None:
+    def record_drafts(
+        self,
+        source: str,
+        kind: str,
+        judged: int,
+        accepted: int,
+        first: int = 0,
+        drafts: int = 0,
+    ) -> None:
         """As Controller.record_drafts; does nothing."""
 
 
@@ -117,21 +154,27 @@ class Controller:
     # Speed ratios. They stop the width from changing with every round's noise.
     SWITCH_RATIO = 1.02  # another width over the last one, before it replaces it
     UNPARK_RATIO = 1.03  # drafting over plain decoding, before it starts again
-    # Rounds that all earlier texts together count as: texts differ.
-    EARLIER_TEXTS = 1.0
-    # Plain rounds of credit per plain round: 1.6 % of plain decoding's time.
-    CREDIT_PER_ROUND = 0.016
-    # Most credit, in rounds as wide as the last drafted one.
+    # Plain rounds of credit, and of the probes' credit, per plain round: 1.2 and 0.8 %
+    # of plain decoding's time.
+    CREDIT_PER_ROUND, PROBE_CREDIT_PER_ROUND = 0.012, 0.008
+    # Most credit, in rounds as wide as the last drafted one ...
     MOST_CREDIT = 4.0
-    # Least credit, in plain rounds. Only a source whose last block was mostly kept may
-    # go below 0; with -1 probes use the debt up and drafting starts again too late.
-    LEAST_CREDIT = -2.0
+    # ... and what a new text may take over of it, in plain rounds.
+    MOST_CARRIED = 4.0
+    # Full blocks that a new pair may lose, if that is less than START_CREDIT.
+    FIRST_BLOCKS = 2.0
+    # Plain rounds that a source may owe if most of its last block was kept ...
+    MOST_DEBT = 2.0
+    # ... and the most that a round which took longer than expected can make of it.
+    LEAST_CREDIT = -5.0
     # Rows of a probe. With all 16 rows the comparison ends too late.
     PROBE_ROWS = 8
     # Tokens between two probes.
-    PROBE_GAP = 8
-    # Rounds by which a plain round ages what is known of the drafter.
-    AGE_PER_PLAIN_ROUND = 0.5
+    PROBE_GAP = 4
+    # Tokens for which the result of a probe is expected to be useful.
+    PROBE_REACH = 64
+    # What a probe costs beside its draft pass, in plain rounds.
+    PROBE_WAIT = 0.1
     # Plain rounds in a row that time plain decoding. The outer two do not count: next
     # to a block, a single row waits for another time.
     TIMING_ROUNDS = 3
@@ -150,13 +193,20 @@ class Controller:
         self.history, self.costs = history, history.costs
         self.acceptance = history.acceptance
         for known in (self.acceptance, *history.lookup_acceptance.values()):
-            known.limit(self.EARLIER_TEXTS)
-        history.credit = min(history.credit, START_CREDIT)
+            known.start_text()
+        history.credit = min(history.credit, self._most_carried())
+        history.probe_credit = max(history.probe_credit, START_PROBE_CREDIT)
         self.last = Plan(widest, DRAFTER)
         self.timing_rounds_left = 0
-        self.since_probe = 0  # tokens
+        self.since_probe = self.PROBE_GAP  # tokens
         # Source and kind -> whether most of its last block was kept.
         self.mostly_kept: dict[str, bool] = {}
+
+    def _most_carried(self):
+        if not self.acceptance.is_new:
+            return self.MOST_CARRIED
+        loss = self.relative_cost(Plan(self.widest, DRAFTER), 0) - 1.0
+        return self.FIRST_BLOCKS * max(loss, 0.0)
 
     def plan(self, context: int, left: int, match: Proposal | None = None) -> Plan:
         """The plan of the next round. Does not change the controller.
@@ -186,7 +236,7 @@ class Controller:
             tokens = self._acceptance_of(source, kind).expected_tokens(widest - 1)
             margin = self.history.credit
             if self.mostly_kept.get(source + kind):
-                margin -= self.LEAST_CREDIT
+                margin += self.MOST_DEBT
             for width in range(2, widest + 1):
                 plan = Plan(width, source)
                 cost = self.relative_cost(plan, context)
@@ -210,24 +260,26 @@ class Controller:
     def _acceptance_of(self, source, kind):
         if source == DRAFTER:
             return self.acceptance
-        by_kind = self.history.lookup_acceptance
-        return by_kind.setdefault(kind, Acceptance(LOOKUP_PRIOR))
+        return self.history.lookup_acceptance.setdefault(kind, Acceptance())
 
     def _should_probe(self, context, left):
-        if left <= self.PROBE_GAP or self.since_probe < self.PROBE_GAP:
+        if left <= self.PROBE_ROWS or self.since_probe < self.PROBE_GAP:
             return False
-        rows = min(self.widest, self.PROBE_ROWS)
-        plain = self.costs.seconds(PLAIN, 1, context)
-        cost = self.costs.draft_seconds(rows, context) / plain
-        # A probe that costs more than a text's first credit waits for all of that.
-        needed = min(cost, START_CREDIT)
-        if self.history.credit < needed and not self.mostly_kept.get(DRAFTER):
+        cost = self._probe_cost(min(self.widest, self.PROBE_ROWS), context)
+        # A probe that costs more than the most credit waits for all of that.
+        needed = min(cost, MOST_PROBE_CREDIT)
+        credit = max(self.history.probe_credit, self.history.credit - START_CREDIT)
+        if credit < needed and not self.mostly_kept.get(DRAFTER):
             return False
-        # If a block that is kept whole would be slower, there is nothing to find out.
         widths = range(2, self.widest + 1)
-        costs = (self.relative_cost(Plan(w, DRAFTER), context) for w in widths)
-        pairs = zip(widths, costs, strict=True)
-        return any(width > self.UNPARK_RATIO * cost for width, cost in pairs)
+        costs = [self.relative_cost(Plan(w, DRAFTER), context) for w in widths]
+        gain = self.acceptance.gain(costs, self.UNPARK_RATIO)
+        return gain * min(left, self.PROBE_REACH) > cost
+
+    def _probe_cost(self, rows, context):
+        """Plain rounds that a probe costs."""
+        plain = self.costs.seconds(PLAIN, 1, context)
+        return self.costs.draft_seconds(rows, context) / plain + self.PROBE_WAIT
 
     def trim(self, rows: int, confidence: Sequence[float], context: int) -> int:
         """The number of rows of a drafted block that are worth verifying; 1 is none.
@@ -295,13 +347,18 @@ class Controller:
     def _record_plain(self, plan, context, seconds, steady, caller_seconds):
         if plan.probe_rows:
             self.since_probe = 0
-            plain = self.costs.seconds(PLAIN, 1, context)
-            drafting = self.costs.draft_seconds(plan.probe_rows, context)
-            self._add_credit(-drafting / plain)
+            cost = self._probe_cost(plan.probe_rows, context)
+            history = self.history
+            if history.credit - START_CREDIT >= cost > history.probe_credit:
+                history.credit -= cost  # from what was earned
+            else:
+                history.probe_credit -= cost
         elif steady and self.last == plan:
             self.costs.record(PLAIN, 1, context, seconds, caller_seconds)
         self._add_credit(self.CREDIT_PER_ROUND, self.history.credit)
-        self.acceptance.age(self.AGE_PER_PLAIN_ROUND)
+        probes = self.history.probe_credit + self.PROBE_CREDIT_PER_ROUND
+        self.history.probe_credit = max(-1.0, min(probes, MOST_PROBE_CREDIT))
+        self.acceptance.pass_round()
         self.timing_rounds_left = max(0, self.timing_rounds_left - 1)
         self.since_probe += 1
         self.history.since_plain = 0
@@ -333,14 +390,25 @@ class Controller:
         )
         return max(speeds, default=1.0)
 
-    def record_drafts(self, source: str, kind: str, judged: int, accepted: int) -> None:
+    def record_drafts(
+        self,
+        source: str,
+        kind: str,
+        judged: int,
+        accepted: int,
+        first: int = 0,
+        drafts: int = 0,
+    ) -> None:
         """Record how many drafts equal the text, whether they were verified or not.
 
         Args:
             source, kind: Where the drafts come from.
             judged: Drafts up to the end of the text.
             accepted: Leading drafts that equal it.
+            first: Earlier drafts of the same block, which are recorded already.
+            drafts: All drafts of the block, if more than first + judged.
         """
         if judged:
-            self._acceptance_of(source, kind).record(judged, accepted)
-            self.mostly_kept[source + kind] = accepted > judged // 2
+            self._acceptance_of(source, kind).record(judged, accepted, first)
+            most = max(drafts, first + judged) // 2
+            self.mostly_kept[source + kind] = first + accepted > most

@@ -168,11 +168,46 @@ def test_probes_in_a_row_are_recorded_when_they_are_right(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text,result",
-    [([], None), ([7], None), ([7, 8], (2, 2)), ([9], (2, 0)), ([7, 9, 1], (2, 1))],
+    "text,result,ended",
+    [
+        ([], (0, 0), False),
+        ([7], (1, 1), False),
+        ([7, 8], (2, 2), True),
+        ([9], (2, 0), True),
+        ([7, 9, 1], (2, 1), True),
+    ],
 )
-def test_comparing_a_probe(text, result):
-    assert Probe(DRAFTER, "", 1, [7, 8]).compare([5, *text]) == result
+def test_comparing_a_probe(text, result, ended):
+    probe = Probe(DRAFTER, "", 1, [7, 8])
+    assert probe.compare([5, *text]) == result and probe.ended == ended
+
+
+def test_a_probe_is_compared_as_the_text_grows():
+    probe = Probe(DRAFTER, "", 1, [7, 8, 9, 10])
+    assert probe.compare([5, 7, 8]) == (2, 2) and not probe.ended
+    assert probe.compare([5, 7, 8]) == (0, 0) and probe.equal == 2
+    assert probe.compare([5, 7, 8, 0]) == (2, 0) and probe.ended
+
+
+def test_no_probe_beside_one_that_is_right_so_far():
+    control, text = RandomController(8, None), [1, 2]
+    control.plan = lambda context, left, match: Plan(probe_rows=6)
+    planner = Planner(control, text, Stops((), None, 40), 40)
+    planner.probes[DRAFTER] = Probe(DRAFTER, "", 2, [7, 8])
+    assert planner.next() == Plan()
+    planner.probes.clear()
+    assert planner.next() == Plan(probe_rows=6)
+
+
+def test_a_verified_block_replaces_the_drafters_probe():
+    control, text = RandomController(8, None), [1, 2]
+    control.plan = lambda context, left, match: Plan(6, DRAFTER)
+    planner = Planner(control, text, Stops((), None, 40), 40)
+    planner.probes[DRAFTER] = Probe(DRAFTER, "", 2, [7, 8])
+    planner.next()
+    text += [3, 4]
+    planner.report(Round([3, 4], 5, 1, 6, DRAFTER))
+    assert not planner.probes
 
 
 def test_a_confidence_that_is_not_a_number_counts_as_zero():
@@ -210,15 +245,17 @@ def test_unused_lookup_proposals_are_compared_with_the_text():
         planner.next()
         text.append(token)
         planner.report(Round([token], 0, 0, 1))
-    assert control.drafts == [(LOOKUP, "short", 15, 15)]
-    # A proposal that is verified is not compared as well.
+    assert control.drafts[0] == (LOOKUP, "short", 15, 15)
     assert LOOKUP in planner.probes
     control.plan = lambda context, left, match: Plan(3, LOOKUP)
     planner.confidence = [0.1] * 7  # the drafter's, in another block
     assert text[-1] == 3 and planner.next().drafts == [4, 5]
-    assert LOOKUP not in planner.probes and planner.confidence == []
+    assert planner.confidence == []
+    compared = planner.probes[LOOKUP]
     text += [4, 5]
     planner.report(Round([4, 5], 2, 2, 3, LOOKUP))
+    # A proposal that is verified is not compared as well.
+    assert planner.probes[LOOKUP] is not compared
     assert control.rounds[-1][4] == planner.lookup.find(1).kind == "whole"
 
 

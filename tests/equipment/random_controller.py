@@ -45,8 +45,12 @@ class RandomController:
     def record_confidence(self, confidence, accepted):
         self.confidences.append((confidence, accepted))
 
-    def record_drafts(self, source, kind, judged, accepted):
-        self.drafts.append((source, kind, judged, accepted))
+    def record_drafts(self, source, kind, judged, accepted, first=0, drafts=0):
+        """Parts of one block are joined."""
+        if first:
+            at = max(i for i, record in enumerate(self.drafts) if record[0] == source)
+            assert self.drafts.pop(at) == (source, kind, first, first)
+        self.drafts.append((source, kind, first + judged, first + accepted))
 
 
 def repeating(length, seed=5):

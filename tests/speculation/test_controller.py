@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dflash_mlx.speculation.acceptance import LEVELS
 from dflash_mlx.speculation.controller import (
     Controller,
     FixedWidth,
@@ -69,20 +70,19 @@ def test_a_cheap_width_behind_an_expensive_one_is_found():
 def test_the_width_changes_only_for_a_clearly_better_one():
     def plan_after(last, advantage):
         """The plan if blocks of 2 rows are that much faster than plain decoding."""
-        costs = Costs(Curve({1: 1.0, 2: 1.9 / advantage, 3: 9.0, 16: 99.0}, {2: 0.0}))
+        costs = Costs(Curve({1: 1.0, 2: 1.88 / advantage, 3: 9.0, 16: 99.0}, {2: 0.0}))
         control = Controller(3, History(costs))
-        control.acceptance.kept = [900.0, 900.0]
-        control.acceptance.tried = [1000.0, 1000.0]
+        control.acceptance.belief = 1.0 * (LEVELS == 0.88)
         control.last, control.history.credit = last, 9.0
         return control.plan(0, 99)
 
     assert plan_after(Plan(), 1.02) == Plan()
     assert plan_after(Plan(), 1.05) == Plan(2, DRAFTER)
     assert plan_after(Plan(2, DRAFTER), 1.02) == Plan(2, DRAFTER)
-    costs = Costs(Curve({1: 1.0, 2: 1.0, 3: 1.42, 16: 99.0}, {2: 0.0}))
+    costs = Costs(Curve({1: 1.0, 2: 1.0, 3: 1.46, 16: 99.0}, {2: 0.0}))
     control = Controller(3, History(costs))
-    control.acceptance.kept, control.acceptance.tried = [1e6, 0.86e6], [1e6, 1e6]
-    for last, third in ((2, 1.42), (3, 1.44)):
+    control.acceptance.belief = 1.0 * (max(LEVELS) == LEVELS)
+    for last, third in ((2, 1.46), (3, 1.50)):
         costs.reset(Curve({1: 1.0, 2: 1.0, 3: third, 16: 99.0}, {2: 0.0}))
         control.last = Plan(last, DRAFTER)
         assert control.plan(0, 99) == Plan(last, DRAFTER)

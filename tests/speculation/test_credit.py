@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dflash_mlx.speculation.controller import (
+    MOST_PROBE_CREDIT,
     START_CREDIT,
+    START_PROBE_CREDIT,
     Controller,
     History,
     Plan,
@@ -44,9 +46,9 @@ def test_a_draft_pass_that_costs_more_than_the_credit(monkeypatch, chance, least
 
 def test_gains_may_be_lost_again_up_to_a_few_blocks():
     control = fresh()
-    cost = control.relative_cost(Plan(8, DRAFTER), 0)
+    cost, first = control.relative_cost(Plan(8, DRAFTER), 0), control.history.credit
     record(control, 8, 2)
-    assert control.history.credit == pytest.approx(START_CREDIT + 3 - cost)
+    assert control.history.credit == pytest.approx(first + 3 - cost)
     record(control, 8, 7, number=9)
     assert control.history.credit == pytest.approx(control.MOST_CREDIT * cost)
     record(control, 8, 0, number=9)
@@ -55,25 +57,50 @@ def test_gains_may_be_lost_again_up_to_a_few_blocks():
     )
 
 
-def test_a_new_text_starts_with_little_from_the_one_before():
+def test_a_new_text_takes_over_what_was_earned():
     history = History(Costs(curve("flat")))
-    for _ in range(30):
-        history.acceptance.record(15, 15)
-    history.credit = 5.0
-    Controller(WIDEST, history)
-    assert history.acceptance.tried[0] == pytest.approx(1.0)
-    assert history.credit == START_CREDIT
-    history.credit = -1.0
-    Controller(WIDEST, history)
-    assert history.credit == -1.0  # a debt stays
+    history.acceptance.record(15, 15)
+    for credit, carried in ((9.0, Controller.MOST_CARRIED), (2.0, 2.0), (-1.0, -1.0)):
+        history.credit = credit
+        Controller(WIDEST, history)
+        assert history.credit == carried  # a debt stays
 
 
-def test_a_probe_is_paid_for():
+def test_a_new_pair_may_lose_two_full_blocks_or_little_more_than_a_plain_round():
+    for name, widest, credit in (
+        ("flat", WIDEST, 2 * (1.15 + 0.12 - 1.0)),
+        ("cpu", 8, START_CREDIT),
+        ("linear", WIDEST, START_CREDIT),
+    ):
+        control = Controller(widest, History(Costs(curve(name))))
+        assert control.history.credit == pytest.approx(credit)
+
+
+def test_plain_rounds_restore_the_first_credit_and_no_more():
+    control = fresh()
+    control.history.credit = control.history.probe_credit = 0.0
+    for _ in range(1000):
+        control.record_round(Plan(), Round([0], 0, 0, 1), 0, 1.0)
+    assert control.history.credit == pytest.approx(START_CREDIT)
+    assert control.history.probe_credit == pytest.approx(MOST_PROBE_CREDIT)
+
+
+def test_a_new_text_may_be_probed():
+    history = History(Costs(curve("flat")))
+    history.probe_credit = -1.0
+    Controller(WIDEST, history)
+    assert history.probe_credit == START_PROBE_CREDIT
+
+
+def test_a_probe_is_paid_for_by_a_credit_of_its_own():
     control = Controller(WIDEST, History(Costs(curve("flat"))))
-    before = control.history.credit
+    history = control.history
+    history.credit, before = 0.5, history.probe_credit
     control.record_round(Plan(probe_rows=8), Round([0], 0, 0, 1), 0, 1.12)
-    paid = before - control.history.credit
-    assert paid == pytest.approx(0.12 - control.CREDIT_PER_ROUND)
+    paid = before - history.probe_credit
+    cost = 0.12 + control.PROBE_WAIT
+    assert paid == pytest.approx(cost - control.PROBE_CREDIT_PER_ROUND)
+    assert history.credit == 0.5 + control.CREDIT_PER_ROUND
 
 
 def test_a_very_slow_round_is_not_charged_in_full():
@@ -96,7 +123,7 @@ def test_lookup_may_be_in_debt_only_if_that_kind_was_mostly_kept():
     control = fresh()
     for _ in range(40):
         control.record_drafts(DRAFTER, "", 15, 0)
-    control.history.credit = -0.1
+    control.history.credit, control.since_probe = -0.1, 0
     control.record_drafts(LOOKUP, "short", 10, 10)
     assert control.plan(0, 99, MATCH) == Plan()
     control.record_drafts(LOOKUP, "long", 10, 10)
@@ -110,14 +137,15 @@ def test_lookup_beside_a_drafter_of_one_row():
     assert control.plan(0, 99, MATCH).source == LOOKUP
 
 
-def test_earlier_texts_count_little_for_lookup():
-    control = fresh()
-    for _ in range(100):
-        control.record_drafts(DRAFTER, "", 15, 0)
-        control.record_drafts(LOOKUP, "long", 10, 0)
-    assert control.plan(0, 99, MATCH).source == PLAIN
-    again = fresh(control.history)
-    tried = control.history.lookup_acceptance["long"].tried[0]
-    assert tried == pytest.approx(control.EARLIER_TEXTS)
+def test_one_match_that_is_kept_starts_lookup_again():
+    history = History(Costs(curve("cpu")))
+    for _ in range(12):  # texts
+        control = fresh(history)
+        for _ in range(10):
+            control.record_drafts(DRAFTER, "", 15, 0)
+            control.record_drafts(LOOKUP, "long", 10, 0)
+        assert control.plan(0, 99, MATCH).source == PLAIN
+    again = fresh(history)
+    assert again.plan(0, 99, MATCH).source == PLAIN
     again.record_drafts(LOOKUP, "long", 10, 10)
     assert again.plan(0, 99, MATCH).source == LOOKUP
