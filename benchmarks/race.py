@@ -1,263 +1,346 @@
-"""Race four loops: mlx-lm, dflash-mlx without and with drafts, and published DFlash.
+"""Race dflash-mlx against mlx-lm and the other DFlash loops, each in its own process.
 
     OPENBLAS_NUM_THREADS=2 LD_PRELOAD=libopenblas.so.0 \
-        python -m benchmarks.race [--published] [--prefill 4000]
+        python -m benchmarks.race --python /tmp/rivals/bin/python --history kept
 
-All loops run in one process, interleaved, on the embedded pair widened to 189 million
-float32 parameters (widen.py). At this size a pass of one row is limited by memory
-bandwidth, as on a GPU. The published loop is the package `dflash` 0.1.0, which no other
-code needs. Prints a table, then one JSON line.
+All contenders load the embedded pair widened to 189 million float32 parameters
+(widen.py). At this size a pass of one row is limited by memory bandwidth, as on a GPU.
+They take turns prompt by prompt: while one answers, the others wait. `--python` is the
+interpreter of an environment with `dflash`, `mlx-dspark` and `mlx-vlm`; without it,
+those take part that this environment has. Prints tables, then one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
-from statistics import mean, median
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import mlx.core as mx
-import mlx_lm
-from mlx.utils import tree_flatten
-from mlx_lm.generate import generate_step
+from mlx_lm.utils import save_config, save_model
 
+from dflash_mlx.bench.pairs import with_untrained_drafter
 from dflash_mlx.bench.widen import RACE, widen
-from dflash_mlx.cache.prompt_cache import PromptCache
-from dflash_mlx.decoding.loop import decode
 from dflash_mlx.device import describe
-from dflash_mlx.engine import stream_generate
+from dflash_mlx.hub import registry
+from dflash_mlx.hub.find import folder_of_target
 from dflash_mlx.loading import load
-from dflash_mlx.pair import Pair
+from dflash_mlx.models.drafters import save_folder
+from dflash_mlx.store import cache_folder, home
 from dflash_mlx.text.chat_template import apply_template
 
+from .race_worker import CONTENDERS, Answer
+
+# Blocks of 8 give 7.9 tokens per round on the first, second and fourth prompt, 5.3 to
+# 7.0 on the last three, and 1.9 on the third, which is easy for 33 tokens, then hard.
 PROMPTS = (
     "What is 487 + 356?",
     "Write the 9 times table up to 12.",
     "Write a Python function multiply_river that returns the product of x and y.",
     "Write the numbers from 233 to 238 in words.",
+    "Count from 17 to 45.",
+    "Make a table of n and its cube for n from 2 to 9.",
+    "Add 958 and 67.",
 )
+WARM_UP = "Count from 1 to 20."
+WARM_TOKENS = 16
+# The package that a contender needs, where it is not ours.
+PACKAGES = {"published": "dflash", "mlx-dspark": "mlx_dspark", "mlx-vlm": "mlx_vlm"}
+REFERENCE = "mlx-lm"
+# Those that choose widths by what earlier answers have shown.
+LEARNING = ("auto", "turning")
+# Seconds between two turns, in which the threads of the last one fall asleep.
+PAUSE = 0.1
 
-# Tokens, seconds after the first token, and tokens per round (1 without drafts).
-Answer = tuple[list[int], float, float]
+
+class Contender(Protocol):
+    """Answers prompts."""
+
+    def answer(self, ids: list[int], tokens: int) -> Answer:
+        """The tokens that follow a prompt, and their times."""
 
 
-def race_pair() -> tuple[Pair, object]:
-    """The widened pair in float32, and its tokenizer."""
-    pair, tokenizer = load("tiny")
+class Worker:
+    """A contender in a process of its own.
+
+    Args:
+        name: A key of CONTENDERS.
+        folder: The pair's.
+        python: The interpreter.
+        home: Its home folder.
+    """
+
+    def __init__(self, name: str, folder: Path, python: str, home: Path):
+        command = [python, "-m", "benchmarks.race_worker", name, str(folder)]
+        self.name = name
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"HOME": str(home)},
+            cwd=Path(__file__).parents[1],
+        )
+        self._read()  # it has loaded the pair
+
+    def answer(self, ids: list[int], tokens: int) -> Answer:
+        """As Contender.answer."""
+        self.process.stdin.write(json.dumps({"ids": ids, "tokens": tokens}) + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def _read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with code {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Let the process end by itself, and wait for that."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+def write_pair(folder: Path, wide: bool = True, blind: bool = False) -> Any:
+    """Write the pair in float32 as `target` and `drafter`; return its tokenizer.
+
+    The written tokenizer and config have another end of text, which the target never
+    chooses, so that all answers have the same length.
+
+    Args:
+        folder: An empty folder.
+        wide: Widen it to RACE.
+        blind: Give the drafter random weights.
+    """
+    pair, tokenizer = load(registry.TINY, calibration=False)
     pair.model.set_dtype(mx.float32)
     pair.drafter.set_dtype(mx.float32)
-    return widen(pair, RACE), tokenizer
+    if wide:
+        pair = widen(pair, RACE)
+    if blind:
+        pair = with_untrained_drafter(pair)
+    target, drafter = folder / "target", folder / "drafter"
+    save_model(target, pair.model)
+    config = {"torch_dtype": "float32", "eos_token_id": 0}
+    save_config(pair.target.config | config, target / "config.json")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder_of_target(registry.TINY, None) / name).read_text()
+        text = text.replace('"eos_token": "<|im_end|>"', '"eos_token": "<|endoftext|>"')
+        (target / name).write_text(text.replace("<|im_end|>", "<|turn_end|>"))
+    save_folder(pair.drafter, drafter, dtype=None)
+    config = json.loads((drafter / "config.json").read_text())
+    # Some readers look for these at the root only.
+    config |= config["dflash_config"] | {"model_type": "qwen3"}
+    (drafter / "config.json").write_text(json.dumps(config))
+    return tokenizer
 
 
-def run_mlx_lm(pair: Pair, tokenizer, ids, tokens: int) -> Answer:
-    """mlx_lm.stream_generate."""
-    produced, start = [], 0.0
-    responses = mlx_lm.stream_generate(pair.model, tokenizer, ids, max_tokens=tokens)
-    for response in responses:
-        start = start or time.perf_counter()
-        produced.append(response.token)
-    return produced, time.perf_counter() - start, 1.0
-
-
-def run_ours(speculate: bool, block_size: int | None = None) -> Callable[..., Answer]:
-    """Our stream_generate.
-
-    Args:
-        speculate: False decodes plainly.
-        block_size: Rows of a block; None lets the engine choose.
-    """
-
-    def run(pair, tokenizer, ids, tokens):
-        produced, start = [], 0.0
-        for response in stream_generate(
-            pair,
-            tokenizer,
-            ids,
-            max_tokens=tokens,
-            block_size=block_size,
-            speculate=speculate,
-        ):
-            start = start or time.perf_counter()
-            produced.append(response.token)
-        seconds = time.perf_counter() - start
-        return produced, seconds, response.stats.tokens_per_round
-
-    return run
-
-
-def run_published(pair: Pair) -> Callable[..., Answer]:
-    """The published loop with the same weights.
-
-    It replaces layers of its model, so it gets a copy that shares the weights.
-    """
-    from dflash.model_mlx import DFlashConfig, DFlashDraftModel
-    from dflash.model_mlx import stream_generate as published
-
-    ours = pair.drafter.config
-    names = set(DFlashConfig.__dataclass_fields__) & set(vars(ours))
-    draft = DFlashDraftModel(DFlashConfig(**{name: vars(ours)[name] for name in names}))
-    draft.load_weights(list(tree_flatten(pair.drafter.parameters())))
-    draft.eval()
-    parts = pair.target.parts
-    layers = list(parts.list_layers(pair.model))
-    model = parts.with_layers(pair.model, layers)
-
-    def run(_, tokenizer, ids, tokens):
-        produced, rounds, start = [], 0, 0.0
-        for response in published(
-            model, draft, tokenizer, mx.array(ids), max_tokens=tokens
-        ):
-            start = start or time.perf_counter()
-            produced += response.tokens
-            rounds += response.accepted is not None
-        seconds = time.perf_counter() - start
-        return produced, seconds, (len(produced) - 1) / max(rounds, 1)
-
-    return run
-
-
-def race(runners: dict[str, Callable], pair, tokenizer, tokens: int, repeats: int):
-    """Run every loop on every prompt in turn.
+class Stable:
+    """Starts the workers of a race, and keeps their home folders.
 
     Args:
-        runners: Name -> function that answers; the first one's text is the reference.
-        pair, tokenizer: From `race_pair`.
+        root: A folder for the pair and the homes.
+        options: The command line's.
+        tokenizer: Encodes the prompts.
+    """
+
+    def __init__(self, root: Path, options: argparse.Namespace, tokenizer: Any):
+        self.root, self.options = root, options
+        self.prompts = [encode(tokenizer, prompt) for prompt in PROMPTS]
+        self.warm_up = encode(tokenizer, WARM_UP)
+        self.started = 0
+
+    def prepare(self, names: Sequence[str]) -> None:
+        """Run an earlier process of each contender that learns: it measures the cost
+        curve, and with --history kept it answers every prompt once."""
+        for name in names:
+            if name not in LEARNING:
+                continue
+            worker = self.start(name, self.root / f"home {name}")
+            if self.options.history == "kept":
+                for ids in self.prompts:
+                    worker.answer(ids, self.options.tokens)
+            worker.close()
+
+    def open(self, name: str) -> Worker:
+        """A worker that is ready for its first prompt."""
+        home_folder = self.root / f"home {name}"
+        if self.options.history == "none":
+            self.started += 1
+            costs = cache_folder().relative_to(home()) / "costs.json"
+            kept = home_folder / costs
+            home_folder = self.root / f"home {self.started}"
+            if kept.is_file():
+                (home_folder / costs).parent.mkdir(parents=True)
+                shutil.copy(kept, home_folder / costs)
+        return self.start(name, home_folder)
+
+    def start(self, name: str, home_folder: Path) -> Worker:
+        """A worker with this home, after its warm-up."""
+        home_folder.mkdir(exist_ok=True)
+        python = self.options.python if name in PACKAGES else sys.executable
+        worker = Worker(name, self.root, python, home_folder)
+        if not self.options.first:
+            worker.answer(self.warm_up, WARM_TOKENS)
+        return worker
+
+
+def encode(tokenizer: Any, prompt: str) -> list[int]:
+    """The token ids of a user's message."""
+    return apply_template(tokenizer, [{"role": "user", "content": prompt}])
+
+
+def take_turns(
+    contenders: dict[str, Contender],
+    prompts: Sequence[list[int]],
+    tokens: int,
+    results: dict[str, list[list[Answer]]],
+    shift: int = 0,
+) -> None:
+    """Let every contender answer every prompt, one contender at a time.
+
+    Args:
+        contenders: By name.
+        prompts: Token ids.
         tokens: Tokens of an answer.
-        repeats: Number of answers per loop and prompt.
-
-    Returns:
-        Name -> {tokens_per_second, spread, tokens_per_round, by_prompt, identical}.
-        Speeds are medians over repeats, then over prompts.
+        results: Name -> for each prompt a list, to which the answer is added.
+        shift: The contender that begins with the first prompt; the next one begins
+            with the second.
     """
-    prompts = [
-        apply_template(tokenizer, [{"role": "user", "content": prompt}])
-        for prompt in PROMPTS
+    names = list(contenders)
+    for p, ids in enumerate(prompts):
+        first = (p + shift) % len(names)
+        for name in names[first:] + names[:first]:
+            time.sleep(PAUSE)
+            results[name][p].append(contenders[name].answer(ids, tokens))
+
+
+def first_answers(
+    stable: Stable, names: list[str], results: dict[str, list[list[Answer]]]
+) -> None:
+    """Let every contender answer every prompt as the first of a new process."""
+    for p, ids in enumerate(stable.prompts):
+        first = p % len(names)
+        for name in names[first:] + names[:first]:
+            with contextlib.closing(stable.open(name)) as worker:
+                results[name][p].append(worker.answer(ids, stable.options.tokens))
+
+
+def speed(answers: Sequence[Answer], half: bool = False) -> float:
+    """Tokens per second of answers together, after the first token of each.
+
+    Args:
+        half: Count the second half of each answer only.
+    """
+    tokens, seconds = 0, 0.0
+    for answer in answers:
+        times = answer["times"]
+        start = times[len(times) // 2 if half else 0]
+        tokens += sum(at > start for at in times)
+        seconds += times[-1] - start
+    return tokens / seconds if seconds else 0.0
+
+
+def table(results: dict[str, list[list[Answer]]], half: bool = False) -> str:
+    """Speeds as ratios to the reference: of all prompts together, and of each.
+
+    Args:
+        half: As in `speed`.
+    """
+    lines = [
+        "| contender | tokens/s | total | per prompt | first token, s | same text |",
+        "|---|--:|--:|---|--:|---|",
     ]
-    for run in runners.values():  # warm-up
-        run(pair, tokenizer, prompts[0], 16)
-    speeds = {name: [[] for _ in prompts] for name in runners}
-    tokens_per_round = {name: [] for name in runners}
-    identical = dict.fromkeys(runners, True)
-    for _ in range(repeats):
-        for p, ids in enumerate(prompts):
-            reference = None
-            for name, run in runners.items():
-                produced, seconds, per_round = run(pair, tokenizer, ids, tokens)
-                reference = reference or produced
-                identical[name] &= produced == reference
-                speeds[name][p].append((len(produced) - 1) / seconds)
-                tokens_per_round[name].append(per_round)
-    return {
-        name: {
-            "tokens_per_second": median(median(s) for s in speeds[name]),
-            "spread": [min(map(min, speeds[name])), max(map(max, speeds[name]))],
-            "tokens_per_round": mean(tokens_per_round[name]),
-            "by_prompt": [median(s) for s in speeds[name]],
-            "identical": identical[name],
-        }
-        for name in runners
-    }
-
-
-def ratio(results: dict, name: str, base: str) -> float:
-    """The median over prompts of the ratio of two loops' speeds."""
-    pairs = zip(results[name]["by_prompt"], results[base]["by_prompt"], strict=True)
-    return median(a / b for a, b in pairs)
-
-
-def prefill(pair: Pair, rows: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Time and peak memory of a prefill of `rows` tokens.
-
-    Returns:
-        Name -> {seconds, peak_mb}.
-    """
-    ids = mx.random.randint(0, 400, (rows,), key=mx.random.key(1)).tolist()
-
-    def prefill_mlx_lm():
-        next(generate_step(mx.array(ids), pair.model, max_tokens=1))
-
-    def prefill_ours(speculate):
-        cache = PromptCache(pair)
-        rounds = decode(
-            pair, ids, max_tokens=1, speculate=speculate, prompt_cache=cache
+    base = results[REFERENCE]
+    for name, prompts in results.items():
+        everything = [answer for answers in prompts for answer in answers]
+        total = speed(everything, half)
+        ratio = total / speed([a for answers in base for a in answers], half)
+        each = " ".join(
+            f"{speed(ours, half) / speed(theirs, half):.2f}"
+            for ours, theirs in zip(prompts, base, strict=True)
         )
-        next(rounds)
-
-    runners = {
-        "mlx-lm": prefill_mlx_lm,
-        "plain": lambda: prefill_ours(False),
-        "dflash": lambda: prefill_ours(True),
-    }
-    seconds = {name: [] for name in runners}
-    peaks = dict.fromkeys(runners, 0)
-    for _ in range(repeats):
-        for name, run in runners.items():
-            mx.clear_cache()
-            mx.reset_peak_memory()
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-            peaks[name] = max(peaks[name], mx.get_peak_memory())
-    return {
-        name: {"seconds": median(seconds[name]), "peak_mb": peaks[name] / 1e6}
-        for name in runners
-    }
+        first = sum(answer["times"][0] for answer in everything) / len(everything)
+        same = all(
+            answer["tokens"] == theirs[0]["tokens"]
+            for answers, theirs in zip(prompts, base, strict=True)
+            for answer in answers
+        )
+        lines.append(
+            f"| {name} | {total:.1f} | {ratio:.2f} | {each} | {first:.2f} | "
+            f"{'yes' if same else 'NO'} |"
+        )
+    return "\n".join(lines)
 
 
-def drafting_memory_mb(pair: Pair, rows: int, step: int = 2048) -> float:
-    """Megabytes that drafting may add to a prefill: cache and one chunk of features.
+def available(python: str, package: str) -> bool:
+    """Whether an interpreter has a package."""
+    code = f"import importlib.util as u; raise SystemExit(not u.find_spec({package!r}))"
+    return subprocess.run([python, "-c", code]).returncode == 0
 
-    The drafter's weights are in memory in every run, so they are not included.
-    """
-    config = pair.drafter.config
-    width = config.num_key_value_heads * config.head_dim
-    cached = -(-rows // 256) * 256 * width * 2 * config.num_hidden_layers
-    features = min(rows, step) * len(config.target_layer_ids) * config.hidden_size
-    return (cached + features) * 4 / 1e6
+
+def race(options: argparse.Namespace, root: Path) -> dict[str, list[list[Answer]]]:
+    """Write the pair into a folder, and run the race there."""
+    stable = Stable(root, options, write_pair(root, blind=options.blind))
+    names = options.only or [
+        *("mlx-lm", "auto"),
+        *(n for n, package in PACKAGES.items() if available(options.python, package)),
+    ]
+    results = {name: [[] for _ in PROMPTS] for name in names}
+    stable.prepare(names)
+    for repeat in range(options.repeats):
+        if options.first:
+            first_answers(stable, names, results)
+            continue
+        with contextlib.ExitStack() as stack:
+            workers = {
+                name: stack.enter_context(contextlib.closing(stable.open(name)))
+                for name in names
+            }
+            take_turns(workers, stable.prompts, options.tokens, results, repeat)
+    return results
+
+
+def read_options() -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", default=sys.executable, help="of the others")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="CONTENDER")
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--history", choices=("kept", "none"), default="kept")
+    parser.add_argument("--blind", action="store_true", help="random draft weights")
+    parser.add_argument("--first", action="store_true", help="a process per answer")
+    parser.add_argument("--half", action="store_true", help="of the second halves")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Run the race, and print a table and a JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--published", action="store_true", help="race dflash 0.1.0")
-    parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--prefill", type=int, default=4000, help="0 leaves it out")
-    args = parser.parse_args()
-    pair, tokenizer = race_pair()
-    runners = {
-        "mlx-lm": run_mlx_lm,
-        "plain": run_ours(False),
-        "dflash": run_ours(True),
-    }
-    if args.published:
-        runners["published"] = run_published(pair)
+    options = read_options()
+    with tempfile.TemporaryDirectory(prefix="race-") as root:
+        results = race(options, Path(root))
     machine = describe()
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
-    results = race(runners, pair, tokenizer, args.tokens, args.repeats)
-    print("| engine | tokens/s | range | vs plain | tokens per round | same text |")
-    print("|---|--:|--:|--:|--:|---|")
-    for name, row in results.items():
-        low, high = row["spread"]
-        print(
-            f"| {name} | {row['tokens_per_second']:.1f} | {low:.1f}-{high:.1f} | "
-            f"{ratio(results, name, 'plain'):.2f} | {row['tokens_per_round']:.2f} | "
-            f"{'yes' if row['identical'] else 'NO'} |"
-        )
-    report = {"decode": results, "machine": machine}
-    if args.prefill:
-        report["prefill"] = rows = prefill(pair, args.prefill, args.repeats)
-        extra = drafting_memory_mb(pair, args.prefill)
-        print(f"\nPrefill of {args.prefill} tokens; drafting may add {extra:.0f} MB:")
-        print("| engine | seconds | speed vs mlx-lm | peak MB |\n|---|--:|--:|--:|")
-        for name, row in rows.items():
-            share = rows["mlx-lm"]["seconds"] / row["seconds"]
-            print(
-                f"| {name} | {row['seconds']:.2f} | {share:.2f} | "
-                f"{row['peak_mb']:.0f} |"
-            )
-    print(json.dumps(report))
+    print(table(results, options.half))
+    answers = {
+        name: [
+            [(len(a["tokens"]), a["times"][0], a["times"][-1]) for a in each]
+            for each in prompts
+        ]
+        for name, prompts in results.items()
+    }
+    print(json.dumps({"options": vars(options), "machine": machine} | answers))
 
 
 if __name__ == "__main__":
