@@ -19,7 +19,7 @@ from .models import fingerprint
 from .models.drafters.base import Drafter
 from .models.targets import make_target
 from .models.targets.base import Target
-from .speculation.controller import History
+from .speculation.history import History
 
 
 def nothing() -> None:

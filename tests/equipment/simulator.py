@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dflash_mlx.decoding.planner import Probe
-from dflash_mlx.speculation.controller import Controller, History, Plan
+from dflash_mlx.speculation.controller import Controller, Plan
 from dflash_mlx.speculation.costs import DRAFTER, PLAIN, Costs, Curve
+from dflash_mlx.speculation.history import History
 from dflash_mlx.types import Round
 
 WIDEST = 16

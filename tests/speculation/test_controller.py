@@ -8,10 +8,10 @@ from dflash_mlx.speculation.acceptance import LEVELS
 from dflash_mlx.speculation.controller import (
     Controller,
     FixedWidth,
-    History,
     Plan,
 )
 from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN, Costs, Curve
+from dflash_mlx.speculation.history import History
 from dflash_mlx.speculation.lookup import Proposal
 from dflash_mlx.types import Round
 from tests.equipment.simulator import WIDEST, calibrated_controller, curve

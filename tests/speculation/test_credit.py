@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from dflash_mlx.speculation.controller import (
+from dflash_mlx.speculation.controller import Controller, Plan
+from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN, Costs
+from dflash_mlx.speculation.history import (
     MOST_PROBE_CREDIT,
     START_CREDIT,
     START_PROBE_CREDIT,
-    Controller,
     History,
-    Plan,
 )
-from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN, Costs
 from dflash_mlx.speculation.lookup import Proposal
 from dflash_mlx.types import Round
 from tests.equipment import simulator

@@ -9,8 +9,9 @@ from statistics import mean
 
 import pytest
 
-from dflash_mlx.speculation.controller import Controller, History
+from dflash_mlx.speculation.controller import Controller
 from dflash_mlx.speculation.costs import ASSUMED, Costs, Curve
+from dflash_mlx.speculation.history import History
 from tests.equipment.simulator import (
     MIXES,
     PASS_SECONDS,

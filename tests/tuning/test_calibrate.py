@@ -14,13 +14,13 @@ from dflash_mlx import (
     load,
 )
 from dflash_mlx.metal.dispatch import Dispatch
-from dflash_mlx.speculation.controller import History
 from dflash_mlx.speculation.costs import (
     ASSUMED,
     DRAFTER,
     PLAIN,
     Curve,
 )
+from dflash_mlx.speculation.history import History
 from dflash_mlx.store import Store
 from dflash_mlx.tuning import calibrate
 from dflash_mlx.tuning.calibrate import (
