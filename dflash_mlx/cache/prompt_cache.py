@@ -145,11 +145,15 @@ class PromptCache:
         self.drafter = drafter.make_cache() if drafter else []
         self.broken = False
 
-    def evaluate(self) -> None:
+    def evaluate(self, features: mx.array | None = None) -> None:
         """Evaluate all arrays, so that any thread can go on with these caches. What is
-        pending in MLX can be evaluated only by the thread that made it."""
+        pending in MLX can be evaluated only by the thread that made it.
+
+        Args:
+            features: Evaluated together with them, if given.
+        """
         contexts = [array for entry in self.drafter for array in entry.arrays()]
-        mx.eval([entry.state for entry in self.target], contexts)
+        mx.eval([entry.state for entry in self.target], contexts, features)
 
     def settle(self) -> None:
         """Cut both caches to exactly `rows` rows; the target's only if possible."""

@@ -121,14 +121,20 @@ def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round]:
     plan = Plan(first.width)
     while not stops.ended:
         round = play_round(pipeline, plan, stops)
-        planner.report(round)
-        if not (stops.ended or recovery.deferred):
-            with recovery.defer(BaseException):
-                plan = pipeline.prepare()
+        first = round.width == 0  # of the answer: nothing delays it
+        if not first:
+            planner.report(round)
+            if not (stops.ended or recovery.deferred):
+                with recovery.defer(BaseException):
+                    plan = pipeline.prepare()
         with planner.watch.paused():
             yield round
         pipeline.passes.check_thread()
         recovery.raise_deferred()
+        if first and not stops.ended:
+            pipeline.passes.finish_prefill()
+            planner.report(round)
+            plan = pipeline.prepare()
 
 
 class Pipeline:
@@ -136,7 +142,8 @@ class Pipeline:
 
     A block is drafted while the caller uses the round before it. After a single row
     another single row may be known to follow, whatever its token is; that pass is sent
-    before the token is read, as mlx-lm pipelines plain decoding.
+    before the token is read, as mlx-lm pipelines plain decoding. Behind the prefill
+    nothing is sent until the caller has the first token.
 
     Args:
         passes: Run the models.
@@ -175,7 +182,7 @@ class Pipeline:
         """Send the pass over a block, and the next single row behind it if one
         follows; the choices [n] and logits [n, V] of the first."""
         sent, self.ahead = self.ahead or self.passes.verify(block), None
-        if sent.width <= 1 and self.stops.left > 1 and self.planner.can_send_ahead():
+        if sent.width == 1 and self.stops.left > 1 and self.planner.can_send_ahead():
             self.ahead = self.passes.verify(sent.choices)
         return sent.choices, sent.logits
 

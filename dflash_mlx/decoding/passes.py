@@ -46,6 +46,8 @@ class Passes:
     Attributes:
         pending: Passes that are not committed yet, oldest first: one block or two
             single rows at most.
+        prompt_features: The features [1, n, F] of the prompt's last chunk, evaluated,
+            while the drafter lacks them. It gets them after the first token.
         unseen: The number of the last round's tokens that the caller has not been
             handed yet. `close` removes them from the text.
     """
@@ -76,6 +78,7 @@ class Passes:
     def _own_cache(self):
         """Own the cache, without pending passes."""
         self.pending: list[PendingPass] = []
+        self.prompt_features: mx.array | None = None
         self.new_features: list[mx.array] = []  # committed, not in the drafter yet
         self.history: mx.array | None = None  # the text and pending rows
         self.committed: tuple[PendingPass, int] | None = None  # the last block
@@ -97,8 +100,9 @@ class Passes:
         """Pass the prompt in chunks of `step` rows and its last token alone, as mlx-lm
         does.
 
-        The features of each chunk go to the drafter and are dropped. Logits are lazy,
-        so only those of the last row are computed.
+        The features of each chunk go to the drafter and are dropped; those of the last
+        one are kept until after the first token. Logits are lazy, so only those of the
+        last row are computed.
 
         Args:
             progress: Called with (prompt rows done, all of them).
@@ -111,6 +115,12 @@ class Passes:
         if progress:
             progress(total, total)
         return sent
+
+    def finish_prefill(self) -> None:
+        """Give the drafter what the first token did not wait for, and wait until it is
+        computed, so that the next round's time does not include it."""
+        self._flush_features()
+        mx.eval(self._contexts())
 
     def restart(self, step: int) -> PendingPass:
         """Compute the caches again from the text, since a failure may have left any
@@ -137,17 +147,20 @@ class Passes:
         first, total = cache.rows, len(text) - cache.rows
         if progress:
             progress(0, total)
+        self._flush_features()
         cache.snapshot()
         while cache.rows < end:
             n = min(step, end - cache.rows, cache.to_mark())
             chunk = mx.array(text[cache.rows : cache.rows + n], dtype=mx.uint32)
             visible = self._visible(n)
+            # A snapshot copies the drafter's context.
+            later = cache.rows + n == end and n < cache.to_mark()
             with self._changing_caches():
                 # No name for the features: they are freed as soon as they are used.
-                self._extend(self._forward(chunk, visible)[1], n, visible)
+                self._extend(self._forward(chunk, visible)[1], n, visible, later)
                 cache.quantize(self.kv)
                 cache.rows += n
-                cache.evaluate()
+                cache.evaluate(self.prompt_features)
             cache.snapshot()
             mx.clear_cache()
             if progress:
@@ -318,10 +331,9 @@ class Passes:
         # Broken until the end of this method, in case that is interrupted too.
         cache.owner, cache.broken = None, True
         del cache.text[max(cache.rows, self.kept_tokens) :]
-        if get_ident() == self.thread:
-            self._flush_features()
-        else:  # the features are pending
+        if get_ident() != self.thread:  # these features are pending
             self.new_features = []
+        self._flush_features()
         pending_rows = self.pending_rows
         if not self.interrupted and self.pending and self.pending[0].width > 1:
             self._cut(self.pending[0], 1)
@@ -360,16 +372,23 @@ class Passes:
             if get_ident() == self.thread:
                 raise
 
-    def _extend(self, features, rows, visible):
-        """Give the drafter the last `visible` of `rows` committed rows."""
-        if self.drafting:
-            for entry in self.cache.drafter:
-                entry.skip(rows - visible)
-            if visible:
-                self.drafter.extend(features[:, -visible:], self.cache.drafter)
+    def _extend(self, features, rows, visible, later=False):
+        """Give the drafter the last `visible` of `rows` committed rows, or keep them
+        until `_flush_features`."""
+        if not self.drafting:
+            return
+        for entry in self.cache.drafter:
+            entry.skip(rows - visible)
+        if later and visible:
+            self.prompt_features = features[:, -visible:]
+        elif visible:
+            self.drafter.extend(features[:, -visible:], self.cache.drafter)
 
     def _flush_features(self):
         """Give the drafter the features of committed rows that it lacks."""
+        if self.prompt_features is not None:
+            features, self.prompt_features = self.prompt_features, None
+            self.drafter.extend(features, self.cache.drafter)
         if self.new_features:
             features = mx.concatenate(self.new_features, axis=1)
             self.new_features = []

@@ -179,7 +179,9 @@ def test_an_interrupt_at_the_first_token(uncuttable, monkeypatch):
         patch.setattr(round_module, "read", read)
         with pytest.raises(KeyboardInterrupt):
             next(decode(pair, prompt, prompt_cache=cache))
-    assert cache.broken and cache.reuse(prompt) == prompt
+    # No row but the prompt's was sent.
+    assert not cache.broken and cache.tokens == prompt and cache.tail == []
+    assert cache.reuse(prompt) == prompt
     assert next(decode(pair, prompt, prompt_cache=cache)).tokens == answer[:1]
 
 
