@@ -1,12 +1,14 @@
-"""Measure the time to the first token in a growing chat, with and without a cache.
+"""Measure the time to the first token: of several loops, and in a growing chat.
 
-Owns the synthetic chat and its clock. The first message is long, like a pasted file;
-the others are questions. The prompt of the last turn has about --context tokens.
-"Warm" keeps the prompt cache of the chat. "Cold" prefills the same prompt into a new
-cache, as a chat without a prompt cache does. The ratio of both is at least the share of
-new tokens in the prompt.
-
+    python -m benchmarks.first_token --shape race --rows 20 500 --repeats 9
     python -m benchmarks.first_token --shape race --context 8000 --turns 10
+
+With --rows, prompts of so many tokens are answered by mlx-lm and by dflash-mlx without
+and with drafts, in turns. Without it, the synthetic chat: the first message is long,
+like a pasted file; the others are questions. The prompt of the last turn has about
+--context tokens. "Warm" keeps the prompt cache of the chat. "Cold" prefills the same
+prompt into a new cache, as a chat without a prompt cache does. The ratio of both is at
+least the share of new tokens in the prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
+
+import mlx.core as mx
+import mlx_lm
 
 from dflash_mlx.bench.shapes import load_shape
 from dflash_mlx.cache.prompt_cache import PromptCache
@@ -127,6 +134,68 @@ def fill(tokenizer: Any, messages: list[dict[str, str]], tokens: int) -> str:
     return text + LAST
 
 
+def compare(
+    pair: Pair, tokenizer: Any, rows: Sequence[int], repeats: int
+) -> dict[int, dict[str, list[float]]]:
+    """Time the first token of three loops, which take turns.
+
+    Args:
+        pair, tokenizer: From `load` or `load_shape`, with a chat template.
+        rows: Numbers of prompt tokens.
+        repeats: Number of answers per loop and prompt, after a short one.
+
+    Returns:
+        By number of rows, by loop: the seconds of each repeat.
+    """
+    require(min(rows) >= 1, "rows", "1 or more", min(rows))
+    require(repeats >= 1, "repeats", "1 or more", repeats)
+    text = fill(tokenizer, [], max(rows) + len(tokenizer.encode(LAST)) + 32)
+    ids = apply_template(tokenizer, [user(text)])
+    loops = {
+        "mlx-lm": lambda ids: mlx_lm.stream_generate(
+            pair.model, tokenizer, ids, max_tokens=4
+        ),
+        "plain": lambda ids: stream_generate(
+            pair, tokenizer, ids, max_tokens=4, speculate=False
+        ),
+        "drafting": lambda ids: stream_generate(pair, tokenizer, ids, max_tokens=4),
+    }
+    for start in loops.values():
+        seconds_to_first(lambda start=start: start(ids[:16]))
+    result = {n: {name: [] for name in loops} for n in rows}
+    for n, times in result.items():
+        for repeat in range(repeats):
+            first = repeat % len(loops)
+            for name in [*loops][first:] + [*loops][:first]:
+                spent = seconds_to_first(lambda name=name, n=n: loops[name](ids[:n]))
+                times[name].append(spent)
+    return result
+
+
+def seconds_to_first(start: Callable) -> float:
+    """Seconds until a stream gives its first response. It is then closed."""
+    mx.clear_cache()
+    then = time.perf_counter()
+    stream = start()
+    next(stream)
+    spent = time.perf_counter() - then
+    stream.close()
+    return spent
+
+
+def comparison_table(result: dict[int, dict[str, list[float]]]) -> str:
+    """Medians of `compare`, and the median ratio of drafting to the others."""
+    lines = [
+        "| prompt tokens | mlx-lm | plain | drafting | of mlx-lm's | of plain's |",
+        "|--:|--:|--:|--:|--:|--:|",
+    ]
+    for rows, times in result.items():
+        seconds = " | ".join(f"{median(each):.3f} s" for each in times.values())
+        of_both = [median(times["drafting"]) / median(times[name]) for name in times]
+        lines.append(f"| {rows:,} | {seconds} | {of_both[0]:.3f} | {of_both[1]:.3f} |")
+    return "\n".join(lines)
+
+
 def user(text: str) -> dict[str, str]:
     """A user's message."""
     return {"role": "user", "content": text}
@@ -149,6 +218,8 @@ def main() -> None:
     """Measure, and print a table and a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", default="race", help="name of a shape, or tiny")
+    parser.add_argument("--rows", type=int, nargs="+", help="compare three loops")
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--context", type=int, default=8000)
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--question", type=int, default=64)
@@ -156,11 +227,16 @@ def main() -> None:
     parser.add_argument("--cold-every", type=int, default=1)
     options = parser.parse_args()
     pair, tokenizer = load() if options.shape == "tiny" else load_shape(options.shape)
-    sizes = {k: v for k, v in vars(options).items() if k != "shape"}
-    result = measure(pair, tokenizer, **sizes)
     machine = ", ".join(f"{key} {value}" for key, value in describe().items())
     print(f"{machine}, shape {options.shape}")
-    print(table(result))
+    if options.rows:
+        result = compare(pair, tokenizer, options.rows, options.repeats)
+        print(comparison_table(result))
+    else:
+        names = ("context", "turns", "question", "answer", "cold_every")
+        sizes = {name: getattr(options, name) for name in names}
+        result = measure(pair, tokenizer, **sizes)
+        print(table(result))
     print(json.dumps(vars(options) | result))
 
 
