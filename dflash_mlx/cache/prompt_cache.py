@@ -271,9 +271,14 @@ class PromptCache:
         """Rows left before the next mark, or a huge number when there is none."""
         return next((at - self.rows for at in self.marks if at > self.rows), 2**62)
 
-    def snapshot(self) -> None:
-        """Take a snapshot if there is a mark here that has none."""
-        rows = self.rows
+    def snapshot(self, rows: int | None = None) -> None:
+        """Take a snapshot if there is a mark here that has none.
+
+        Args:
+            rows: The number of rows in the drafter's context, if the target's cache,
+                which can then be cut, has more.
+        """
+        rows = self.rows if rows is None else rows
         if rows in self.marks and not self.snapshots.at(rows):
             self.snapshots.put(snapshots.take_snapshot(rows, self.target, self.drafter))
 

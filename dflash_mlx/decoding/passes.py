@@ -13,18 +13,21 @@ from threading import get_ident
 import mlx.core as mx
 
 from ..cache import rollback
-from ..cache.kinds import block_masks
+from ..cache.kinds import block_masks, flat
 from ..cache.prompt_cache import PromptCache
+from ..cache.state import can_cut_anywhere
 from ..errors import OptionError
 from ..models.drafters.base import Confident
 from ..pair import Pair
 from ..speculation.controller import Plan
 from ..types import KVBits
+from .features import FeatureQueue
 from .pending import PendingPass
 from .sampling import Chooser
 
-# Rows whose features are collected before the drafter gets them.
-FEATURE_ROWS = 64
+# A prompt of so many rows is passed at once: where a pass's time is that of reading the
+# weights, its last row costs a second pass otherwise.
+SHORT_ROWS = 64
 # Tokens between two times that MLX's cache of free buffers is emptied, as in mlx-lm.
 CLEAR_EVERY = 256
 
@@ -46,8 +49,7 @@ class Passes:
     Attributes:
         pending: Passes that are not committed yet, oldest first: one block or two
             single rows at most.
-        prompt_features: The features [1, n, F] of the prompt's last chunk, evaluated,
-            while the drafter lacks them. It gets them after the first token.
+        features: Those of committed rows that the drafter lacks.
         unseen: The number of the last round's tokens that the caller has not been
             handed yet. `close` removes them from the text.
     """
@@ -78,8 +80,8 @@ class Passes:
     def _own_cache(self):
         """Own the cache, without pending passes."""
         self.pending: list[PendingPass] = []
-        self.prompt_features: mx.array | None = None
-        self.new_features: list[mx.array] = []  # committed, not in the drafter yet
+        drafter = self.drafter if self.drafting else None
+        self.features = FeatureQueue(drafter, self.cache)
         self.history: mx.array | None = None  # the text and pending rows
         self.committed: tuple[PendingPass, int] | None = None  # the last block
         self.unseen = 0
@@ -98,29 +100,43 @@ class Passes:
 
     def prefill(self, step: int, progress: Progress | None = None) -> PendingPass:
         """Pass the prompt in chunks of `step` rows and its last token alone, as mlx-lm
-        does.
+        does; a short one at once, where both give the same bits.
 
         The features of each chunk go to the drafter and are dropped; those of the last
         one are kept until after the first token. Logits are lazy, so only those of the
-        last row are computed.
+        last pass are computed.
 
         Args:
             progress: Called with (prompt rows done, all of them).
         """
-        total = len(self.cache.text) - self.cache.rows
-        self._feed(len(self.cache.text) - 1, step, progress)
+        text, cache = self.cache.text, self.cache
+        total = len(text) - cache.rows
+        last = total if self._is_short(total, step) else 1
+        self._feed(len(text) - last, step, progress)
         with self._changing_caches():
-            sent = self._send(mx.array(self.cache.text[-1:], dtype=mx.uint32), width=0)
-            self.cache.rows += 1
+            sent = self._send(mx.array(text[-last:], dtype=mx.uint32), width=0)
+            cache.rows += last
         if progress:
             progress(total, total)
         return sent
+
+    def _is_short(self, rows, step):
+        """Whether the prompt's last `rows` rows are passed at once."""
+        cache = self.cache
+        # A mark before the last row needs no stop where only drafters need snapshots.
+        return (
+            rows <= min(step, SHORT_ROWS)
+            and cache.to_mark() >= rows - 1
+            and not self.kv.bits
+            and all(can_cut_anywhere(entry) for entry in flat(cache.target))
+            and self.target.blocks_agree
+        )
 
     def finish_prefill(self) -> None:
         """Give the drafter what the first token did not wait for, and wait until it is
         computed, so that the next round's time does not include it."""
         self._flush_features()
-        mx.eval(self._contexts())
+        mx.eval(self.features.contexts())
 
     def restart(self, step: int) -> PendingPass:
         """Compute the caches again from the text, since a failure may have left any
@@ -153,14 +169,15 @@ class Passes:
             n = min(step, end - cache.rows, cache.to_mark())
             chunk = mx.array(text[cache.rows : cache.rows + n], dtype=mx.uint32)
             visible = self._visible(n)
-            # A snapshot copies the drafter's context.
+            # A snapshot copies the drafter's context, which has to be complete.
             later = cache.rows + n == end and n < cache.to_mark()
+            take = self.features.keep if later else self.features.extend
             with self._changing_caches():
                 # No name for the features: they are freed as soon as they are used.
-                self._extend(self._forward(chunk, visible)[1], n, visible, later)
+                take(self._forward(chunk, visible)[1], n, visible)
                 cache.quantize(self.kv)
                 cache.rows += n
-                cache.evaluate(self.prompt_features)
+                cache.evaluate(self.features.prompt)
             cache.snapshot()
             mx.clear_cache()
             if progress:
@@ -260,18 +277,24 @@ class Passes:
 
     def _send(self, block, width):
         """One forward over `block` [n], and a choice after each row."""
-        first = self.rows + 1  # the position of the first choice
-        logits, features, tape = self._forward(block, len(block), width > 1)
+        rows = len(block)
+        short = rows > max(width, 1)  # a short prompt, of which the last row chooses
+        visible = self._visible(rows) if short else rows
+        logits, features, tape = self._forward(block, visible, width > 1)
         if width <= 1:
             self.cache.quantize(self.kv)
         if self.chooser.needs_tokens:
             self.history = mx.concatenate([self.history, block])
+        if short:
+            self.features.keep(features, rows, visible)
+            block, logits, features = block[-1:], logits[:, -1:], None
         logits = self.chooser.process(logits[0], self.history)
+        first = self.rows + rows - len(block) + 1  # the position of the first choice
         choices = self.chooser.choose(logits, range(first, first + len(logits)))
         sent = PendingPass(block, width, choices, logits, features, tape)
         self.pending.append(sent)
         if width <= 1:  # a block is evaluated with the number of accepted drafts
-            mx.async_eval(choices)
+            mx.async_eval(choices, self.features.prompt)
         return sent
 
     def _forward(self, tokens, visible, block=False):
@@ -291,11 +314,8 @@ class Passes:
         self.committed = (sent, keep) if keep > 1 else None
         if (drop := sent.width - keep) and self.chooser.needs_tokens:
             self.history = self.history[:-drop]
-        if self.drafting:
-            self.new_features.append(sent.features[:, : max(keep, 1)])
-            if sum(f.shape[1] for f in self.new_features) >= FEATURE_ROWS:
-                self._flush_features()
-                mx.async_eval(self._contexts())
+        if sent.features is not None:
+            self.features.add(sent.features[:, : max(keep, 1)])
         self.since_clear += len(tokens)
         if self.since_clear >= CLEAR_EVERY:
             self.since_clear = 0
@@ -332,7 +352,7 @@ class Passes:
         cache.owner, cache.broken = None, True
         del cache.text[max(cache.rows, self.kept_tokens) :]
         if get_ident() != self.thread:  # these features are pending
-            self.new_features = []
+            self.features.rounds = []
         self._flush_features()
         pending_rows = self.pending_rows
         if not self.interrupted and self.pending and self.pending[0].width > 1:
@@ -372,28 +392,6 @@ class Passes:
             if get_ident() == self.thread:
                 raise
 
-    def _extend(self, features, rows, visible, later=False):
-        """Give the drafter the last `visible` of `rows` committed rows, or keep them
-        until `_flush_features`."""
-        if not self.drafting:
-            return
-        for entry in self.cache.drafter:
-            entry.skip(rows - visible)
-        if later and visible:
-            self.prompt_features = features[:, -visible:]
-        elif visible:
-            self.drafter.extend(features[:, -visible:], self.cache.drafter)
-
     def _flush_features(self):
         """Give the drafter the features of committed rows that it lacks."""
-        if self.prompt_features is not None:
-            features, self.prompt_features = self.prompt_features, None
-            self.drafter.extend(features, self.cache.drafter)
-        if self.new_features:
-            features = mx.concatenate(self.new_features, axis=1)
-            self.new_features = []
-            self._extend(features, features.shape[1], features.shape[1])
-
-    def _contexts(self):
-        """The arrays of the drafter's context."""
-        return [array for entry in self.cache.drafter for array in entry.arrays()]
+        self.features.flush()

@@ -22,7 +22,8 @@ class PendingPass:
             belongs to the prompt.
         choices: [n] the target's choice after each row.
         logits: [n, V] the processed logits that the choices were made from.
-        features: [1, n, F] of the rows, for the drafter.
+        features: [1, n, F] of the rows, for the drafter; None where a FeatureQueue has
+            them already.
         tape: Lets the target take back rows of recurrent layers.
     """
 
@@ -30,5 +31,5 @@ class PendingPass:
     width: int
     choices: mx.array
     logits: mx.array
-    features: mx.array
+    features: mx.array | None
     tape: Tape | None = None

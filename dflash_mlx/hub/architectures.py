@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 # Verdicts of an examination.
@@ -41,5 +42,18 @@ class Family:
 
 def read() -> tuple[str, list[Family]]:
     """Read the examined versions of MLX and mlx-lm, and the result for each family."""
-    table = tomllib.loads(files(__package__).joinpath("architectures.toml").read_text())
+    table = tomllib.loads(_text())
     return table["versions"], [Family(**row) for row in table["family"]]
+
+
+@cache
+def find(name: str) -> Family | None:
+    """The result for one family, or None. Parses no other, which would take 50 ms."""
+    for row in _text().split("[[family]]")[1:]:
+        if f'name = "{name}"\n' in row:
+            return Family(**tomllib.loads(row))
+    return None
+
+
+def _text():
+    return files(__package__).joinpath("architectures.toml").read_text()

@@ -5,10 +5,20 @@ from threading import Thread
 import mlx.core as mx
 import pytest
 
-from dflash_mlx import Pair, PromptCache, decode
+from dflash_mlx import Pair, PromptCache, Sampling, decode
+from dflash_mlx.decoding import passes
 from dflash_mlx.decoding.passes import Passes
+from dflash_mlx.types import KVBits
+from tests.equipment import architectures
 from tests.equipment.scripted import Script
-from tests.equipment.tiny import make_drafter, make_model, reference, run, some_prompt
+from tests.equipment.tiny import (
+    DTYPES,
+    make_drafter,
+    make_model,
+    reference,
+    run,
+    some_prompt,
+)
 
 TOKENS, ROWS = 12, 20
 
@@ -29,6 +39,12 @@ class Noting(Script):
         return super().propose(anchor, cache, width, choose)
 
 
+@pytest.fixture
+def in_chunks(monkeypatch):
+    """Prompts are long: their last row is passed alone."""
+    monkeypatch.setattr(passes, "SHORT_ROWS", 1)
+
+
 @pytest.fixture(scope="module")
 def known():
     """A model, a prompt of ROWS tokens, and its answer."""
@@ -40,9 +56,9 @@ def noted(known, monkeypatch, window=None, drafting=True, **options):
     """Events before the first round and in the second, and the decoding."""
     events, verify = [], Passes.verify
 
-    def note_pass(passes, block):
+    def note_pass(self, block):
         events.append(f"verify {len(block)}")
-        return verify(passes, block)
+        return verify(self, block)
 
     monkeypatch.setattr(Passes, "verify", note_pass)
     model, prompt, answer = known
@@ -59,7 +75,7 @@ def noted(known, monkeypatch, window=None, drafting=True, **options):
     return before, after
 
 
-def test_the_first_token_waits_for_no_draft(known, monkeypatch):
+def test_the_first_token_waits_for_no_draft(known, monkeypatch, in_chunks):
     before, after = noted(known, monkeypatch, block_size=4)
     assert before == []
     assert after[:3] == [f"extend {ROWS - 1}", "extend 1", "propose"]
@@ -83,19 +99,21 @@ def test_the_drafter_gets_the_rows_in_its_window(known, monkeypatch):
     assert before == ["extend 1"] and after[:2] == ["extend 3", "extend 1"]
 
 
-def test_the_features_are_computed_with_the_prompt(known):
+@pytest.mark.parametrize(("short", "rows"), ((1, ROWS - 1), (ROWS, ROWS)))
+def test_the_features_are_computed_with_the_prompt(known, monkeypatch, short, rows):
     """Else the whole graph of the prefill would stay in memory."""
+    monkeypatch.setattr(passes, "SHORT_ROWS", short)
     model, prompt, _ = known
     cache = PromptCache(Pair.of(model, make_drafter()))
     rounds = decode(cache.pair, prompt, prompt_cache=cache)
     next(rounds)
-    held = cache.owner.prompt_features
+    held = cache.owner.features.prompt
     seen = []
     # Another thread cannot evaluate what is pending.
     thread = Thread(target=lambda: seen.append(mx.sum(held).item()))
     thread.start()
     thread.join()
-    assert held.shape == (1, ROWS - 1, 128) and len(seen) == 1
+    assert held.shape == (1, rows, 128) and len(seen) == 1
 
 
 @pytest.mark.parametrize("elsewhere", (False, True))
@@ -123,15 +141,89 @@ def test_an_answer_closed_at_its_first_token_keeps_the_drafters_context(
     assert run(pair, cut.reuse(prompt + answer[:1]), 8, prompt_cache=cut) == answer[1:9]
 
 
-def test_a_snapshot_before_the_last_token_has_the_drafters_context(known):
+@pytest.mark.parametrize("short", (1, ROWS))
+@pytest.mark.parametrize("rounds", (1, 2))
+def test_a_snapshot_before_the_last_token_has_the_drafters_context(
+    known, monkeypatch, short, rounds
+):
+    monkeypatch.setattr(passes, "SHORT_ROWS", short)
     model, prompt, _ = known
     pair = Pair.of(model, make_drafter(window=8))
     cache = PromptCache(pair)
-    rest = cache.reuse(prompt)
-    next(decode(pair, rest, prompt_cache=cache))
+    decoding = decode(pair, cache.reuse(prompt), prompt_cache=cache)
+    for _ in range(rounds):
+        next(decoding)
+    cache.release()
     [snapshot] = cache.snapshots.all
     assert snapshot.rows == ROWS - 1
     assert {state.numbers["offset"] for state in snapshot.drafter.values()} == {
         ROWS - 1
     }
     assert all(state.arrays[0].shape[2] == 8 for state in snapshot.drafter.values())
+
+
+def passed(monkeypatch, pair, prompt, **options):
+    """The rows of each pass before the first token, and its logits."""
+    forward, rows = Passes._forward, []
+
+    def noting(self, tokens, *args):
+        rows.append(len(tokens))
+        return forward(self, tokens, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Passes, "_forward", noting)
+        first = next(decode(pair, prompt, **options))
+    return rows, first.logits
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", ("qwen3", "qwen3_moe"))
+def test_a_short_prompt_is_passed_at_once_with_the_same_bits(
+    monkeypatch, family, dtype
+):
+    if (family, dtype) == ("qwen3_moe", "bfloat16"):
+        pytest.skip("MLX's CPU back end has no such product of gathered experts")
+    model, prompt = make_model(family, dtype), some_prompt(ROWS)
+    once, twice = (PromptCache(Pair.of(model, make_drafter())) for _ in range(2))
+    rows, logits = passed(monkeypatch, once.pair, prompt, prompt_cache=once)
+    assert rows == [ROWS]
+    monkeypatch.setattr(passes, "SHORT_ROWS", ROWS - 1)
+    rows, wanted = passed(monkeypatch, twice.pair, prompt, prompt_cache=twice)
+    assert rows == [ROWS - 1, 1]
+    assert logits.shape == wanted.shape and mx.array_equal(logits, wanted)
+    for ours, theirs in zip(
+        once.target + once.drafter, twice.target + twice.drafter, strict=True
+    ):
+        assert ours.offset == theirs.offset == ROWS
+    for ours, theirs in zip(once.target, twice.target, strict=True):
+        for x, y in zip(ours.keys_and_values(), theirs.keys_and_values(), strict=True):
+            assert mx.array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("gemma4_text", {}),  # its passes differ in the last bits
+        ("gemma3_text", {}),  # windows
+        ("qwen3_next", {}),  # recurrent layers
+        ("qwen3", {"kv": KVBits(8, 32, 4)}),
+        ("qwen3", {"max_kv_size": 24}),
+    ],
+)
+def test_other_prompts_pass_their_last_row_alone(monkeypatch, family, options):
+    # The heads of the other qwen3 are too small to be quantized.
+    build = make_model if family == "qwen3" else architectures.build
+    pair = Pair.of(build(family))
+    rows, _ = passed(monkeypatch, pair, some_prompt(ROWS), **options)
+    assert rows[-2:] == [ROWS - 1, 1]
+
+
+def test_penalties_see_all_of_a_short_prompt(known):
+    model, prompt, _ = known
+    sampling = Sampling(repetition_penalty=1.5)
+    drafting = Pair.of(model, make_drafter())
+    answers = [
+        run(pair, prompt, TOKENS, sampling=sampling, prefill_step_size=step)
+        for pair, step in ((Pair.of(model), 4), (drafting, 2048))
+    ]
+    assert answers[0] == answers[1]

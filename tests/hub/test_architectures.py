@@ -19,6 +19,12 @@ def test_the_table_covers_every_architecture():
     assert all(f.reason for f in found if f.verdict != architectures.DRAFTS)
 
 
+def test_one_family_is_found_alone():
+    _, found = architectures.read()
+    assert [architectures.find(family.name) for family in found] == found
+    assert architectures.find("no_family") is None
+
+
 def test_the_documentation_shows_the_table():
     _, found = architectures.read()
     page = PAGE.read_text()

@@ -20,6 +20,7 @@ from mlx_lm.models.pipeline import PipelineMixin
 
 from ...cache import kinds, rollback
 from ...errors import OptionError, PromptError, UnsupportedError
+from ...hub import architectures
 from ...hub.config import context_length
 from ...hub.registry import numbers_of
 from ...types import KVBits
@@ -51,6 +52,8 @@ class Target:
         exact: Caches keep their rows in the order of the text, so that the sums over a
             row have the same order in every pass.
         context: The longest text that the model supports, in tokens; None if unknown.
+        blocks_agree: mlx-lm's own pass over several rows gives the bits of passes over
+            single rows, where MLX's operations do (on the CPU).
     """
 
     exact = False
@@ -60,6 +63,8 @@ class Target:
         self.config = config or {}
         self._views: dict[tuple[tuple[int, ...], bool], View] = {}
         self.context = context_length(self.config)
+        family = architectures.find(type(model).__module__.rpartition(".")[2])
+        self.blocks_agree = family is not None and family.exact
 
     @cached_property
     def parts(self) -> ModelParts:
