@@ -18,7 +18,7 @@ ROOT = Path(dflash_mlx.__file__).parent
 ROWS = (
     ("errors",),
     ("types",),
-    ("device", "rebind", "stats", "store"),
+    ("device", "rebind", "stats", "store", "token_array"),
     ("cache", "hub", "metal", "speculation"),
     ("models", "text"),
     ("pair", "target_files"),

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+from ..token_array import TokenArray
 from ..types import KVBits, require
 from . import kinds, rollback, snapshots
 
@@ -83,6 +84,8 @@ class PromptCache:
         quantized_from: The number of rows at which the target's cache was quantized, or
             None. It cannot be cut to fewer rows, which a new cache keeps exact.
         snapshots: The snapshots of `text`.
+        token_array: A copy of `text` to search, right up to where a decoding adds its
+            prompt.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class PromptCache:
         require(snapshot_bytes >= 0, "snapshot_bytes", "0 or more", snapshot_bytes)
         self.pair, self.max_kv_size = pair, max_kv_size
         self.snapshots = snapshots.SnapshotStore(snapshot_bytes)
+        self.token_array = TokenArray()
         self.owner: Owner | None = None
         self.reset()
 

@@ -90,7 +90,7 @@ def decode(
     stops = Stops(stop_ids, recovery.wrap_callback(scan), left)
     keep = prompt_cache is not None
     passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting, keep)
-    planner = make_planner(pair, cache.text, stops, block_size if drafting else 1)
+    planner = make_planner(pair, cache, stops, block_size if drafting else 1)
     pipeline = Pipeline(passes, planner, stops, recovery)
     yield from _answer(pipeline, prefill_step_size, recovery.wrap_callback(progress))
 
@@ -193,14 +193,15 @@ class Pipeline:
 
 
 def make_planner(
-    pair: Pair, text: list[int], stops: Stops, block_size: int | None
+    pair: Pair, cache: PromptCache, stops: Stops, block_size: int | None
 ) -> Planner:
     """A planner for a fixed block size, or for widths by measurement if it is None."""
-    most = MAX_ROWS if pair.target.exact else stops.left
+    text, most = cache.text, MAX_ROWS if pair.target.exact else stops.left
     if block_size is not None:
         return Planner(FixedWidth(block_size), text, stops, most)
     controller = Controller(pair.drafter.block_size, pair.history)
-    return Planner(controller, text, stops, most, Lookup(text))
+    lookup = Lookup(text, cache.token_array)
+    return Planner(controller, text, stops, most, lookup)
 
 
 def prepare_cache(

@@ -74,6 +74,7 @@ class Passes:
         cache.settle()
         self.kept_tokens = len(cache.text)  # tokens that `close` keeps
         self._own_cache()
+        cache.token_array.cut(self.kept_tokens)
         cache.text += prompt_ids
         self.prompt_end = len(cache.text)  # the answer starts here
 

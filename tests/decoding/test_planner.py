@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import mlx.core as mx
@@ -284,6 +285,40 @@ def test_lookup_follows_a_growing_text():
     assert lookup.find(4) is None
     text += [1, 2, 3]
     assert lookup.find(2).tokens == [4, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_lookup_follows_a_conversation_that_is_edited(seed, monkeypatch):
+    """All its answers share a copy of the text, which must not fall behind."""
+    searches = []
+
+    class Checked(Lookup):
+        def find(self, most):
+            found = super().find(most)
+            assert found == Lookup(list(self.text)).find(most)
+            searches.append(found)
+            return found
+
+    monkeypatch.setattr(loop, "Lookup", Checked)
+    draw, pair = random.Random(seed), Pair.of(make_model("llama"), make_drafter())
+    cache = PromptCache(pair)
+    for _ in range(12):
+        edit = draw.randrange(5)
+        if edit == 0:
+            cache.take_back(draw.randrange(len(cache.text) + 1))
+        elif edit == 1 and draw.random() < 0.3:
+            cache.reset()
+        kept = draw.randrange(len(cache.text) + 1)
+        prompt = cache.text[:kept] + [draw.randrange(3) for _ in range(20)]
+        rest = cache.reuse(prompt)
+        options = {"block_size": draw.choice((None, None, 4)), "max_tokens": 12}
+        rounds = decode(pair, rest, prompt_cache=cache, **options)
+        for _ in range(draw.randrange(1, 12)):
+            next(rounds, None)
+        if draw.random() < 0.5:
+            rounds.close()
+    assert len(searches) > 20 and any(searches)
 
 
 @pytest.mark.slow
