@@ -19,13 +19,15 @@ class ContextCache:
 
     Args:
         window: The number of last rows that are visible; None is all. Older rows are
-            dropped SLACK rows at a time, which keeps appending cheap.
+            dropped SLACK rows at a time, which keeps appending cheap. The rest is
+            copied into a buffer with room for all rows until the next time.
 
     Attributes:
         offset: The position of the next row.
     """
 
     SLACK = 256
+    BLOCK = 32  # rows of a block that are written behind the context, at most
 
     def __init__(self, window: int | None = None):
         self.window = window
@@ -45,7 +47,8 @@ class ContextCache:
             keys, values = self.fetch()
             dropped = self._rows.offset - keys.shape[2]
             runs = without_first_rows(self._runs, dropped)
-            self._rows, self._runs = new_cache(keys, values), runs
+            room = self.window + self.SLACK + self.BLOCK
+            self._rows, self._runs = new_cache(keys, values, room), runs
 
     def skip(self, rows: int) -> None:
         """Advance over rows that no block will see, or that have no features."""
@@ -118,9 +121,16 @@ class ContextCache:
         return visible_rows(self._runs, rows, self.window)
 
 
-def new_cache(keys: mx.array | None, values: mx.array | None) -> KVCache:
-    """A cache with these rows; empty for None."""
+def new_cache(
+    keys: mx.array | None, values: mx.array | None, room: int = KVCache.step
+) -> KVCache:
+    """A cache with these rows; empty for None.
+
+    Args:
+        room: The number of rows that its buffer is made for, and grows by.
+    """
     cache = KVCache()
+    cache.step = room
     if keys is not None:
         cache.update_and_fetch(keys, values)
     return cache
