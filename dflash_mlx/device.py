@@ -175,6 +175,11 @@ def runs_on_metal() -> bool:
     return mx.metal.is_available() and mx.default_device() == mx.gpu
 
 
+def runs_on_cpu() -> bool:
+    """Whether the default device is the CPU."""
+    return not runs_on_metal() and mx.default_device() == mx.cpu
+
+
 def wired_limit() -> int | None:
     """Bytes of the GPU's wired limit, if a user of a Mac has set it, else None."""
     if platform.system() != "Darwin":

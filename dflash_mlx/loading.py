@@ -79,8 +79,9 @@ def load(
             block, so that drafting gives the bits of plain decoding. Kernels have no
             gradients.
         calibration: Measure the speed of this pair's passes where that is not stored
-            yet, and on M1 and M2 the dtype that its drafter computes in. Otherwise
-            costs are assumed, and such a drafter computes in float32.
+            yet, and where it matters the dtype that its drafter computes in (see
+            tuning/draft_dtype.py). Otherwise costs are assumed, and a bfloat16 drafter
+            computes in float32 on M1 and M2.
         wired: Keep the weights in wired memory while text is generated, on a Mac.
         notice: Called with a line of text about kernels and measurements.
         status: Called with a line of text whenever the next measurement begins.
@@ -108,8 +109,10 @@ def load(
         options = {"quantize": draft_quantize, "window": draft_window}
         pair = add_drafter(pair, draft_folder, options, required=bool(draft))
     pair = replace(pair, wire=wired)
-    if pair.drafter is not None and not device.native_bfloat16():
-        choose_draft_dtype(pair, tokenizer, notice, measuring=calibration)
+    if pair.drafter is not None:
+        choose_draft_dtype(
+            pair, tokenizer, notice, measuring=calibration, status=status
+        )
     pair = install_kernels(pair, kernels, notice, status=status)
     calibrate(pair, notice, measuring=calibration, status=status)
     return remember(pair, notice), tokenizer
