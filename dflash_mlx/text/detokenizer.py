@@ -39,6 +39,7 @@ class Detokenizer:
         self._ids = whole_characters(tokenizer, list(context)[-CONTEXT:])
         self._certain = len(self._ids)  # tokens whose text is returned
         self._shown = len(self._decode().rstrip(INCOMPLETE))  # of the decoded text
+        self._lengths: dict[tuple[int, ...], int] = {}  # of the text of certain tokens
         self.last_segment = ""
 
     def add_token(self, token: int) -> None:
@@ -63,7 +64,10 @@ class Detokenizer:
         """Keep the last certain tokens with a text; what follows does not depend on
         those before."""
         last = self._ids[self._certain :]
-        if length := len(decode(self._tokenizer, last)):
+        length = self._lengths.get(tuple(last))
+        if length is None:  # the same tokens come again and again
+            length = self._lengths[tuple(last)] = len(decode(self._tokenizer, last))
+        if length:
             self._ids, self._shown = last, length
         self._certain = len(self._ids)
 

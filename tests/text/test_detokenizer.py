@@ -123,3 +123,19 @@ def test_bytes_that_are_no_character_do_not_wait_for_ever():
         detokenizer.add_token(5)
         shown += len(detokenizer.last_segment)
     assert shown > 50
+
+
+def test_tokens_that_come_again_are_decoded_once_each(monkeypatch):
+    """Two calls of a tokenizer per token were the largest part of a round's Python."""
+    tokenizer, calls = TOKENIZERS["byte level"], []
+    decode = tokenizer.decode
+    counted = lambda ids: calls.append(ids) or decode(ids)  # noqa: E731
+    monkeypatch.setattr(tokenizer, "decode", counted)
+    detokenizer, answer = Detokenizer(tokenizer, [0]), [1, 7, 8, 0] * 20
+    calls.clear()
+    text = ""
+    for token in answer:
+        detokenizer.add_token(token)
+        text += detokenizer.last_segment
+    assert text == decode([0, *answer])[len(decode([0])) :]
+    assert len(calls) == len(answer) + 4
