@@ -19,6 +19,7 @@ from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
 from ..models.drafters.dflash2 import DFlash2
 from ..models.drafters.dspark import DSpark
+from ..models.drafters.training_attention import Sight
 from .answers import Example
 from .options import TrainOptions
 
@@ -90,15 +91,15 @@ def make_batch(
     )
 
 
-def block_mask(
+def block_sight(
     anchors: mx.array,
     width: int,
     context: int,
     window: int | None = None,
     from_anchor: bool = False,
     causal: bool = False,
-) -> mx.array:
-    """The attention mask of block rows: the context before the anchor, and the block.
+) -> Sight:
+    """What block rows see: the context before the anchor, and their own block.
 
     Args:
         anchors: [N, M] positions.
@@ -107,22 +108,14 @@ def block_mask(
         window: Sliding window of a row, the row included; None is no window.
         from_anchor: The window of every row ends at the anchor and excludes it.
         causal: Hide the later rows of the block.
-
-    Returns:
-        [N, 1, M * B, S + M * B], True where visible.
     """
-    n, m = anchors.shape
     positions = mx.arange(context)
-    seen = mx.repeat(positions < anchors[..., None], width, axis=1)  # [N, M * B, S]
+    seen = positions < anchors[..., None, None]  # [N, M, 1, S]
     if window is not None:
-        rows = anchors[..., None] + mx.arange(width) * (not from_anchor)
-        rows = rows.reshape(n, m * width, 1)
+        offsets = mx.arange(1 if from_anchor else width)[:, None]
+        rows = anchors[..., None, None] + offsets
         seen = seen & (rows - positions < window + from_anchor)
-    block = mx.ones((width, width), mx.bool_)
-    block = mx.tril(block) if causal else block
-    own = mx.eye(m, dtype=mx.bool_)[:, None, :, None] & block[None, :, None, :]
-    own = mx.broadcast_to(own.reshape(m * width, -1), (n, m * width, m * width))
-    return mx.concatenate([seen, own], axis=-1)[:, None]
+    return Sight(seen, causal)
 
 
 def block_hidden(drafter: DFlash, features: mx.array, batch: Batch) -> mx.array:
@@ -143,7 +136,7 @@ def block_hidden(drafter: DFlash, features: mx.array, batch: Batch) -> mx.array:
         sight = drafter.layer_visibility(layer)
         if sight not in masks:
             window, causal = sight
-            masks[sight] = block_mask(*shape, window, from_anchor, causal)
+            masks[sight] = block_sight(*shape, window, from_anchor, causal)
     per_layer = [
         masks[drafter.layer_visibility(layer)] for layer in range(len(contexts))
     ]

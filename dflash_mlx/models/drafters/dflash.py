@@ -20,6 +20,7 @@ from .base import Choose
 from .config import DFlashConfig
 from .fields import GEMMA, SLIDING
 from .layers import GemmaLayer, KeysValues, Layer
+from .training_attention import Sight
 
 
 class DFlash(nn.Module):
@@ -196,9 +197,9 @@ class DFlash(nn.Module):
     def forward_blocks(
         self,
         ids: mx.array,
-        contexts: Sequence[KeysValues | ContextCache | None],
+        contexts: Sequence[KeysValues | ContextCache],
         offset: int | mx.array,
-        masks: Sequence[mx.array | str | None],
+        masks: Sequence[mx.array | str | Sight | None],
     ) -> mx.array:
         """Normed hidden states [N * M, B, H] of M blocks of each of N sequences.
 

@@ -16,6 +16,7 @@ from mlx_lm.models.qwen3 import MLP
 from mlx_lm.models.rope_utils import initialize_rope
 
 from ...cache.context import ContextCache
+from .training_attention import Sight, attend
 
 if TYPE_CHECKING:
     from .config import DFlashConfig
@@ -68,43 +69,39 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: mx.array,
-        context: KeysValues | ContextCache | None,
+        context: KeysValues | ContextCache,
         offset: int | mx.array,
-        mask: mx.array | str | None = None,
+        mask: mx.array | str | Sight | None = None,
     ) -> mx.array:
         """Attend.
 
         Args:
             x: [N * M, B, H], M blocks of each of N sequences.
             context: The cache of the only block's context; or keys and values
-                [N, n_kv_heads, S, head_dim] that all blocks of a sequence share, or
-                None.
+                [N, n_kv_heads, S, head_dim] that all blocks of a sequence share.
             offset: Position of each block's first row: an int, or [N * M].
-            mask: [N, 1, M * B, S + M * B], True where a row sees a key; "causal" for
-                the rows before it; None is all.
+            mask: What the rows see. With a cache [1, 1, B, S + B], True where a row
+                sees a key; "causal" for the rows before it; None is all. With keys and
+                values a Sight.
         """
         rows, width, _ = x.shape
         queries, gate = self.queries_and_gate(x)
         queries = self.rope(queries, offset=offset)
         keys, values = self.keys_values(x, offset)
+        sinks = self.sinks(queries.dtype)
         if isinstance(context, ContextCache):
             keys, values = context.followed_by(keys, values)
-        elif context is not None:
-            sequences = context[0].shape[0]
-            queries, keys, values = (
-                join_blocks(a, sequences) for a in (queries, keys, values)
+            out = scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                cache=None,
+                scale=self.scale,
+                mask=mask,
+                sinks=sinks,
             )
-            keys = mx.concatenate([context[0], keys], axis=2)
-            values = mx.concatenate([context[1], values], axis=2)
-        out = scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            cache=None,
-            scale=self.scale,
-            mask=mask,
-            sinks=self.sinks(queries.dtype),
-        )
+        else:
+            out = attend(queries, keys, values, context, mask, self.scale, sinks)
         out = out.transpose(0, 2, 1, 3).reshape(rows, width, self.n_heads, -1)
         if gate is not None:
             out = out * gate
@@ -128,16 +125,6 @@ class Attention(nn.Module):
             gate = nn.softplus(self.g_proj(x).astype(mx.float32))
             gate = gate.astype(x.dtype)[..., None]
         return self.q_norm(queries).transpose(0, 2, 1, 3), gate
-
-
-def join_blocks(a: mx.array, sequences: int) -> mx.array:
-    """[N * M, heads, B, hd] -> [N, heads, M * B, hd]: join each sequence's blocks."""
-    rows, heads, width, hd = a.shape
-    blocks = rows // sequences
-    if blocks == 1:
-        return a
-    a = a.reshape(sequences, blocks, heads, width, hd).transpose(0, 2, 1, 3, 4)
-    return a.reshape(sequences, heads, blocks * width, hd)
 
 
 class Layer(nn.Module):
