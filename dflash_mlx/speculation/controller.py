@@ -105,13 +105,16 @@ class Controller:
     # Speed ratios. They stop the width from changing with every round's noise.
     SWITCH_RATIO = 1.02  # another width over the last one, before it replaces it
     UNPARK_RATIO = 1.03  # drafting over plain decoding, before it starts again
-    # Plain rounds of credit, and of the probes' credit, per plain round: 1.2 and 0.8 %
+    # Plain rounds of credit, and of the probes' credit, per plain round: 1 and 0.8 %
     # of plain decoding's time.
-    CREDIT_PER_ROUND, PROBE_CREDIT_PER_ROUND = 0.012, 0.008
+    CREDIT_PER_ROUND, PROBE_CREDIT_PER_ROUND = 0.01, 0.008
     # Most credit, in rounds as wide as the last drafted one ...
     MOST_CREDIT = 4.0
     # ... and what a new text may take over of it, in plain rounds.
     MOST_CARRIED = 4.0
+    # Speed over plain decoding, expected from earlier texts, at which a new one gets
+    # START_CREDIT whatever the last one has lost.
+    PAYING_RATIO = 1.2
     # Full blocks that a new pair may lose, if that is less than START_CREDIT.
     FIRST_BLOCKS = 2.0
     # Plain rounds that a source may owe if most of its last block was kept ...
@@ -145,7 +148,7 @@ class Controller:
         self.acceptance = history.acceptance
         for known in (self.acceptance, *history.lookup_acceptance.values()):
             known.start_text()
-        history.credit = min(history.credit, self._most_carried())
+        history.credit = self._first_credit()
         history.probe_credit = max(history.probe_credit, START_PROBE_CREDIT)
         self.last = Plan(widest, DRAFTER)
         self.timing_rounds_left = 0
@@ -153,11 +156,15 @@ class Controller:
         # Source and kind -> whether most of its last block was kept.
         self.mostly_kept: dict[str, bool] = {}
 
-    def _most_carried(self):
-        if not self.acceptance.is_new:
-            return self.MOST_CARRIED
-        loss = self.relative_cost(Plan(self.widest, DRAFTER), 0) - 1.0
-        return self.FIRST_BLOCKS * max(loss, 0.0)
+    def _first_credit(self):
+        """The credit of this text."""
+        credit = self.history.credit
+        if self.acceptance.is_new:
+            loss = self.relative_cost(Plan(self.widest, DRAFTER), 0) - 1.0
+            return min(credit, self.FIRST_BLOCKS * max(loss, 0.0))
+        if self._best_speed(0) >= self.PAYING_RATIO:
+            credit = max(credit, START_CREDIT)
+        return min(credit, self.MOST_CARRIED)
 
     def plan(self, context: int, left: int, match: Proposal | None = None) -> Plan:
         """The plan of the next round. Does not change the controller.

@@ -17,7 +17,7 @@ from .costs import Costs
 # Most credit of a new pair, in plain rounds, and what plain rounds can restore it to.
 START_CREDIT = 1.1
 # Credit of a new text for probes, and the most.
-START_PROBE_CREDIT, MOST_PROBE_CREDIT = 0.4, 1.0
+START_PROBE_CREDIT, MOST_PROBE_CREDIT = 0.5, 1.0
 
 
 @dataclass

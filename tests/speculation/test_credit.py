@@ -58,11 +58,16 @@ def test_gains_may_be_lost_again_up_to_a_few_blocks():
 
 def test_a_new_text_takes_over_what_was_earned():
     history = History(Costs(curve("flat")))
-    history.acceptance.record(15, 15)
-    for credit, carried in ((9.0, Controller.MOST_CARRIED), (2.0, 2.0), (-1.0, -1.0)):
-        history.credit = credit
-        Controller(WIDEST, history)
-        assert history.credit == carried  # a debt stays
+    for kept, debt in ((15, START_CREDIT), (0, -1.0)):
+        for _ in range(80):  # texts
+            history.acceptance.start_text()
+            history.acceptance.record(15, kept)
+        # A debt stays, except for a pair whose texts have been paying.
+        most = Controller.MOST_CARRIED
+        for credit, carried in ((9.0, most), (2.0, 2.0), (-1.0, debt)):
+            history.credit = credit
+            Controller(WIDEST, history)
+            assert history.credit == carried
 
 
 def test_a_new_pair_may_lose_two_full_blocks_or_little_more_than_a_plain_round():
