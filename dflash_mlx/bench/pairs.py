@@ -29,13 +29,14 @@ def open_pair(
     kernels: str = "auto",
     seed: int = 0,
     notice: Callable[[str], None] = ignore,
+    status: Callable[[str], None] = ignore,
 ) -> tuple[Pair, TokenizerWrapper]:
     """Load or build the pair to measure, and its tokenizer.
 
     Args:
-        model, draft, quantize, draft_quantize, trust_remote_code, kernels, notice: As
-            in loading.load. The drafter `untrained` is the model's drafter with random
-            weights, as the worst case.
+        model, draft, quantize, draft_quantize, trust_remote_code, kernels, notice,
+            status: As in loading.load. The drafter `untrained` is the model's drafter
+            with random weights, as the worst case.
         shape: Take the embedded pair at the size of this model instead of `model`.
         seed: Seed of the random weights.
 
@@ -54,6 +55,7 @@ def open_pair(
             draft_quantize=draft_quantize,
             kernels=mode,
             notice=notice,
+            status=status,
         )
     else:
         pair, tokenizer = load(
@@ -64,11 +66,12 @@ def open_pair(
             trust_remote_code=trust_remote_code,
             kernels=mode,
             notice=notice,
+            status=status,
         )
     if random_weights:
         pair = with_untrained_drafter(pair, seed)
-        pair = install_kernels(pair, kernels, notice)
-        calibrate(pair, notice)
+        pair = install_kernels(pair, kernels, notice, status=status)
+        calibrate(pair, notice, status=status)
     return pair, tokenizer
 
 

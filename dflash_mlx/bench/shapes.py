@@ -145,6 +145,7 @@ def load_shape(
     dtype: str | None = None,
     kernels: str = "auto",
     notice: Notice = ignore,
+    status: Notice = ignore,
 ) -> tuple[Pair, TokenizerWrapper]:
     """Build the embedded pair with the shape, and so the cost, of a known target.
 
@@ -159,7 +160,7 @@ def load_shape(
         quantize, draft_quantize: 4 or 8 bits, as in `load`.
         dtype: float32, float16 or bfloat16. None is float32 for race; for other shapes
             it is the dtype that `load` uses on this machine for bfloat16 weights.
-        kernels, notice: As in `load`.
+        kernels, notice, status: As in `load`.
 
     Returns:
         The pair, and the tokenizer of the small pair.
@@ -185,8 +186,8 @@ def load_shape(
         pair, shape.target, shape.drafter, bits=quantize, draft_bits=draft_quantize
     )
     mx.clear_cache()
-    pair = install_kernels(pair, kernels, notice)
-    calibrate(pair, notice)
+    pair = install_kernels(pair, kernels, notice, status=status)
+    calibrate(pair, notice, status=status)
     return pair, tokenizer
 
 

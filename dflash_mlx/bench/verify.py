@@ -7,7 +7,7 @@ how rounds are drafted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 
@@ -17,7 +17,6 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..decoding.loop import decode
 from ..device import describe
-from ..loading import load
 from ..pair import Pair
 from ..text.chat_template import apply_template
 
@@ -120,25 +119,20 @@ def tokens_with_logits(rounds) -> Iterator[tuple[int, mx.array]]:
 
 
 def run(
+    pair: Pair,
+    tokenizer: TokenizerWrapper,
     prompts: list[str] | None,
     *,
-    model: str,
-    draft: str | None,
-    quantize: int | None,
-    draft_quantize: int | None,
-    trust_remote_code: bool,
     kernels: str,
     block_size: int | None,
     max_tokens: int,
     as_json: bool,
-    notice: Callable[[str], None],
 ) -> None:
     """Compare on `prompts`, and print the results.
 
     Args:
-        prompts: As in `compare_all`.
-        model, draft, quantize, draft_quantize, trust_remote_code, kernels, notice: As
-            in loading.load.
+        pair, tokenizer, prompts: As in `compare_all`.
+        kernels: The mode that the pair was loaded with.
         block_size, max_tokens: As in `compare`.
         as_json: Print one JSON object.
 
@@ -146,15 +140,6 @@ def run(
         typer.Exit: With 1 if a text differs by more than a near tie, or if kernels are
             exact and any logits differ.
     """
-    pair, tokenizer = load(
-        model,
-        draft,
-        quantize=quantize,
-        draft_quantize=draft_quantize,
-        trust_remote_code=trust_remote_code,
-        kernels=kernels,
-        notice=notice,
-    )
     pair.require_drafter()
     results = []
     for result in compare_all(pair, tokenizer, prompts, max_tokens, block_size):

@@ -70,6 +70,9 @@ class PromptCache:
         OptionError: max_kv_size is too small, or no layer of the target can be bounded;
             snapshot_bytes is negative.
 
+    Callers use `tokens`, `tail`, `fits`, `reset`, `reuse` and `take_back`. The rest
+    belongs to the decoding that owns the caches, and may change.
+
     Attributes:
         text: All tokens of the conversation.
         rows: The number of leading tokens of `text` whose rows the caches hold. The
@@ -80,7 +83,6 @@ class PromptCache:
         broken: An interruption left rows that cannot be removed. `reuse` then restores
             a snapshot, or starts from nothing as `reset` does.
         marks: Numbers of leading tokens at which prefill stops for a snapshot.
-        left: The tokens that the last `reuse` returned, until they are passed.
         quantized_from: The number of rows at which the target's cache was quantized, or
             None. It cannot be cut to fewer rows, which a new cache keeps exact.
         snapshots: The snapshots of `text`.
@@ -134,7 +136,7 @@ class PromptCache:
         self.broken = True  # in case this is interrupted
         self.text: list[int] = []
         self.marks: list[int] = []
-        self.left: list[int] = []
+        self._left: list[int] = []  # what `reuse` returned last, until it is passed
         self.forget_rows()
 
     def forget_rows(self) -> None:
@@ -199,9 +201,9 @@ class PromptCache:
         """
         shared = common_prefix(self.text, prompt)
         start = min(len(self.text), len(prompt), SAME_START)
-        if prompt != self.left and shared >= max(start, MIN_START):
+        if prompt != self._left and shared >= max(start, MIN_START):
             prompt = self.reuse(prompt)
-        self.left = []
+        self._left = []
         return prompt
 
     def reuse(self, prompt: Sequence[int], marks: Sequence[int] = ()) -> list[int]:
@@ -230,8 +232,8 @@ class PromptCache:
             stops = {*marks, last, *([shared] if parts else [])}
             self.marks = sorted(at for at in stops if max(kept, 1) <= at <= last)
         self.evaluate()
-        self.left = list(prompt[kept:])
-        return list(self.left)
+        self._left = list(prompt[kept:])
+        return list(self._left)
 
     def _keep(self, rows):
         """Keep the first `rows` rows or as many as possible; return the number."""

@@ -146,7 +146,7 @@ def verify(
     dflash-mlx verify "Write a haiku." "What is 12 + 34?" --max-tokens 64
     """
     from ..bench.verify import run
-    from ..loading import check_options
+    from ..loading import check_options, load
     from ..terminal import download
     from ..terminal.screen import progress
     from ..terminal.streams import print_notice
@@ -155,16 +155,23 @@ def verify(
     check_options(quantize, draft_quantize, kernels=mode)
     shown = progress.wanted(as_json=json)
     download.fetch(model, draft, notice=print_notice, show_progress=shown)
+    with progress.spinner(f"Loading {model}", shown) as status:
+        pair, tokenizer = load(
+            model,
+            draft,
+            quantize=quantize,
+            draft_quantize=draft_quantize,
+            trust_remote_code=trust_remote_code,
+            kernels=mode,
+            notice=print_notice,
+            status=status,
+        )
     run(
+        pair,
+        tokenizer,
         prompts,
-        model=model,
-        draft=draft,
-        quantize=quantize,
-        draft_quantize=draft_quantize,
-        trust_remote_code=trust_remote_code,
         kernels=mode,
         block_size=block_size,
         max_tokens=max_tokens,
         as_json=json,
-        notice=print_notice,
     )

@@ -117,8 +117,9 @@ class Controller:
     PAYING_RATIO = 1.2
     # Full blocks that a new pair may lose, if that is less than START_CREDIT.
     FIRST_BLOCKS = 2.0
-    # Plain rounds that a source may owe if most of its last block was kept ...
-    MOST_DEBT = 2.0
+    # Plain rounds that a source may owe if most of its last block was kept, or if as
+    # many blocks of this text were judged ...
+    MOST_DEBT, SURE_BLOCKS = 3.0, 6
     # ... and the most that a round which took longer than expected can make of it.
     LEAST_CREDIT = -5.0
     # Rows of a probe. With all 16 rows the comparison ends too late.
@@ -191,10 +192,11 @@ class Controller:
         # Speeds are relative to plain decoding: 1 token per plain round.
         best, best_speed, last_speed = Plan(), 1.0, 0.0
         for source, kind, widest in self._sources(left, match):
-            tokens = self._acceptance_of(source, kind).expected_tokens(widest - 1)
             margin = self.history.credit
-            if self.mostly_kept.get(source + kind):
+            known = self._acceptance_of(source, kind)
+            if self.mostly_kept.get(source + kind) or known.blocks >= self.SURE_BLOCKS:
                 margin += self.MOST_DEBT
+            tokens = known.expected_tokens(widest - 1)
             for width in range(2, widest + 1):
                 plan = Plan(width, source)
                 cost = self.relative_cost(plan, context)

@@ -42,6 +42,7 @@ from . import download
 from .benchmark_options import BenchmarkOptions
 from .benchmark_table import print_rows
 from .options import check_template_arguments
+from .screen import progress
 from .streams import print_notice
 
 
@@ -78,8 +79,8 @@ def run(
     contenders = contenders_of(
         pair, tokenizer, options.block_sizes, options.mlx_lm, server
     )
-    with progress_bar() as progress:
-        runs = measure(contenders, prompts, settings, tokenizer, pair, progress)
+    with progress_bar() as advance:
+        runs = measure(contenders, prompts, settings, tokenizer, pair, advance)
     rows = results.rows_of(runs)
     found = report(options, settings, runs, rows, strain)
     found["server"] = {"url": server.url, "model": server.model} if server else None
@@ -116,17 +117,20 @@ def load(
     if options.shape is None:
         draft = None if options.draft == UNTRAINED else options.draft
         download.fetch(options.model, draft, notice=print_notice)
-    return open_pair(
-        options.model,
-        options.draft,
-        shape=options.shape,
-        quantize=options.quantize,
-        draft_quantize=options.draft_quantize,
-        trust_remote_code=options.trust_remote_code,
-        kernels=options.kernels,
-        seed=settings.seed,
-        notice=print_notice,
-    )
+    title = f"Loading {options.shape or options.model}"
+    with progress.spinner(title, progress.wanted()) as status:
+        return open_pair(
+            options.model,
+            options.draft,
+            shape=options.shape,
+            quantize=options.quantize,
+            draft_quantize=options.draft_quantize,
+            trust_remote_code=options.trust_remote_code,
+            kernels=options.kernels,
+            seed=settings.seed,
+            notice=print_notice,
+            status=status,
+        )
 
 
 def prompts_of(

@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from dflash_mlx import Pair
+from dflash_mlx import Pair, load
 from dflash_mlx.bench import verify
 from dflash_mlx.bench.verify import compare
 from tests.equipment.tiny import (
@@ -43,11 +43,11 @@ def test_verify_classifies_differences():
 def test_exact_kernels_must_give_equal_bits(monkeypatch, capsys, kernels, code):
     near = verify.Comparison("", 3, None, None, "identical", False)
     monkeypatch.setattr(verify, "compare", lambda *arguments: near)
-    options = dict.fromkeys(("draft", "quantize", "draft_quantize", "block_size"))
-    options |= {"model": "tiny", "kernels": kernels, "max_tokens": 2, "notice": print}
+    pair, tokenizer = load("tiny", kernels=kernels)
+    options = {"kernels": kernels, "max_tokens": 2, "block_size": None}
     exit_code = 0
     try:
-        verify.run(["Hi"], trust_remote_code=False, as_json=False, **options)
+        verify.run(pair, tokenizer, ["Hi"], as_json=False, **options)
     except typer.Exit as end:
         exit_code = end.exit_code
     assert exit_code == code and "not equal bit for bit" in capsys.readouterr().out
