@@ -267,7 +267,7 @@ def test_a_restart_shows_the_drafter_its_window(monkeypatch, tmp_path):
     fail_reads(monkeypatch, {2})
     run(pair, prompt, 20, block_size=drafter.block_size)
     # All of it in the prefill; the prompt's part and the answer's in the restart.
-    assert seen[0] == 7 and (3, 4) in zip(seen, seen[1:], strict=False)
+    assert seen[0] == 8 and (3, 4) in zip(seen, seen[1:], strict=False)
 
 
 def test_an_answer_may_be_left_after_a_restart(monkeypatch, tmp_path):

@@ -96,11 +96,12 @@ def test_answers_are_kept_after_their_last_token(monkeypatch, tmp_path):
     for _ in stream_generate(pair, tokenizer, prompt, max_tokens=40):
         assert not file.exists()
     wait()
-    assert pair.history.acceptance.blocks and "history" in file.read_text()
+    assert "history" in file.read_text()
     again, _ = load("tiny")
     assert again.history.to_json()["credit"] == pytest.approx(
         pair.history.credit, abs=0.01
     )
+    again.history.acceptance.record(7, 7)
     apart = again.without_memory()
     assert (
         apart.history.acceptance.is_new and apart.history.costs is again.history.costs
