@@ -223,7 +223,8 @@ class Controller:
         return self.history.lookup_acceptance.setdefault(kind, Acceptance())
 
     def _should_probe(self, context, left):
-        if left <= self.PROBE_ROWS or self.since_probe < self.PROBE_GAP:
+        ready = left > self.PROBE_ROWS and self.since_probe >= self.PROBE_GAP
+        if self.widest < 2 or not ready:
             return False
         cost = self._probe_cost(min(self.widest, self.PROBE_ROWS), context)
         # A probe that costs more than the most credit waits for all of that.

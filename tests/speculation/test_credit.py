@@ -139,6 +139,7 @@ def test_lookup_beside_a_drafter_of_one_row():
     record(control, 8, 7, number=300, source=LOOKUP, kind="long")
     control.timing_rounds_left = 0
     assert control.plan(0, 99, MATCH).source == LOOKUP
+    assert control.plan(0, 99) == Plan()  # and no probe
 
 
 def test_one_match_that_is_kept_starts_lookup_again():
