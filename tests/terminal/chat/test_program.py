@@ -187,7 +187,7 @@ def test_a_block_in_triple_quotes_is_one_message(chat, home):
 @pytest.mark.slow
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (60, 20)])
 def test_a_turn_has_one_status_row_and_a_blank_row_after_it(chat, columns, rows):
-    with chat("-m", "60", columns=columns, rows=rows) as tty:
+    with chat("-m", "60", "--block-size", "8", columns=columns, rows=rows) as tty:
         tty.send(VOWELS)
         lines = tty.lines()
         assert lines[0] == "tiny (a toy for arithmetic) + its drafter, /help for help"
