@@ -1,12 +1,11 @@
 """--thinking and --reasoning-effort: arguments for the chat template, and a warning.
 
-Owns how a template's switches are found, and the warning when a drafter was trained on
-the other kind of answers. Does not know models or how an answer is displayed.
+Owns the warning when a drafter was trained on the other kind of answers. Does not know
+models or how an answer is displayed.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +19,9 @@ from ..hub.registry import (
 )
 from ..pair import Pair
 from ..text.chat_template import apply_template
+from ..text.template_switches import EFFORT, has_effort, switch_of
 from ..types import require
 from .answer_options import THINKING, AnswerOptions
-
-# Template variables that switch thinking on and off. Where a model's template is a
-# program, mlx-lm passes the first one on under its own name.
-SWITCHES = ("enable_thinking", "thinking")
-EFFORT = "reasoning_effort"
-CODE = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
-QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
-NAME = re.compile(r"(?<![\w.])[a-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -139,35 +131,6 @@ def drafter_name(options: AnswerOptions, pair: Pair) -> str | None:
     names = f"{options.model} {resolve(options.model)}"
     repo, _ = choose_drafter(pair.target.config, names, options.draft)
     return resolve_drafter(repo) if repo else None
-
-
-def switch_of(tokenizer: Any) -> str | None:
-    """The template's variable that switches thinking, or None."""
-    text = template_text(tokenizer)
-    if text is None:
-        has_switch = tokenizer.has_chat_template and tokenizer.has_thinking
-        return SWITCHES[0] if has_switch else None
-    names = variables(text)
-    return next((name for name in SWITCHES if name in names), None)
-
-
-def template_text(tokenizer: Any) -> str | None:
-    """The text of the chat template, or of all; None if the template is a program."""
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        return "\n".join(template.values())
-    return template
-
-
-def variables(template: str) -> set[str]:
-    """Names in the code of a Jinja template, without attributes and quoted text."""
-    code = " ".join(CODE.findall(template))
-    return set(NAME.findall(QUOTED.sub(" ", code)))
-
-
-def has_effort(tokenizer: Any) -> bool:
-    """Whether the template has a variable for the reasoning effort."""
-    return EFFORT in variables(template_text(tokenizer) or "")
 
 
 def require_switch(tokenizer: Any) -> str:

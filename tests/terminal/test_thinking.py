@@ -8,7 +8,8 @@ import pytest
 from dflash_mlx import load
 from dflash_mlx.errors import OptionError
 from dflash_mlx.hub.registry import drafter_entry, targets
-from dflash_mlx.terminal.thinking import Thinking, switch_of, variables
+from dflash_mlx.terminal.thinking import Thinking
+from dflash_mlx.text.template_switches import switch_of, variables
 
 SWITCH = (
     "{% for m in messages %}<{{ m.content }}>{% endfor %}"

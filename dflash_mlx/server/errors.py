@@ -1,0 +1,68 @@
+"""What a client did wrong, or why it gets no answer: one record for all dialects.
+
+Owns the status and the words. How each API writes an error is in its dialect.
+"""
+
+from __future__ import annotations
+
+from ..errors import DFlashError
+
+
+class RequestError(Exception):
+    """A request that is refused or fails.
+
+    Args:
+        message: What is wrong, in one sentence or two.
+        status: The HTTP status.
+        code: A short word for programs, such as "model_not_found".
+        param: The field at fault.
+        retry_after: Seconds after which the client may try again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ):
+        super().__init__(message)
+        self.message, self.status = message, status
+        self.code, self.param, self.retry_after = code, param, retry_after
+
+
+class PromptTooLong(RequestError):
+    """The prompt does not fit the context.
+
+    Args:
+        tokens: Its length.
+        limit: The context, or what the server allows of it.
+    """
+
+    def __init__(self, tokens: int, limit: int):
+        super().__init__(
+            f"The prompt has {tokens} tokens, but the context ends at {limit}. "
+            "Shorten the conversation.",
+            code="context_length_exceeded",
+            param="messages",
+        )
+        self.tokens, self.limit = tokens, limit
+
+
+def from_user_error(error: DFlashError, param: str | None = None) -> RequestError:
+    """The RequestError for a mistake that the package found in a request."""
+    return RequestError(str(error), param=param)
+
+
+def unsupported(what: str, param: str, instead: str = "Leave it out.") -> RequestError:
+    """The error for a field that would be answered wrongly.
+
+    Args:
+        what: What is not supported, to begin the sentence.
+        param: The field.
+        instead: What to do.
+    """
+    return RequestError(
+        f"{what} is not supported. {instead}", code="unsupported_value", param=param
+    )

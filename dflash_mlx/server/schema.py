@@ -1,0 +1,244 @@
+"""The one internal request: what every dialect's JSON becomes.
+
+Owns its fields and the reading of JSON bodies. Does not know any dialect, model or
+array.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..types import Sampling
+from .errors import RequestError
+
+# Most levels of objects and lists in a body, and most answers to one prompt.
+MAX_DEPTH = 64
+MAX_CHOICES = 8
+MAX_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What the text of the answer must match.
+
+    Args:
+        kind: "json_object", "json_schema", "regex" or "lark".
+        value: The schema as an object, or the text of the pattern or grammar.
+        strict: Refuse a schema that cannot be enforced completely.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "lark"]
+    value: Any = None
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Which tools the model may or must call.
+
+    Args:
+        mode: "auto", "none", or "required" for at least one call.
+        names: The tools that may be called; empty for all.
+        parallel: Whether an answer may have several calls.
+    """
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    names: tuple[str, ...] = ()
+    parallel: bool = True
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request for answers, checked as far as that needs no model.
+
+    Args:
+        model: The name in the request; None for the default model.
+        messages: In the form of chat templates: "role", "content" as text, and
+            "tool_calls", "reasoning_content", "tool_call_id" where they apply.
+        text: A prompt for completion, text or token ids, in place of `messages`.
+        suffix: Text that follows what is to be filled in, with `text`.
+        continue_last: The last message is the beginning of the answer.
+        tools: OpenAI's {"type": "function", "function": {...}} objects.
+        tool_choice: Which of them may be called.
+        constraint: What the answer must match, or None.
+        sampling: The request's own values, by field of Sampling.
+        max_tokens: Most tokens of an answer; None for the server's default.
+        stop: Strings that end the answer.
+        choices: Number of answers.
+        logprobs: Number of alternatives per token; None for no logprobs.
+        thinking: Whether to reason first; None for the server's default.
+        effort: How hard to reason; None for the server's default.
+        template_arguments: More variables for the chat template.
+        show_drafts: Say which pieces of text were drafted.
+        warnings: What was ignored or changed in the request, a sentence each.
+    """
+
+    model: str | None = None
+    messages: tuple[dict[str, Any], ...] = ()
+    text: str | tuple[int, ...] | None = None
+    suffix: str | None = None
+    continue_last: bool = False
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    constraint: Constraint | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    logprobs: int | None = None
+    thinking: bool | None = None
+    effort: str | None = None
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    show_drafts: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+class Body(BaseModel):
+    """Base of the dialects' request bodies: null is absent, unknown fields are ignored.
+
+    Every field of a body has a default, so that a missing one is named in a sentence.
+    """
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+BodyType = TypeVar("BodyType", bound=Body)
+
+
+def read_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a request's body.
+
+    Raises:
+        RequestError: It is not one, or is nested too deeply.
+    """
+    try:
+        body = json.loads(raw)
+        json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair
+    except (ValueError, RecursionError):
+        raise RequestError("The body is not valid JSON.") from None
+    if not isinstance(body, dict):
+        raise RequestError("The body must be a JSON object.")
+    if not is_shallow(body, MAX_DEPTH):
+        raise RequestError(f"The body is nested more than {MAX_DEPTH} levels deep.")
+    return body
+
+
+def is_shallow(value: Any, levels: int) -> bool:
+    """Whether objects and lists are nested at most `levels` deep."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return True
+    return levels > 0 and all(is_shallow(each, levels - 1) for each in value)
+
+
+def parse_body(kind: type[BodyType], body: Mapping[str, Any]) -> BodyType:
+    """The fields of a body, checked.
+
+    Raises:
+        RequestError: A field has the wrong type; it is named.
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = ".".join(str(part) for part in first["loc"])
+        raise RequestError(
+            f"{param or 'The body'} cannot be used: {first['msg']}.", param=param
+        ) from None
+
+
+def require_field(ok: bool, param: str, wanted: str, got: object) -> None:
+    """Raise RequestError unless `ok`.
+
+    Args:
+        ok: Whether the value is in range.
+        param: The field.
+        wanted: Its range, to follow "must be".
+        got: The value.
+    """
+    if not ok:
+        message = f"{param} must be {wanted}, but is {json.dumps(got)}."
+        raise RequestError(message, param=param)
+
+
+# The fields of Sampling that a request may set, by their names in requests.
+SAMPLING_FIELDS = {
+    "temperature": "temp",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "seed": "seed",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "repetition_penalty": "repetition_penalty",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+}
+
+
+class SamplingFields(Body):
+    """The fields of a body that say how tokens are chosen."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    logit_bias: dict[str, float] | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """The values given, by field of Sampling.
+
+        Raises:
+            RequestError: A value is out of its range.
+        """
+        values = {
+            field: getattr(self, name)
+            for name, field in SAMPLING_FIELDS.items()
+            if getattr(self, name) is not None
+        }
+        if values.get("top_k", 0) < 0:  # some clients' word for "off"
+            values["top_k"] = 0
+        if "seed" in values:
+            values["seed"] %= 2**32
+        for name in ("presence_penalty", "frequency_penalty"):
+            if values.get(name) == 0:
+                values[name] = None
+        if self.logit_bias:
+            values["logit_bias"] = self._biases()
+        check_sampling(values)
+        return values
+
+    def _biases(self) -> dict[int, float]:
+        try:
+            return {int(token): bias for token, bias in self.logit_bias.items()}
+        except ValueError:
+            raise RequestError(
+                "logit_bias must map token ids to numbers.", param="logit_bias"
+            ) from None
+
+
+def check_sampling(values: Mapping[str, Any]) -> None:
+    """Raise RequestError if Sampling refuses a value."""
+    from ..errors import OptionError
+
+    names = {field: name for name, field in SAMPLING_FIELDS.items()}
+    for name, value in values.items():
+        try:
+            Sampling(**{name: value})
+        except OptionError as error:
+            param = names.get(name, name)
+            message = error.message.replace(f"{name} must", f"{param} must", 1)
+            raise RequestError(message, param=param) from None
