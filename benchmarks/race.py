@@ -261,7 +261,7 @@ def table(results: dict[str, list[list[Answer]]], half: bool = False) -> str:
         "| contender | tokens/s | total | per prompt | first token, s | same text |",
         "|---|--:|--:|---|--:|---|",
     ]
-    base = results[REFERENCE]
+    base = results.get(REFERENCE) or next(iter(results.values()))
     for name, prompts in results.items():
         everything = [answer for answers in prompts for answer in answers]
         total = speed(everything, half)

@@ -51,6 +51,7 @@ class GenerationResponse:
         finish_reason: "stop" or "length" for the last token, else None.
         stats: The counters of this answer, updated with every round.
         logits: [V] the processed logits that the token was chosen from.
+        stop_string: The stop string that ended the answer, with its last token.
     """
 
     text: str
@@ -64,6 +65,7 @@ class GenerationResponse:
     finish_reason: str | None
     stats: Stats
     logits: mx.array = field(repr=False)
+    stop_string: str | None = None
 
     @cached_property
     def logprobs(self) -> mx.array:
@@ -296,6 +298,7 @@ class Answer:
                 finish_reason=reason,
                 stats=self.stats,
                 logits=round.logits[i],
+                stop_string=self.text.stop_string if reason else None,
             )
 
     def _text_of(self, token, last, ended) -> tuple[str, str | None]:

@@ -28,6 +28,7 @@ ROWS = (
     ("convert",),
     ("train",),
     ("bench",),
+    ("server",),
     ("terminal",),
     ("cli",),
     ("__main__",),

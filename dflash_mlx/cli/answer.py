@@ -18,6 +18,7 @@ from ..terminal.answer_options import (
 )
 from ..terminal.chat.looks import Looks
 from ..terminal.options import PROMPT, Json, Verbose, option, parse_bool
+from ..terminal.serve.options import ServedAnswerOptions, ServeOptions
 from .app import command
 
 
@@ -126,24 +127,45 @@ def one_model(argument: str | None, option: str | None) -> str | None:
     return argument or option
 
 
+@command
 def serve(
-    words: Annotated[list[str] | None, typer.Argument(help="Anything.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="The same as --model.",
+            autocompletion=shell_completion.models,
+        ),
+    ] = None,
+    *,
+    options: ServedAnswerOptions,
+    shorthand: Shorthand,
+    thinking: ThinkingOptions,
+    serving: ServeOptions,
+    sampling: SamplingOptions,
 ):
-    """Say that there is no server."""
-    raise OptionError(
-        "This version has no server.",
-        "`dflash-mlx chat MODEL` talks to a model, `dflash-mlx generate` answers one "
-        "prompt; `mlx_lm.server` serves without drafting.",
-    )
+    """Serve a model to other programs, with OpenAI's and Anthropic's APIs.
+
+    The other options are the defaults of answers; a request may set its own.
+
+    dflash-mlx serve qwen3-8b
+
+    dflash-mlx serve --model qwen3-coder-30b --alias "claude-*=qwen3-coder-30b"
+    """
+    from ..terminal.screen import progress
+
+    options = replace(options, model=one_model(name, options.model))
+    with progress.spinner("Starting", progress.wanted(True)):
+        from ..terminal.answer_request import AnswerRequest
+        from ..terminal.serve import program as terminal
+        from ..terminal.streams import NO_MODEL, print_notice
+
+    request = AnswerRequest.from_options(options, sampling, shorthand)
+    if options.model is None:
+        print_notice(NO_MODEL)
+    terminal.run(request, thinking, serving)
 
 
 command(chat)
 command(chat, name="run", hidden=True)
-for other in ("serve", "server"):
-    command(
-        serve,
-        name=other,
-        hidden=True,
-        ignore_unknown_options=True,
-        allow_extra_args=True,
-    )
+command(serve, name="server", hidden=True)

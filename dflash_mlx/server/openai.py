@@ -210,8 +210,9 @@ def read_stop(stop: Any) -> tuple[str, ...]:
     Raises:
         RequestError: It is something else.
     """
-    found = [stop] if isinstance(stop, str) else list(stop or ())
-    texts = all(isinstance(each, str) for each in found) and len(found) <= 16
+    found = [stop] if isinstance(stop, str) else stop or []
+    fits = isinstance(found, list) and len(found) <= 16
+    texts = fits and all(isinstance(each, str) for each in found)
     require_field(texts, "stop", "a text, or a list of up to 16 texts", stop)
     return tuple(each for each in found if each)
 

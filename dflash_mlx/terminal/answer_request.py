@@ -21,6 +21,7 @@ from ..hub.registry import TINY
 from ..loading import check_options, load
 from ..pair import Pair
 from ..store import has_home
+from ..text.prompt import xtc_special_tokens
 from ..tuning.calibrate import MEASURING
 from ..types import (
     KVBits,
@@ -208,9 +209,7 @@ class AnswerRequest(AnswerOptions):
         """
         sampling = self.sampling
         if sampling.xtc_probability:
-            # As in mlx-lm, XTC never drops the tokens that end a line or the text.
-            kept = tokenizer.encode("\n", add_special_tokens=False)
-            kept = (*kept, *sorted(tokenizer.eos_token_ids))
+            kept = xtc_special_tokens(tokenizer)
             sampling = replace(sampling, xtc_special_tokens=kept)
         return stream_generate(
             pair,

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import OptionError
+from ..text.template_switches import RESERVED
 from . import shell_completion
 
 MODEL = "Model"
@@ -21,21 +22,6 @@ SAMPLING = "Sampling"
 SPECULATION = "Speculation"
 OUTPUT = "Output"
 
-# Arguments of apply_chat_template that the program sets itself.
-RESERVED = (
-    "messages",
-    "conversation",
-    "add_generation_prompt",
-    "continue_final_message",
-    "tokenize",
-    "padding",
-    "truncation",
-    "max_length",
-    "return_tensors",
-    "return_dict",
-    "return_assistant_tokens_mask",
-    "tokenizer_kwargs",
-)
 TRUE, FALSE = ("t", "true", "1", "yes"), ("f", "false", "0", "no")
 
 

@@ -66,6 +66,13 @@ def token_ids(prompt: Sequence[int] | Mapping[str, Any]) -> list[int]:
     return array.tolist()
 
 
+def xtc_special_tokens(tokenizer: TokenizerWrapper) -> tuple[int, ...]:
+    """The tokens that XTC never drops, as in mlx-lm: those that end a line or the
+    text."""
+    line_end = tokenizer.encode("\n", add_special_tokens=False)
+    return (*line_end, *sorted(tokenizer.eos_token_ids))
+
+
 def check_text_only(config: dict[str, Any], ids: Sequence[int]) -> None:
     """Raise PromptError if a prompt has a placeholder for an image, a video or audio.
 

@@ -22,6 +22,9 @@ class TextStream:
         detokenizer: A new one, from mlx-lm's TokenizerWrapper.
         stop: Strings that end the text. They are not part of it.
 
+    Attributes:
+        stop_string: The stop string that ended the text, or None.
+
     Raises:
         OptionError: A stop string is empty.
     """
@@ -31,6 +34,7 @@ class TextStream:
         self._detokenizer = detokenizer
         self._stop = tuple(stop)
         self._held = ""
+        self.stop_string: str | None = None
 
     def push(self, token: int) -> tuple[str, bool]:
         """Add a token; return the text that is certain now and whether it ends here."""
@@ -47,10 +51,11 @@ class TextStream:
 
     def _release(self, segment):
         text = self._held + segment
-        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        found = [(at, s) for s in self._stop if (at := text.find(s)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)], True
+            at, self.stop_string = min(found)
+            return text[:at], True
         keep = max((overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

@@ -8,6 +8,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
+# Arguments of apply_chat_template that the program sets itself.
+RESERVED = (
+    "messages",
+    "conversation",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+)
 # Template variables that switch thinking on and off. Where a model's template is a
 # program, mlx-lm passes the first one on under its own name.
 SWITCHES = ("enable_thinking", "thinking")

@@ -181,14 +181,6 @@ def test_a_model_may_be_an_argument_of_chat():
     assert twice.returncode == 2 and "given twice" in twice.stderr
 
 
-@pytest.mark.parametrize("name", ["serve", "server"])
-def test_a_server_is_answered_with_what_exists(name):
-    run = program(name, "--model", "qwen3-8b", "--port", "8080")
-    assert run.returncode == 2 and run.stdout == ""
-    assert "no server" in run.stderr and "mlx_lm.server" in run.stderr
-    assert name not in program("--help").stdout
-
-
 def test_plain_wins_over_a_drafter():
     run = program("generate", QUESTION, "--plain", "--draft", "tiny", "-m", "3")
     assert run.returncode == 0 and "DFlash: off (drafting is off)" in run.stderr

@@ -52,6 +52,7 @@ GROUPS = {
     ),
     # Tests that take seconds each: processes, downloads, training, large shapes.
     "programs": ("dflash_mlx", "benchmarks", "tests"),
+    "server": ("dflash_mlx/server", "tests/equipment/live_server.py", "tests/server"),
     "speculation": (
         "dflash_mlx/speculation",
         "tests/equipment/simulator.py",

@@ -1,0 +1,251 @@
+"""The routes of the server, each with and without /v1, and the checks before them.
+
+Owns which dialect answers which path. Touches no array: requests go to the scheduler.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .chat import ChatCompletions
+from .completions import Completions
+from .dialect import Dialect
+from .errors import RequestError
+from .guard import check_host, check_json, check_key, cors_headers, read_limited
+from .metrics import Metrics, RequestMetrics
+from .models import Models
+from .request_log import RequestLog
+from .respond import Answer, Inbox, error_headers
+from .scheduler import Job, Scheduler
+from .schema import read_body
+from .settings import Access, Settings
+
+WARNING_HEADER = "x-dflash-warning"
+DIALECTS: Mapping[str, Dialect] = {
+    "/chat/completions": ChatCompletions(),
+    "/completions": Completions(),
+}
+
+
+@dataclass
+class Server:
+    """What the routes share.
+
+    Args:
+        models: The served models.
+        scheduler: Answers requests.
+        settings: The server's settings.
+    """
+
+    models: Models
+    scheduler: Scheduler
+    settings: Settings
+    metrics: Metrics = field(default_factory=Metrics)
+    started: float = field(default_factory=time.monotonic)
+
+    async def answer(self, http: HttpRequest, dialect: Dialect) -> Response:
+        """Answer a POST of a dialect."""
+        check_json(http.headers)
+        raw = await read_limited(http, self.settings.limits.body_bytes)
+        body = read_body(raw)
+        request = dialect.request(body)
+        model = self.models.find(request.model)
+        prepared = await run_in_threadpool(self.scheduler.prepare, request, model)
+        inbox = Inbox()
+        job = Job(request, model, inbox.deliver, prepared)
+        writer = dialect.writer(body, request, request.model or model)
+        counters = RequestMetrics(self.metrics, model)
+        log = RequestLog(job.id, http.url.path, model, body)
+        self.scheduler.submit(job)
+
+        def observe(event):
+            counters.observe(event)
+            log.observe(event)
+
+        def abandon():
+            self.scheduler.cancel(job)
+            counters.abort()
+            log.abort()
+
+        warnings = (*request.warnings, *(prepared.warnings if prepared else ()))
+        headers = {"x-request-id": job.id} | warning_headers(warnings)
+        stream = dialect.streams(body)
+        return Answer(inbox, dialect, writer, stream, observe, abandon, headers)
+
+    def status(self) -> dict[str, Any]:
+        """What the server is doing, for its page."""
+        models, scheduler = self.models, self.scheduler
+        loaded = models.loaded
+        return {
+            "model": loaded.name if loaded else models.loading or models.names[0],
+            "state": "ready" if loaded else "loading",
+            "drafter": loaded.drafter if loaded else None,
+            "context": models.context(),
+            "running": int(scheduler.running is not None),
+            "waiting": len(scheduler.waiting),
+            "max_queue": self.settings.limits.max_queue,
+            "version": version("dflash-mlx"),
+            "uptime": time.monotonic() - self.started,
+        }
+
+    def metrics_text(self) -> bytes:
+        """The counters, with the present length of the queue."""
+        scheduler = self.scheduler
+        running, name = scheduler.running, self.models.names[0]
+        self.metrics.running.labels(name).set(int(running is not None))
+        self.metrics.waiting.labels(name).set(len(scheduler.waiting))
+        return self.metrics.text()
+
+
+def warning_headers(warnings: tuple[str, ...]) -> dict[str, str]:
+    """The header with what was ignored in a request."""
+    text = " ".join(warnings).encode("ascii", "replace").decode()
+    return {WARNING_HEADER: " ".join(text.split())} if text else {}
+
+
+def make_app(server: Server) -> ASGIApp:
+    """The ASGI application of a server."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    for path, dialect in DIALECTS.items():
+        for prefix in ("/v1", ""):
+            app.add_api_route(
+                prefix + path, answer_route(server, dialect), methods=["POST"]
+            )
+    add_information(app, server)
+    app.add_exception_handler(RequestError, error_response)
+    app.add_exception_handler(HTTPException, http_error_response)
+    return Guard(app, server.settings.access)
+
+
+def answer_route(server: Server, dialect: Dialect) -> Callable:
+    """The function that answers a path."""
+
+    async def route(http: HttpRequest) -> Response:
+        try:
+            return await server.answer(http, dialect)
+        except RequestError as error:
+            return json_error(error, dialect.error(error))
+
+    return route
+
+
+def add_information(app: FastAPI, server: Server) -> None:
+    """Add the routes that tell about the server."""
+    page = files(__package__).joinpath("page/index.html")
+
+    async def index(http: HttpRequest) -> Response:
+        return HTMLResponse(page.read_text("utf-8"))
+
+    async def models(http: HttpRequest) -> Response:
+        return JSONResponse({"object": "list", "data": server.models.records()})
+
+    async def model(http: HttpRequest) -> Response:
+        name = http.path_params["name"]
+        server.models.find(name)
+        return JSONResponse(server.models.record(name))
+
+    async def health(http: HttpRequest) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def status(http: HttpRequest) -> Response:
+        return JSONResponse(server.status())
+
+    async def metrics(http: HttpRequest) -> Response:
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(server.metrics_text(), media_type=kind)
+
+    routes = {"/models": models, "/models/{name:path}": model, "/health": health}
+    routes |= {"/status": status, "/metrics": metrics}
+    for path, route in routes.items():
+        for prefix in ("/v1", ""):
+            app.add_route(prefix + path, route, methods=["GET"])
+    app.add_route("/", index, methods=["GET"])
+
+
+def json_error(error: RequestError, body: dict[str, Any]) -> Response:
+    """The HTTP response of an error."""
+    return JSONResponse(body, error.status, headers=error_headers(error))
+
+
+async def error_response(http: HttpRequest, error: Exception) -> Response:
+    """The HTTP response of a RequestError outside the dialects' routes."""
+    return json_error(error, dialect_of(http.url.path).error(error))
+
+
+async def http_error_response(http: HttpRequest, error: Exception) -> Response:
+    """The HTTP response where there is no route."""
+    path, method = http.url.path, http.method
+    words = {
+        404: f"There is no {path} here.",
+        405: f"{path} does not answer {method}.",
+    }
+    found = RequestError(words.get(error.status_code, error.detail), error.status_code)
+    return json_error(found, dialect_of(path).error(found))
+
+
+def dialect_of(path: str) -> Dialect:
+    """The dialect in which a path's errors are written; OpenAI's for most."""
+    bare = path.removeprefix("/v1")
+    for start, dialect in DIALECTS.items():
+        if bare.startswith(start):
+            return dialect
+    return DIALECTS["/chat/completions"]
+
+
+class Guard:
+    """Checks each request before its route, and adds headers for web origins.
+
+    Args:
+        app: The application behind it.
+        access: Who may use the server.
+    """
+
+    def __init__(self, app: FastAPI, access: Access):
+        self.app, self.access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request; the ASGI interface."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers, path = Headers(scope=scope), scope["path"]
+        cors = cors_headers(headers.get("origin"), self.access)
+        send = with_headers(send, cors)
+        try:
+            check_host(headers, self.access)
+            if scope["method"] == "OPTIONS":
+                await Response(status_code=204)(scope, receive, send)
+                return
+            check_key(path, headers, self.access)
+        except RequestError as error:
+            response = json_error(error, dialect_of(path).error(error))
+            await response(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+def with_headers(send: Send, more: Mapping[str, str]) -> Send:
+    """A `send` that adds headers to the response."""
+    if not more:
+        return send
+    raw = [(name.encode(), value.encode()) for name, value in more.items()]
+
+    async def wrapped(message):
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *raw]}
+        await send(message)
+
+    return wrapped

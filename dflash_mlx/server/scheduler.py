@@ -1,0 +1,218 @@
+"""Decides who is answered next. One thread owns MLX and answers one request at a time.
+
+Owns the queue, cancelling and the model's thread. Does not know dialects; what it tells
+about a request goes to the request's own `deliver`, which may be called in any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..errors import DFlashError
+from .answer import Stopped, Turn, answer
+from .errors import RequestError, from_user_error
+from .events import Event, Failed, Waiting
+from .models import Loaded, Models
+from .openai import new_id
+from .prompt import Prepared, prepare
+from .schema import Request
+from .settings import Settings
+
+log = logging.getLogger("dflash_mlx.server")
+
+TOO_LONG = "The answer took longer than {:.0f} s, the server's --timeout."
+STOPPING = "The server is shutting down."
+INTERNAL = "The server failed to answer; its log says why."
+
+
+@dataclass(eq=False)
+class Job:
+    """A request on its way.
+
+    Args:
+        request: What is asked.
+        model: The served name of the model.
+        deliver: Receives the events, in lists; must not block.
+        prepared: Its prompt, if the model was loaded when the request came.
+        deadline: When it has taken too long, in seconds of the monotonic clock.
+
+    Attributes:
+        id: For logs and headers.
+        cancelled: Set when the answer is not wanted any more.
+        submitted: When it was submitted, in seconds of the monotonic clock.
+    """
+
+    request: Request
+    model: str
+    deliver: Callable[[list[Event]], None]
+    prepared: Prepared | None = None
+    deadline: float | None = None
+    id: str = field(default_factory=lambda: new_id("req_"))
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    submitted: float = field(default_factory=time.monotonic)
+
+
+class Scheduler:
+    """The queue of requests, and the thread that answers them.
+
+    Args:
+        models: The served models.
+        settings: The server's settings.
+
+    Attributes:
+        running: The job that is being answered, or None.
+    """
+
+    def __init__(self, models: Models, settings: Settings):
+        self.models, self.settings = models, settings
+        self.waiting: deque[Job] = deque()
+        self.running: Job | None = None
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._encoding = threading.Lock()  # a tokenizer is used by one thread at a time
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+
+    def start(self) -> None:
+        """Start the model's thread."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Refuse further requests, end the present ones, and wait for the thread.
+
+        Args:
+            seconds: The longest wait.
+
+        Returns:
+            Whether the thread has ended.
+        """
+        with self._changed:
+            self._stopping = True
+            jobs = [*self.waiting, *([self.running] if self.running else [])]
+            self.waiting.clear()
+            self._changed.notify_all()
+        for job in jobs:
+            job.deliver([Failed(RequestError(STOPPING, status=503))])
+            job.cancelled.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def prepare(self, request: Request, model: str) -> Prepared | None:
+        """The prompt of a request, or None if its model is not loaded.
+
+        May be called in any thread.
+
+        Raises:
+            RequestError: The model cannot be asked this.
+        """
+        loaded = self.models.loaded
+        if loaded is None or loaded.name != model:
+            return None
+        return self._prepare(request, loaded)
+
+    def _prepare(self, request: Request, loaded: Loaded) -> Prepared:
+        own, limit = loaded.pair.target.context, self.settings.limits.context
+        context = min((c for c in (own, limit) if c is not None), default=None)
+        with self._encoding:
+            return prepare(
+                request,
+                loaded.tokenizer,
+                self.settings.defaults,
+                context,
+                loaded.reasonings,
+            )
+
+    def submit(self, job: Job) -> None:
+        """Add a job to the queue.
+
+        Raises:
+            RequestError: The queue is full, or the server is shutting down.
+        """
+        limits = self.settings.limits
+        if limits.timeout is not None:
+            job.deadline = job.submitted + limits.timeout
+        with self._changed:
+            if self._stopping:
+                raise RequestError(STOPPING, status=503)
+            if len(self.waiting) >= limits.max_queue and self.running:
+                raise RequestError(
+                    f"{limits.max_queue} requests are waiting already.",
+                    status=429,
+                    code="queue_full",
+                    retry_after=5,
+                )
+            self.waiting.append(job)
+            ahead = len(self.waiting) - 1 + (self.running is not None)
+            self._changed.notify()
+        if ahead:
+            job.deliver([Waiting(ahead)])
+
+    def cancel(self, job: Job) -> None:
+        """Stop answering a job, after its round or its chunk of the prefill."""
+        job.cancelled.set()
+        with self._changed:
+            if job in self.waiting:
+                self.waiting.remove(job)
+
+    def _work(self) -> None:
+        """Answer jobs until the server stops; the model's thread."""
+        while (job := self._next()) is not None:
+            try:
+                self._run(job)
+            finally:
+                with self._changed:
+                    self.running = None
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            while not self.waiting and not self._stopping:
+                self._changed.wait()
+            if self._stopping:
+                return None
+            job = self.running = self.waiting.popleft()
+            behind = list(self.waiting)
+        for i, other in enumerate(behind):
+            other.deliver([Waiting(i + 1)])
+        return job
+
+    def _run(self, job: Job) -> None:
+        """Answer a job, and deliver an error if that fails."""
+        try:
+            if job.cancelled.is_set():
+                return
+            answer(self._turn(job))
+        except Stopped:
+            if not job.cancelled.is_set():
+                words = TOO_LONG.format(self.settings.limits.timeout)
+                job.deliver([Failed(RequestError(words, status=504, code="timeout"))])
+        except RequestError as error:
+            job.deliver([Failed(error)])
+        except DFlashError as error:
+            job.deliver([Failed(from_user_error(error))])
+        except Exception:
+            # A bug: the caches may be wrong now. Other requests are still answered.
+            log.exception("answering failed")
+            if self.models.loaded is not None:
+                self.models.loaded.prefixes.reset()
+            job.deliver([Failed(RequestError(INTERNAL, status=500))])
+
+    def _turn(self, job: Job) -> Turn:
+        """What the answer to a job needs; loads its model if it is not loaded."""
+        loaded = self.models.loaded
+        if loaded is None or loaded.name != job.model:
+            log.info("loading %s", job.model)
+            job.deliver([Waiting(0, loading=job.model)])
+            loaded = self.models.get(job.model)
+        prepared = job.prepared or self._prepare(job.request, loaded)
+
+        def check():
+            late = job.deadline is not None and time.monotonic() > job.deadline
+            if late or job.cancelled.is_set():
+                raise Stopped
+
+        return Turn(job.request, prepared, loaded, self.settings, job.deliver, check)
