@@ -159,7 +159,7 @@ class Answer(Response):
                 return
 
     async def _send_error(self, send: Send, error: RequestError) -> None:
-        self.init_headers(dict(self.headers) | error_headers(error))
+        self.headers.update(error_headers(error))
         await self._send_json(send, error.status, self.dialect.error(error))
 
     async def _send_json(self, send: Send, status: int, value: Any) -> None:
