@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from .pair import Pair
     from .stats import Stats
     from .text import chat_template
+    from .text.grammar import Grammar
     from .types import Round, Sampling
 
     __version__: str
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Stats": ("stats", "Stats"),
     "decode": ("decoding.loop", "decode"),
     "Round": ("types", "Round"),
+    "Grammar": ("text.grammar", "Grammar"),
     "Sampling": ("types", "Sampling"),
     "PromptCache": ("cache.prompt_cache", "PromptCache"),
     "chat_template": ("text.chat_template", None),
@@ -45,6 +47,7 @@ _PUBLIC = {
 __all__ = [
     "DFlashError",
     "GenerationResponse",
+    "Grammar",
     "Pair",
     "PromptCache",
     "Round",

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -28,6 +28,9 @@ from .text.prompt import Prompt, check_text_only, encode
 from .text.stream import TextStream
 from .tuning.calibrate import recheck
 from .types import KVBits, Round, Sampling
+
+if TYPE_CHECKING:
+    from .text.grammar import Grammar
 
 # A round that takes longer than both limits is taken for a kernel that hangs, as some
 # of other projects' fast kernels do after minutes (docs/kernels.md).
@@ -92,6 +95,7 @@ def stream_generate(
     kv_group_size: int = 64,
     quantized_kv_start: int = 5000,
     prompt_progress_callback: Callable[[int, int], None] | None = None,
+    grammar: Grammar | None = None,
 ) -> Iterator[GenerationResponse]:
     """Generate text and yield one response per token.
 
@@ -115,6 +119,8 @@ def stream_generate(
         max_kv_size: Most rows that a layer keeps, if no `prompt_cache` is given.
         kv_bits, kv_group_size, quantized_kv_start: KV cache quantization.
         prompt_progress_callback: Called with (prompt tokens done, all of them).
+        grammar: What the answer may look like. Each token is then the best legal one;
+            the answer ends with "stop" when it is complete.
 
     Yields:
         A GenerationResponse per token. The last one has a finish_reason.
@@ -122,6 +128,7 @@ def stream_generate(
     Raises:
         DFlashError: Before the first response, or later in another thread than the one
             that took it. A pair and a prompt_cache may be used in any thread.
+        GrammarError: The grammar allows no token where the answer has come to.
     """
     if not isinstance(tokenizer, TokenizerWrapper):
         tokenizer = TokenizerWrapper(tokenizer)
@@ -153,6 +160,7 @@ def stream_generate(
         max_kv_size=max_kv_size,
         kv=KVBits(kv_bits, kv_group_size, quantized_kv_start),
         progress=prompt_progress_callback,
+        grammar=grammar,
     )
     with pair.wired(), contextlib.closing(rounds):
         answer.start_clock()

@@ -96,3 +96,9 @@ class ConversationError(DFlashError):
 
 class MissingPackageError(DFlashError):
     """An optional package is not installed."""
+
+
+class GrammarError(DFlashError):
+    """A grammar or schema cannot be used, or an answer cannot follow it."""
+
+    exit_code = 2

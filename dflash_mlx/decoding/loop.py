@@ -9,6 +9,7 @@ any time: the caches then hold exactly what was yielded.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
@@ -20,12 +21,16 @@ from ..speculation.controller import Controller, FixedWidth, Plan
 from ..speculation.lookup import Lookup
 from ..text.prompt import token_ids
 from ..types import KVBits, Round, Sampling, check_block_size, require
+from .constraint import Constraint
 from .passes import Passes, Progress
 from .pending import PendingPass
 from .planner import Planner
 from .recovery import Recovery
 from .round import Scan, Stops, play_round
 from .sampling import Chooser, LogitsProcessor, Sampler
+
+if TYPE_CHECKING:  # llguidance is read when a grammar is made
+    from ..text.grammar import Grammar
 
 EXACT_ROWS = f"{MAX_ROWS} or less with --exact"
 
@@ -47,6 +52,7 @@ def decode(
     max_kv_size: int | None = None,
     kv: KVBits = KVBits(),
     progress: Progress | None = None,
+    grammar: Grammar | None = None,
 ) -> Iterator[Round]:
     """Decode a block at a time; every token is the target's own choice.
 
@@ -66,6 +72,8 @@ def decode(
         max_kv_size: As in PromptCache, if no `prompt_cache` is given.
         kv: Quantization of the target's KV cache.
         progress: Called with (prompt rows done, all of them), first with 0 done.
+        grammar: What the answer may look like. The tokens that end an answer of its
+            tokenizer's model are stop tokens.
 
     Yields:
         Rounds; the first has the one token that the prefill gives.
@@ -73,6 +81,7 @@ def decode(
     Raises:
         PromptError, OptionError: Before anything is computed.
         OptionError: A round is taken in another thread than the first one.
+        GrammarError: The grammar allows no token where the answer has come to.
     """
     check_block_size(block_size)
     require(prefill_step_size >= 1, "prefill_step_size", ">= 1", prefill_step_size)
@@ -87,11 +96,15 @@ def decode(
     if pair.target.exact:
         require((block_size or 1) <= MAX_ROWS, "block_size", EXACT_ROWS, block_size)
     recovery = Recovery(pair)
+    constraint = None
+    if grammar is not None:
+        constraint = Constraint(grammar.start())
+        stop_ids = {*stop_ids, *grammar.vocabulary.eos}
     stops = Stops(stop_ids, recovery.wrap_callback(scan), left)
     keep = prompt_cache is not None
     passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting, keep)
     planner = make_planner(pair, cache, stops, block_size if drafting else 1)
-    pipeline = Pipeline(passes, planner, stops, recovery)
+    pipeline = Pipeline(passes, planner, stops, recovery, constraint)
     yield from _answer(pipeline, prefill_step_size, recovery.wrap_callback(progress))
 
 
@@ -150,13 +163,21 @@ class Pipeline:
         planner: Plans the rounds.
         stops: Has the number of tokens that may follow.
         recovery: Defers exceptions that are raised after a round's tokens were cut.
+        constraint: Keeps the answer within a grammar; None for a free one. Where it
+            masks, no pass is sent before the token in front of it is read.
     """
 
     def __init__(
-        self, passes: Passes, planner: Planner, stops: Stops, recovery: Recovery
+        self,
+        passes: Passes,
+        planner: Planner,
+        stops: Stops,
+        recovery: Recovery,
+        constraint: Constraint | None = None,
     ):
         self.passes, self.planner = passes, planner
         self.stops, self.recovery = stops, recovery
+        self.constraint = constraint
 
     def begin(self, first: PendingPass) -> None:
         """Start with a pass that is already sent."""
@@ -174,20 +195,41 @@ class Pipeline:
     def draft(self, plan: Plan) -> mx.array:
         """The block [n] of the round that `prepare` planned."""
         if self.ahead is not None:
-            return self.ahead.block
-        (block, confidence), self.drafted = self.drafted, None
-        return self.planner.to_verify(block, confidence)
+            block = self.ahead.block
+        else:
+            (block, confidence), self.drafted = self.drafted, None
+            block = self.planner.to_verify(block, confidence)
+        if self.constraint is None:
+            return block
+        legal = self.constraint.keep_legal(block, self.passes.chooser.vocab_size)
+        return self.planner.drop_illegal(block, len(legal))
 
     def verify(self, block: mx.array) -> tuple[mx.array, mx.array]:
         """Send the pass over a block, and the next single row behind it if one
         follows; the choices [n] and logits [n, V] of the first."""
-        sent, self.ahead = self.ahead or self.passes.verify(block), None
-        if sent.width == 1 and self.stops.left > 1 and self.planner.can_send_ahead():
+        sent, self.ahead = self.ahead, None
+        masks = self.constraint and self.constraint.masks
+        if sent is None:
+            sent = self.passes.verify(block, masks)
+        elif masks is not None:
+            sent = sent.masked(masks, self.passes.chooser)
+        if sent.width == 1 and self.stops.left > 1 and self._can_send_ahead():
             self.ahead = self.passes.verify(sent.choices)
         return sent.choices, sent.logits
 
+    def _can_send_ahead(self):
+        """Whether the next pass is known to be a single row that needs no mask yet."""
+        masked = self.constraint is not None and self.constraint.active
+        return not masked and self.planner.can_send_ahead()
+
     def commit(self, tokens: list[int]) -> None:
-        """Commit a round; a kernel failure is raised after the round is yielded."""
+        """Commit a round; a kernel failure is raised after the round is yielded.
+
+        Raises:
+            GrammarError: A token is not legal. Nothing is committed then.
+        """
+        if self.constraint is not None:
+            self.constraint.accept(tokens)
         with self.recovery.defer(*KERNEL_ERRORS):
             self.passes.commit(tokens)
 

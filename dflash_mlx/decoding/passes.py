@@ -23,7 +23,7 @@ from ..speculation.controller import Plan
 from ..types import KVBits
 from .features import FeatureQueue
 from .pending import PendingPass
-from .sampling import Chooser
+from .sampling import Chooser, mask_logits
 
 # A prompt of so many rows is passed at once: where a pass's time is that of reading the
 # weights, its last row costs a second pass otherwise.
@@ -257,26 +257,24 @@ class Passes:
         history = None
         if self.chooser.needs_tokens:
             history = mx.concatenate([self.history, anchor])
-
-        def choose(logits, slots, ids=None):
-            candidates = None if ids is None else ids[0]
-            rows = self.chooser.process_draft(logits[0], history, candidates)
-            positions = [self.rows + slot for slot in slots]
-            return self.chooser.choose(rows, positions, candidates, draft=True)[None]
-
+        choose = self.chooser.for_drafts(history, self.rows)
         arguments = anchor, self.cache.drafter, width, choose
         if not (with_confidence and self.confident):
             return self.drafter.propose(*arguments)[0].astype(mx.uint32), None
         drafts, confidence = self.drafter.propose_with_confidence(*arguments)
         return drafts[0].astype(mx.uint32), confidence[0].astype(mx.float32)
 
-    def verify(self, block: mx.array) -> PendingPass:
-        """Send the target's pass over `block` [n], the anchor first. Does not wait."""
+    def verify(self, block: mx.array, masks: mx.array | None = None) -> PendingPass:
+        """Send the target's pass over `block` [n], the anchor first. Does not wait.
+
+        Args:
+            masks: [n, words] the tokens that each row may choose; None for all.
+        """
         self.committed = None  # frees its recording before the next one is made
         with self._changing_caches():
-            return self._send(block.astype(mx.uint32), len(block))
+            return self._send(block.astype(mx.uint32), len(block), masks)
 
-    def _send(self, block, width):
+    def _send(self, block, width, masks=None):
         """One forward over `block` [n], and a choice after each row."""
         rows = len(block)
         short = rows > max(width, 1)  # a short prompt, of which the last row chooses
@@ -290,9 +288,11 @@ class Passes:
             self.features.keep(features, rows, visible)
             block, logits, features = block[-1:], logits[:, -1:], None
         logits = self.chooser.process(logits[0], self.history)
+        if masks is not None:
+            logits = mask_logits(logits, masks)
         first = self.rows + rows - len(block) + 1  # the position of the first choice
         choices = self.chooser.choose(logits, range(first, first + len(logits)))
-        sent = PendingPass(block, width, choices, logits, features, tape)
+        sent = PendingPass(block, width, first, choices, logits, features, tape)
         self.pending.append(sent)
         if width <= 1:  # a block is evaluated with the number of accepted drafts
             mx.async_eval(choices, self.features.prompt)

@@ -1,15 +1,16 @@
 """A pass of the target between its sending and its commit.
 
-Owns nothing but the record. Does not know who sends, reads or commits it.
+Owns the record. Does not know who sends, reads or commits it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from ..models.targets.replay import Tape
+from .sampling import Chooser, mask_logits
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class PendingPass:
         block: [n] the tokens passed, the anchor first.
         width: Rows to commit or take back; 0 for the last row of the prefill, which
             belongs to the prompt.
+        position: The place in the text of the first choice.
         choices: [n] the target's choice after each row.
         logits: [n, V] the processed logits that the choices were made from.
         features: [1, n, F] of the rows, for the drafter; None where a FeatureQueue has
@@ -29,7 +31,19 @@ class PendingPass:
 
     block: mx.array
     width: int
+    position: int
     choices: mx.array
     logits: mx.array
     features: mx.array | None
     tape: Tape | None = None
+
+    def masked(self, masks: mx.array, chooser: Chooser) -> PendingPass:
+        """This pass, which was sent without masks, with choices that they allow.
+
+        Args:
+            masks: As in mask_logits.
+            chooser: Makes the target's choices.
+        """
+        logits = mask_logits(self.logits, masks)
+        places = range(self.position, self.position + len(logits))
+        return replace(self, logits=logits, choices=chooser.choose(logits, places))

@@ -88,6 +88,7 @@ class Planner:
         self.match: Proposal | None = None  # the lookup's, if the round verifies it
         self.probe: mx.array | None = None  # drafted beside the round, not read yet
         self.confidence: list[float] = []  # the drafter's, in the round's drafts
+        self.illegal = False  # a grammar forbids the draft behind the round's last one
         # Whether the pass of the current round was sent ahead, and that of the next is.
         self.sent_ahead = self.next_sent_ahead = False
         self.probes: dict[str, Probe] = {}  # by source
@@ -134,6 +135,19 @@ class Planner:
             block = block[:rows]
         return block
 
+    def drop_illegal(self, block: mx.array, rows: int) -> mx.array:
+        """The block without the drafts that a grammar forbids.
+
+        Args:
+            block: From `to_verify`.
+            rows: The leading rows that are legal; 1 or more.
+        """
+        self.illegal = rows < len(block)
+        if rows == 1 < len(block) and self.plan.source == DRAFTER:
+            self.plan, self.probe = Plan(probe_rows=len(block)), block[1:]
+            self.illegal = False  # the comparison of the probe records it
+        return block[:rows]
+
     def _next(self):
         most = min(self.stops.left, self.most)
         match = self._look_up()
@@ -165,6 +179,12 @@ class Planner:
             if round.drafted and self.confidence:
                 judged = self.confidence[: round.judged]
                 self.controller.record_confidence(judged, round.accepted)
+            if self.illegal and len(round.tokens) == round.drafted + 1:
+                # All drafts before the illegal one were kept.
+                self.controller.record_drafts(
+                    self.plan.source, kind, 1, 0, round.drafted
+                )
+        self.illegal = False
         self._start_probes(at)
         self._compare_probes()
         self.plan, self.match = Plan(), None

@@ -19,6 +19,7 @@ from mlx_lm.sample_utils import (
 )
 
 from ..errors import OptionError
+from ..models.drafters.base import Choose
 from ..types import Sampling
 
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
@@ -32,6 +33,18 @@ def log_probabilities(logits: mx.array) -> mx.array:
     So greedy choices equal mlx-lm's only if they are made after it.
     """
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def mask_logits(logits: mx.array, masks: mx.array) -> mx.array:
+    """Rows of logits [n, V] with -inf for all tokens that are not legal.
+
+    Args:
+        logits: Processed logits.
+        masks: [n, words] bits of the legal tokens, uint32, the lowest bit first.
+    """
+    bits = (masks[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1
+    legal = bits.reshape(len(masks), -1)[:, : logits.shape[-1]] != 0
+    return mx.where(legal, logits, mx.array(-mx.inf, logits.dtype))
 
 
 class Chooser:
@@ -126,6 +139,22 @@ class Chooser:
         for processor in self._own_processors:
             rows = processor(tokens, rows)
         return rows if ids is None else mx.take_along_axis(rows, ids, axis=-1)
+
+    def for_drafts(self, history: mx.array | None, rows: int) -> Choose:
+        """The function with which a drafter asks for tokens.
+
+        Args:
+            history: [m] the text up to the anchor, if `needs_tokens`.
+            rows: Rows before the block.
+        """
+
+        def choose(logits, slots, ids=None):
+            candidates = None if ids is None else ids[0]
+            processed = self.process_draft(logits[0], history, candidates)
+            positions = [rows + slot for slot in slots]
+            return self.choose(processed, positions, candidates, draft=True)[None]
+
+        return choose
 
     def choose(
         self,

@@ -1,0 +1,59 @@
+"""Keeps the passes of an answer within a grammar.
+
+Owns the step between drafting and verifying: the drafts are read, those from the first
+illegal one on are removed, and each row gets a mask. A mask changes the target's choice
+as a penalty does; nothing else about a round changes. Does not know how a text matches
+a grammar (text/matcher.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+if TYPE_CHECKING:
+    from ..text.matcher import Matcher
+
+
+class Constraint:
+    """A grammar's masks for the rounds of one answer.
+
+    Args:
+        matcher: Follows the answer.
+
+    Attributes:
+        masks: [n, words] of the rows of the next verify pass; None if they are free.
+    """
+
+    def __init__(self, matcher: Matcher):
+        self.matcher = matcher
+        self.masks: mx.array | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the next token is chosen under a mask."""
+        return self.matcher.active
+
+    def keep_legal(self, block: mx.array, width: int) -> mx.array:
+        """The block [n] up to its first illegal draft; the masks are those of its rows.
+
+        Args:
+            block: The anchor, then the drafts. Reading the drafts waits for them.
+            width: Tokens that the logits have.
+
+        Raises:
+            GrammarError: No token is legal after the anchor.
+        """
+        drafts = block[1:].tolist() if len(block) > 1 else []
+        walk = self.matcher.walk(drafts, width)
+        self.masks = None if walk.masks is None else mx.array(walk.masks)
+        return block[: walk.legal + 1]
+
+    def accept(self, tokens: list[int]) -> None:
+        """Follow a round's tokens.
+
+        Raises:
+            GrammarError: One of them is not legal.
+        """
+        self.matcher.accept(tokens)

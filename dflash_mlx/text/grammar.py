@@ -1,0 +1,205 @@
+"""What an answer may look like: a JSON schema, a regular expression or a Lark grammar.
+
+Owns the compilation by llguidance and its errors in plain sentences. Does not know how
+an answer is followed (matcher.py), models or logits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits
+
+from ..errors import GrammarError
+from .markers import Markers
+from .matcher import Matcher
+from .vocabulary import Vocabulary
+
+# White space between two tokens of JSON. A model that repeats line breaks for ever is
+# stopped by the bound; an indented text of usual depth is not.
+WHITE_SPACE = r"[ \t\r\n]{1,64}"
+# llguidance's defaults, but for the states of a lexer, which take about 1.5 kB each.
+LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """A compiled grammar, for the answers of one tokenizer's model.
+
+    It does not change, so that answers can share it.
+
+    Args:
+        vocabulary: The tokenizer's.
+        base: llguidance's matcher before the first token; only copied.
+        markers: Texts that the grammar begins behind; None from the first token on.
+    """
+
+    vocabulary: Vocabulary
+    base: LLMatcher
+    markers: Markers | None = None
+
+    @classmethod
+    def of_json_schema(
+        cls, tokenizer: Any, schema: dict | str, *, strict: bool = True
+    ) -> Grammar:
+        """JSON that a schema allows. Properties come in the schema's order.
+
+        Args:
+            tokenizer: mlx-lm's TokenizerWrapper, or a Hugging Face tokenizer.
+            schema: A JSON schema, as an object or as text.
+            strict: Refuse a schema with a keyword that cannot be enforced. False
+                ignores such keywords.
+
+        Raises:
+            GrammarError: It is no JSON schema, has a keyword that is not supported, or
+                is too large.
+        """
+        options = {"whitespace_pattern": WHITE_SPACE, "lenient": not strict}
+        options["coerce_one_of"] = not strict
+        text = _schema_text(schema)
+        source = LLMatcher.grammar_from_json_schema(text, overrides=options)
+        return cls._compile(tokenizer, source, _schema_message)
+
+    @classmethod
+    def of_json_object(cls, tokenizer: Any) -> Grammar:
+        """Any JSON object. Arguments and errors as in `of_json_schema`."""
+        return cls.of_json_schema(tokenizer, {"type": "object"})
+
+    @classmethod
+    def of_regex(cls, tokenizer: Any, pattern: str) -> Grammar:
+        """Text that a regular expression matches as a whole.
+
+        Args:
+            tokenizer: As in `of_json_schema`.
+            pattern: In the syntax of Rust's crate regex, without look-around.
+
+        Raises:
+            GrammarError: It is no such expression, or is too large.
+        """
+        source = LLMatcher.grammar_from_regex(pattern)
+        return cls._compile(tokenizer, source, _regex_message)
+
+    @classmethod
+    def of_lark(cls, tokenizer: Any, text: str) -> Grammar:
+        """Text that a grammar in llguidance's variant of Lark describes.
+
+        Args:
+            tokenizer: As in `of_json_schema`.
+            text: The grammar; its first rule is `start`. Special tokens are written as
+                they are: <|im_start|>.
+
+        Raises:
+            GrammarError: It is no such grammar, or is too large.
+        """
+        return cls._compile(tokenizer, LLMatcher.grammar_from_lark(text), _lark_message)
+
+    @classmethod
+    def _compile(cls, tokenizer, source, message_of):
+        vocabulary = Vocabulary.of(tokenizer)
+        failed, messages = LLMatcher.validate_grammar_with_warnings(
+            source, vocabulary.tokens, limits=LIMITS
+        )
+        if failed:
+            raise GrammarError(*message_of(messages[0]))
+        base = LLMatcher(vocabulary.tokens, source, log_level=0, limits=LIMITS)
+        if base.is_error():
+            raise GrammarError(*message_of(base.get_error()))
+        # Builds the first states, for all answers.
+        some = any(base.compute_bitmask())
+        if base.is_error():
+            raise GrammarError(*message_of(base.get_error()))
+        if not some:
+            raise GrammarError(
+                "The grammar cannot begin with any token of this tokenizer."
+            )
+        return cls(vocabulary, base)
+
+    def after(self, *markers: str) -> Grammar:
+        """The same grammar, which begins behind one of these texts.
+
+        What comes before is free, and may end the answer. A marker may be one token or
+        several, and may begin or end inside one. What a token has behind a marker must
+        fit the grammar, but for white space, which is skipped; a token for which it
+        does not fit may not end a marker.
+
+        Args:
+            markers: For example the end of reasoning, or the beginning of a call.
+
+        Raises:
+            GrammarError: There is no marker, or an empty one.
+        """
+        if not markers or not all(markers):
+            raise GrammarError("A marker must have at least one character.")
+        return replace(self, markers=Markers(self.vocabulary, self.base, markers))
+
+    def start(self) -> Matcher:
+        """A Matcher for one answer."""
+        return Matcher(self.vocabulary, self.base.deep_copy(), self.markers)
+
+
+def _schema_text(schema):
+    """A schema as text.
+
+    Raises:
+        GrammarError: It is not JSON, or no schema.
+    """
+    if not isinstance(schema, str):
+        try:
+            return json.dumps(schema)
+        except (TypeError, ValueError) as error:
+            raise GrammarError(f"The JSON schema is not JSON: {error}.") from None
+        except RecursionError:
+            raise GrammarError("The JSON schema is nested too deeply.") from None
+    try:
+        value = json.loads(schema)
+    except ValueError as error:
+        raise GrammarError(f"The JSON schema is not JSON: {error}.") from None
+    except RecursionError:
+        raise GrammarError("The JSON schema is nested too deeply.") from None
+    if not isinstance(value, dict | bool):
+        raise GrammarError(
+            f"A JSON schema must be an object, but is a {type(value).__name__}."
+        )
+    return schema
+
+
+def _schema_message(error):
+    """The sentence and the next step for llguidance's message about a schema."""
+    if keys := re.search(r"Unimplemented keys: \[(.*?)\]", error):
+        names = [name.strip(' "') for name in keys[1].split(",")]
+        verb = "is" if len(names) == 1 else "are"
+        return (
+            f"{' and '.join(names)} {verb} not supported in a JSON schema.",
+            "Leave it out.",
+        )
+    if form := re.search(r"Unknown format: (.*)", error):
+        return f"The format {form[1]} is not supported in a JSON schema.", ""
+    if "oneOf constraints" in error:
+        return (
+            "oneOf is not supported in a JSON schema where its cases overlap.",
+            "Use anyOf.",
+        )
+    if "recursion limit" in error:
+        return "The JSON schema is nested too deeply.", ""
+    return f"The JSON schema cannot be used: {_one_line(error)}.", ""
+
+
+def _regex_message(error):
+    """As _schema_message, for a regular expression."""
+    if found := re.search(r"^error: (.*)$", error, re.MULTILINE):
+        return f"The regular expression cannot be used: {found[1]}.", ""
+    return f"The regular expression cannot be used: {_one_line(error)}.", ""
+
+
+def _lark_message(error):
+    """As _schema_message, for a Lark grammar."""
+    return f"The grammar cannot be used: {_one_line(error)}.", ""
+
+
+def _one_line(error, most=300):
+    """The first line of a message that says something, without a full stop."""
+    line = " ".join(error.split("<state>")[0].split())
+    return (line if len(line) <= most else line[:most] + "...").rstrip(". ")
