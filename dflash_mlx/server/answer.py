@@ -170,6 +170,7 @@ class ChoiceAnswer:
             kv_group_size=decoding.kv_group_size,
             quantized_kv_start=decoding.quantized_kv_start,
             prompt_progress_callback=self._prefilled,
+            grammar=turn.prepared.grammar,
         )
 
     def _prefilled(self, done, total):

@@ -14,6 +14,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..errors import PromptError
 from ..text.chat_template import apply_template, marks
 from ..text.fim import fill_prompt, find_fill_markers
+from ..text.grammar import Grammar
 from ..text.prompt import encode
 from ..text.template_switches import (
     RESERVED,
@@ -23,6 +24,7 @@ from ..text.template_switches import (
     variables,
 )
 from ..text.tool_calls import ToolFormat, find_format
+from .constraint import behind_reasoning, make_grammar
 from .errors import PromptTooLong, RequestError, from_user_error, unsupported
 from .messages import fold_system_messages
 from .reasoning_store import ReasoningStore
@@ -43,6 +45,7 @@ class Prepared:
         continued: The prompt ends with the beginning of the answer.
         tools: The tools that the model was offered.
         format: How it writes their calls; None without tools.
+        grammar: What the answer must match, or None.
         warnings: What was ignored, a sentence each.
     """
 
@@ -51,6 +54,7 @@ class Prepared:
     continued: bool = False
     tools: tuple[dict[str, Any], ...] = ()
     format: ToolFormat | None = None
+    grammar: Grammar | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -74,7 +78,8 @@ def prepare(
         RequestError: The template rejects the messages, or the prompt is too long.
     """
     if request.text is not None:
-        prepared = Prepared(completion_ids(request, tokenizer))
+        grammar = request.constraint and make_grammar(tokenizer, request.constraint)
+        prepared = Prepared(completion_ids(request, tokenizer), grammar=grammar)
     else:
         messages = reasonings.restore(request.messages)
         prepared = _prepare_chat(request, messages, tokenizer, defaults)
@@ -120,7 +125,17 @@ def _prepare_chat(request, messages, tokenizer, defaults):
         found = () if continued else marks(tokenizer, messages, **options)
     except PromptError as error:
         raise from_user_error(error, "messages") from None
-    return Prepared(ids, tuple(found), continued, tools, format, tuple(warnings))
+    grammar = None
+    if request.constraint is not None:
+        grammar = make_grammar(tokenizer, request.constraint)
+        switch = switch_of(tokenizer)
+        thinks = switch is not None and options.get(switch) is not False
+        if not continued:
+            grammar, more = behind_reasoning(tokenizer, grammar, ids, thinks)
+            ids = ids + more
+    return Prepared(
+        ids, tuple(found), continued, tools, format, grammar, tuple(warnings)
+    )
 
 
 def render(
