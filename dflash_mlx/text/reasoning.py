@@ -1,23 +1,28 @@
 """Separates a model's reasoning from its answer while the text is generated.
 
-Owns the markers of each family of models. Does not know how the two are shown.
+Owns the markers of each family of models. A tool call is part of the answer, with the
+header that names the tool (see text/tool_calls). Does not know how the two are shown.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from .stream import overlap
+from .tool_calls import find_format
 
 Kind = Literal["reasoning", "answer"]
 # Where a text is. "start": before the first word of the answer, where reasoning may
 # begin; after that word an opening marker is part of the answer. "header": between two
-# messages, where the text names the next one and is dropped.
-State = Literal["start", "header", "reasoning", "answer"]
+# messages, where the text names the next one and is dropped, unless that is a call.
+State = Literal["start", "header", "reasoning", "answer", "call"]
 # In characters. A longer text is not a header, but an answer.
 LONGEST_HEADER = 200
+# In a header: the message is for a tool.
+RECIPIENT = re.compile(r"(?:^|\s)to=(?!user\b|assistant\b)[^\s<]")
 # Pairs of tags that mlx-lm does not know, used if the vocabulary has both.
 MORE_TAGS = (("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
 # Tokens at the end of a prompt in which a template may open the reasoning.
@@ -30,12 +35,14 @@ class Edge(NamedTuple):
     Args:
         marker: The text.
         state: The state after it.
-        keep: Whether the marker is part of the text and not dropped.
+        keep: Whether the marker is part of the text after it and not dropped.
+        ends: Whether the marker is part of the text before it and not dropped.
     """
 
     marker: str
     state: State
     keep: bool = False
+    ends: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,13 @@ class Markers:
     Args:
         edges: State -> the markers that end it.
         first: The state at the beginning of an answer.
+        recipients: Whether a header may name a tool that the message is for. Such a
+            header is part of the answer, and the state after it is "call".
     """
 
     edges: Mapping[State, Sequence[Edge]] = field(default_factory=dict)
     first: State = "answer"
+    recipients: bool = False
 
     def state_after(self, prompt: str, continue_final_message: bool = False) -> State:
         """The state in which an answer begins after a prompt.
@@ -68,18 +78,22 @@ class Markers:
         return best[2]
 
 
-def tag_markers(start: str, end: str, drop: Sequence[str] = ()) -> Markers:
+def tag_markers(
+    start: str, end: str, drop: Sequence[str] = (), calls: Sequence[str] = ()
+) -> Markers:
     """Markers for reasoning between two tags before the answer.
 
     Args:
         start, end: The tags.
         drop: Further markers, to be dropped from the text.
+        calls: Markers of tool calls, which end the reasoning like its tag.
     """
     dropped = [Edge(marker, "answer") for marker in drop]
+    opened = [Edge(marker, "answer", keep=True) for marker in calls]
     return Markers(
         {
             "start": [Edge(start, "reasoning"), *dropped],
-            "reasoning": [Edge(end, "start")],
+            "reasoning": [Edge(end, "start"), *opened],
             "answer": dropped,
         },
         "start",
@@ -87,17 +101,21 @@ def tag_markers(start: str, end: str, drop: Sequence[str] = ()) -> Markers:
 
 
 # gpt-oss: <|channel|>analysis<|message|> ... <|end|><|start|>assistant<|channel|>final
-# <|message|> ... Other channels, such as a tool's, are answers.
+# <|message|> ... A message for a tool names it before the channel or behind it, as in
+# <|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{...}<|call|>.
+NEXT = [Edge("<|end|>", "header"), Edge("<|start|>", "header", keep=True)]
 HARMONY = Markers(
     {
         "header": [
             Edge("<|channel|>analysis<|message|>", "reasoning"),
             Edge("<|message|>", "answer"),
         ],
-        "reasoning": [Edge("<|end|>", "header"), Edge("<|start|>", "header")],
-        "answer": [Edge("<|end|>", "header")],
+        "reasoning": NEXT,
+        "answer": NEXT,
+        "call": [Edge("<|call|>", "header", ends=True), *NEXT],
     },
     "header",
+    recipients=True,
 )
 
 
@@ -112,15 +130,17 @@ def find_markers(tokenizer: Any) -> Markers:
     vocabulary = tokenizer.get_vocab()
     if all(word in vocabulary for word in ("<|channel|>", "<|message|>", "<|start|>")):
         return HARMONY
+    format = find_format(tokenizer)
+    calls = format.in_reasoning if format else ()
     if tokenizer.has_thinking:
         start, end = tokenizer.think_start, tokenizer.think_end
-        return tag_markers(start, end, tokenizer.structural_markers)
+        return tag_markers(start, end, tokenizer.structural_markers, calls)
     for start, end in MORE_TAGS:
         if start in vocabulary and end in vocabulary:
-            return tag_markers(start, end)
+            return tag_markers(start, end, calls=calls)
     template = tokenizer.chat_template
     if isinstance(template, str) and "<think>" in template and "</think>" in template:
-        return tag_markers("<think>", "</think>")
+        return tag_markers("<think>", "</think>", calls=calls)
     return Markers()
 
 
@@ -165,7 +185,7 @@ class Splitter:
     """
 
     def __init__(self, markers: Markers, state: State | None = None):
-        self._edges = markers.edges
+        self._edges, self._recipients = markers.edges, markers.recipients
         self.state: State = state or markers.first
         self._held = ""
         self._after_marker = self.state == "reasoning"
@@ -182,27 +202,40 @@ class Splitter:
     def close(self) -> list[tuple[Kind, str]]:
         """End the text; return what was held back."""
         text, self._held = self._held, ""
-        if self.state == "header" and self._in_message:
+        if self.state == "header" and self._in_message and not self._is_call(text):
             return []
         return self._label(text)
+
+    def _is_call(self, header):
+        """Whether a header says that its message is for a tool."""
+        return self._recipients and RECIPIENT.search(header) is not None
 
     def _step(self):
         """Process the text up to the next marker; None if more text must come first."""
         text, edges = self._held, self._edges.get(self.state, ())
         if self.state == "start":
             return self._start(text, edges)
-        found = [(at, e) for e in edges if (at := text.find(e.marker)) >= 0]
+        limit = LONGEST_HEADER + 1 if self.state == "header" else None
+        found = [(at, e) for e in edges if (at := text.find(e.marker, 0, limit)) >= 0]
         if found:
             at, edge = min(found, key=lambda one: (one[0], -len(one[1].marker)))
             return self._cross(text[:at], edge, text[at + len(edge.marker) :])
         if self.state == "header":
             if len(text) <= LONGEST_HEADER:
                 return None
-            self.state = "answer"
-            return []
+            return self._no_header(text)
         keep = max((overlap(text, edge.marker) for edge in edges), default=0)
         self._held = text[len(text) - keep :]
         return self._label(text[: len(text) - keep]) or None
+
+    def _no_header(self, text):
+        """Take a text that is too long for a header for an answer."""
+        self.state = "answer"
+        for edge in self._edges.get("answer", ()):
+            if text.startswith(edge.marker):  # which would lead here again
+                self._held = text[len(edge.marker) :]
+                return self._label(edge.marker)
+        return []
 
     def _start(self, text, edges):
         """The first word decides whether reasoning begins."""
@@ -217,7 +250,13 @@ class Splitter:
 
     def _cross(self, before, edge, after):
         """Pass a marker that lies between two pieces of text."""
-        parts = [] if self.state == "header" else self._label(before)
+        if self.state == "header":
+            if self._is_call(before + edge.marker):
+                self.state, self._held, self._in_message = "call", after, True
+                return [("answer", before + edge.marker)]
+            parts = []
+        else:
+            parts = self._label(before + edge.marker if edge.ends else before)
         self._held = edge.marker + after if edge.keep else after
         self.state, self._after_marker = edge.state, not edge.keep
         self._in_message = True

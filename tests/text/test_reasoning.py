@@ -82,7 +82,8 @@ SAMPLES = [
         "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary"
         " to=functions.f <|constrain|>json<|message|>{}<|end|><|start|>assistant",
         "a",
-        "{}",
+        "<|start|>assistant<|channel|>commentary"
+        " to=functions.f <|constrain|>json<|message|>{}",
     ),
     (HARMONY, None, "no header", "", "no header"),
     (HARMONY, None, "x" * (LONGEST_HEADER + 9), "", "x" * (LONGEST_HEADER + 9)),
@@ -155,6 +156,7 @@ def tokenizer(words=(), think=None, template=None, transitions=None):
         response_transitions=transitions or {},
         response_initial_state="header" if transitions else None,
         chat_template=template,
+        tool_call_start=None,
         decode=lambda ids: "".join(map(chr, ids)),
     )
 

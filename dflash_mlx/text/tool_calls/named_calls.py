@@ -15,6 +15,10 @@ from .json_calls import read_list
 from .session import Session
 
 KIMI_ID = re.compile(r"(?:functions\.)?(.+?)(?::\d+)?")
+HEADER = re.compile(
+    r"(<\|start\|>)?\w*\s*(to=[^\s<]+)?(<\|channel\|>\w+\s*(to=[^\s<]+)?)?"
+    r"\s*(<\|constrain\|>)?(json|code)?\s*"
+)
 RECIPIENT = re.compile(r"(?:^|\s)to=([^\s<]+)")
 NAME = re.compile(r"[\w.:/-]*")
 LONGEST_NAME = 256
@@ -66,11 +70,9 @@ class Section:
         is_id = not isinstance(name, str) and name[0] != name[1]
         session.start(name if isinstance(name, str) else name[1], head if is_id else "")
         yield from session.cursor.skip_space()
-        if fence and (yield from session.cursor.starts(("```json",))):
-            session.cursor.take(len("```json"))
-            yield from session.cursor.skip_space()
-        else:
-            fence = False
+        fence = fence and (yield from session.cursor.starts(("{",))) is None
+        if fence:
+            yield from session.expect("```json")
         yield from read_arguments(session, (self.call_end,))
         if fence:
             yield from session.cursor.skip_space()
@@ -162,5 +164,7 @@ def read_harmony(session: Session, marker: str) -> Steps[None]:
     if not recipient:
         raise NotACall
     session.start(recipient[1])
+    if not HEADER.fullmatch(marker + head):
+        session.warn(f"the header of the message is unusual: {marker + head}")
     yield from read_arguments(session, (CALL, "<|end|>", "<|start|>"))
     yield from session.end_of_call((CALL, "<|end|>"))

@@ -78,6 +78,8 @@ class Session:
 
     def text(self, text: str) -> None:
         """Deliver text of the answer."""
+        if not text:
+            return
         if not self._has_text:
             kept = text.lstrip()
             self._space += text[: len(text) - len(kept)]
@@ -154,8 +156,8 @@ class Session:
         if (yield from self.cursor.starts((marker,))) is None:
             if self.cursor.is_cut((marker,)):
                 raise UnfinishedCall
-            found = self.cursor.text[self.cursor.at :][: len(marker)]
-            raise BrokenCall(f"{marker!r} was expected, not {found!r}")
+            char = self.cursor.text[self.cursor.at]
+            raise BrokenCall(f"{marker!r} was expected, not {char!r}")
         self.cursor.take(len(marker))
 
     def head(self, markers: Sequence[str], limit: int = 300) -> Steps[tuple[str, str]]:
@@ -210,8 +212,7 @@ class Session:
             self.warn("a closing bracket too many was removed")
             yield from cursor.skip_space()
         marker = yield from cursor.starts(closing)
-        is_end = cursor.ended and cursor.at == len(cursor.text)
-        if marker is None and required and is_end and self.truncated:
+        if marker is None and required and self.truncated and cursor.is_cut(closing):
             raise UnfinishedCall
         if marker is not None:
             cursor.take(len(marker))

@@ -21,6 +21,8 @@ CDATA, CDATA_END = "<![CDATA[", "]]>"
 # name="x" and the like in the head of a tag. Without any, the head is the name.
 ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 NAME_ATTRIBUTES = ("name", "tool", "key")
+# Types of values in which the text of a tag may stand.
+LONG_TYPES = {"string", "object", "array"}
 PLAIN_NAME = re.compile(r"[^\s<>\"'=]+")
 
 
@@ -120,6 +122,7 @@ class _Block:
         if not name:
             if not self._in_block:
                 raise NotACall
+            session.cursor.at -= len(found or "")  # it may close the broken call
             raise BrokenCall("the call has no name")
         if not self._in_block and (yield from self._is_mention()):
             raise NotACall
@@ -203,11 +206,26 @@ class _Block:
             session.write('"')
             return
         parts: list[str] = []
-        yield from self._value(parts.append)
+        if kind.types.isdisjoint(LONG_TYPES):
+            yield from self._word(parts.append)
+        else:
+            yield from self._value(parts.append)
         text = "".join(parts)
         session.write(
             convert(text, kind, lambda what: session.warn(f"parameter {key!r}: {what}"))
         )
+
+    def _word(self, out):
+        """Read a value in which no tag can stand, and the tag that ends it."""
+        tags = self._tags
+        text = _Trimmed(out) if tags.trimmed else out
+        found = yield from self._cursor.until((tags.value_end, tags.call_end), text)
+        if found is None:
+            raise UnfinishedCall
+        if found == tags.value_end:
+            self._cursor.take(len(found))
+        else:
+            self._session.warn(f"{tags.value_end!r} is missing")
 
     def _value(self, out):
         """Read a value and the tag that ends it."""
@@ -272,11 +290,12 @@ def _some(*markers):
 def _attributes(head):
     """The attributes of a tag's head, with the name under ""."""
     found = {key: one or other for key, one, other in ATTRIBUTE.findall(head)}
-    for key in NAME_ATTRIBUTES:
-        if key in found:
-            return {**found, "": found[key]}
+    if found:
+        names = [found[key] for key in NAME_ATTRIBUTES if key in found]
+        is_whole = not ATTRIBUTE.sub("", head).strip()
+        return {**found, "": names[0]} if names and is_whole else found
     plain = head.strip().strip("\"'").removesuffix("/").strip()
-    return {**found, "": plain} if PLAIN_NAME.fullmatch(plain) else found
+    return {"": plain} if PLAIN_NAME.fullmatch(plain) else {}
 
 
 def _stated(attributes) -> Kind | None:

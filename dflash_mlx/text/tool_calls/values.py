@@ -186,6 +186,8 @@ class ValueReader:
             found = yield from self.cursor.match(KEYS[end], LONGEST_WORD)
             if found and found[0].strip():
                 return self.cursor.take(len(found[0])).strip()
+        if self.cursor.is_cut(self.dialect.quotes):
+            raise UnfinishedCall
         char = yield from self.cursor.need()
         raise BrokenCall(f"a key was expected, not {char!r}")
 
@@ -275,6 +277,8 @@ class ValueReader:
             self.warn(f"the text {word!r} without quotes was taken for a string")
             text = quoted(word)
         if text is None:
+            if self.cursor.is_cut(self.dialect.quotes):
+                raise UnfinishedCall
             char = yield from self.cursor.need()
             raise BrokenCall(f"a value was expected, not {word or char!r}")
         self.cursor.take(len(found[0]))
