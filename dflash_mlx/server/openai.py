@@ -23,7 +23,7 @@ ERROR_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
 }
-EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
+EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
@@ -142,16 +142,25 @@ def _read_choice_object(choice):
             return "required", (name,)
         case {"type": "function" | "custom", "name": str(name)}:
             return "required", (name,)
+        case {"type": "allowed_tools", "allowed_tools": Mapping() as inner}:
+            return _read_allowed_tools(inner)
         case {"type": "allowed_tools"}:
-            inner = choice.get("allowed_tools", choice)
-            names = tuple(
-                tool.get("name") or tool.get("function", {}).get("name", "")
-                for tool in inner.get("tools", ())
-                if isinstance(tool, Mapping)
-            )
-            mode = inner.get("mode", "auto")
-            return ("required" if mode == "required" else "auto"), names
+            return _read_allowed_tools(choice)
     raise RequestError("tool_choice cannot be used.", param="tool_choice")
+
+
+def _read_allowed_tools(allowed):
+    names = []
+    tools = allowed.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        match tool:
+            case {"name": str(name)} | {"function": {"name": str(name)}}:
+                names.append(name)  # tools without a name run on OpenAI's servers
+    if not names:
+        message = "tool_choice allows no tool that this server knows."
+        raise RequestError(message, param="tool_choice")
+    mode = "required" if allowed.get("mode") == "required" else "auto"
+    return mode, tuple(names)
 
 
 def read_format(format: Any, param: str = "response_format") -> Constraint | None:
@@ -204,21 +213,25 @@ def read_structured_outputs(value: Mapping[str, Any]) -> Constraint:
     return Constraint(kinds[name], content)
 
 
-def read_stop(stop: Any) -> tuple[str, ...]:
+def read_stop(stop: Any, param: str = "stop") -> tuple[str, ...]:
     """The stop strings: one text, or a list of up to 16.
+
+    Args:
+        stop: The field.
+        param: Its name.
 
     Raises:
         RequestError: It is something else.
     """
-    found = [stop] if isinstance(stop, str) else stop or []
-    fits = isinstance(found, list) and len(found) <= 16
-    texts = fits and all(isinstance(each, str) for each in found)
-    require_field(texts, "stop", "a text, or a list of up to 16 texts", stop)
+    found = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    texts = isinstance(found, list) and all(isinstance(each, str) for each in found)
+    fits = texts and len(found) <= 16
+    require_field(fits, param, "a text, or a list of up to 16 texts", stop)
     return tuple(each for each in found if each)
 
 
 def read_max_tokens(*fields: tuple[str, int | None]) -> int | None:
-    """The first of several fields that is given; None for -1, which is no limit.
+    """The first of several fields that is given, or None. -1 is no limit.
 
     Raises:
         RequestError: It is 0, or below -1.

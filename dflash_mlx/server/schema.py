@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..types import Sampling
 from .errors import RequestError
@@ -106,6 +106,14 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body):
+        """Remove fields that are null, also in the bodies within a body."""
+        if not isinstance(body, Mapping):
+            return body
+        return {name: value for name, value in body.items() if value is not None}
+
 
 BodyType = TypeVar("BodyType", bound=Body)
 
@@ -117,7 +125,7 @@ def read_body(raw: bytes) -> dict[str, Any]:
         RequestError: It is not one, or is nested too deeply.
     """
     try:
-        body = json.loads(raw)
+        body = json.loads(raw, parse_constant=_refuse_constant)
         json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair
     except (ValueError, RecursionError):
         raise RequestError("The body is not valid JSON.") from None
@@ -126,6 +134,10 @@ def read_body(raw: bytes) -> dict[str, Any]:
     if not is_shallow(body, MAX_DEPTH):
         raise RequestError(f"The body is nested more than {MAX_DEPTH} levels deep.")
     return body
+
+
+def _refuse_constant(name):
+    raise ValueError(f"{name} is no number of JSON.")  # NaN, Infinity
 
 
 def is_shallow(value: Any, levels: int) -> bool:
@@ -143,9 +155,8 @@ def parse_body(kind: type[BodyType], body: Mapping[str, Any]) -> BodyType:
     Raises:
         RequestError: A field has the wrong type; it is named.
     """
-    given = {name: value for name, value in body.items() if value is not None}
     try:
-        return kind.model_validate(given)
+        return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         param = ".".join(str(part) for part in first["loc"])
