@@ -71,6 +71,7 @@ class Collected:
     """All choices of a request, and what they cost.
 
     Attributes:
+        events: All events, in order.
         choices: The answers.
         usage: Tokens.
         summary: As in events.Done.
@@ -78,6 +79,7 @@ class Collected:
     """
 
     def __init__(self):
+        self.events: list[Event] = []
         self.choices: list[Choice] = []
         self.usage = Usage()
         self.summary: dict[str, Any] = {}
@@ -85,6 +87,7 @@ class Collected:
 
     def add(self, event: Event) -> None:
         """Add the next event."""
+        self.events.append(event)
         match event:
             case Step(choice, parts, logprobs):
                 for part in parts:

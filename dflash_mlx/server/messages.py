@@ -149,6 +149,11 @@ def read_part(part: Any, param: str) -> str:
     return text
 
 
+def left_out(kind: object) -> str:
+    """What a tool's result says in place of content that is not text."""
+    return f"[Content of type {kind!r} was left out: this server reads text only.]"
+
+
 def fold_system_messages(
     messages: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
