@@ -20,6 +20,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .anthropic import Messages, count_body
 from .chat import ChatCompletions
 from .completions import Completions
 from .dialect import Dialect
@@ -29,14 +30,17 @@ from .metrics import Metrics, RequestMetrics
 from .models import Models
 from .request_log import RequestLog
 from .respond import Answer, Inbox, error_headers
+from .responses import Responses
 from .scheduler import Job, Scheduler
-from .schema import read_body
+from .schema import Request, read_body
 from .settings import Access, Settings
 
 WARNING_HEADER = "x-dflash-warning"
 DIALECTS: Mapping[str, Dialect] = {
     "/chat/completions": ChatCompletions(),
     "/completions": Completions(),
+    "/responses": Responses(),
+    "/messages": Messages(),
 }
 
 
@@ -58,14 +62,11 @@ class Server:
 
     async def answer(self, http: HttpRequest, dialect: Dialect) -> Response:
         """Answer a POST of a dialect."""
-        check_json(http.headers)
-        raw = await read_limited(http, self.settings.limits.body_bytes)
-        body = read_body(raw)
+        body = await self.read(http)
         request = dialect.request(body)
-        model = self.models.find(request.model)
-        prepared = await run_in_threadpool(self.scheduler.prepare, request, model)
         inbox = Inbox()
-        job = Job(request, model, inbox.deliver, prepared)
+        job = await self.make_job(request, inbox)
+        model, prepared = job.model, job.prepared
         writer = dialect.writer(body, request, request.model or model)
         counters = RequestMetrics(self.metrics, model)
         log = RequestLog(job.id, http.url.path, model, body)
@@ -84,6 +85,42 @@ class Server:
         headers = {"x-request-id": job.id} | warning_headers(warnings)
         stream = dialect.streams(body)
         return Answer(inbox, dialect, writer, stream, observe, abandon, headers)
+
+    async def read(self, http: HttpRequest) -> dict[str, Any]:
+        """The JSON object of a request's body.
+
+        Raises:
+            RequestError: It has none, or is too large.
+        """
+        check_json(http.headers)
+        return read_body(await read_limited(http, self.settings.limits.body_bytes))
+
+    async def make_job(self, request: Request, inbox: Inbox) -> Job:
+        """A job for a request, with its prompt if its model is loaded.
+
+        Raises:
+            RequestError: The model is not served, or cannot be asked this.
+        """
+        model = self.models.find(request.model)
+        prepared = await run_in_threadpool(self.scheduler.prepare, request, model)
+        return Job(request, model, inbox.deliver, prepared)
+
+    async def count_tokens(self, http: HttpRequest) -> Response:
+        """The number of tokens of a messages request's prompt."""
+        dialect = DIALECTS["/messages"]
+        try:
+            request = dialect.request(await self.read(http))
+            inbox = Inbox()
+            job = await self.make_job(request, inbox)
+            if job.prepared is None:  # its model must be loaded first
+                job.count_only = True
+                self.scheduler.submit(job)
+                tokens = await inbox.prompt_tokens()
+            else:
+                tokens = len(job.prepared.ids)
+        except RequestError as error:
+            return json_error(error, dialect.error(error))
+        return JSONResponse(count_body(tokens))
 
     def status(self) -> dict[str, Any]:
         """What the server is doing, for its page."""
@@ -124,6 +161,9 @@ def make_app(server: Server) -> ASGIApp:
             app.add_api_route(
                 prefix + path, answer_route(server, dialect), methods=["POST"]
             )
+    for prefix in ("/v1", ""):
+        path = f"{prefix}/messages/count_tokens"
+        app.add_api_route(path, server.count_tokens, methods=["POST"])
     add_information(app, server)
     app.add_exception_handler(RequestError, error_response)
     app.add_exception_handler(HTTPException, http_error_response)

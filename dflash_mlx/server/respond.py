@@ -55,6 +55,19 @@ class Inbox:
             return await asyncio.wait_for(self._queue.get(), seconds)
         return None
 
+    async def prompt_tokens(self) -> int:
+        """The length of the prompt, from the end of a job that only counts.
+
+        Raises:
+            RequestError: The job failed.
+        """
+        while True:
+            match await self._queue.get():
+                case Done(usage):
+                    return usage.prompt_tokens
+                case Failed(error):
+                    raise error
+
 
 class Answer(Response):
     """The HTTP response with a job's answer.

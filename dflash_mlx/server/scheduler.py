@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ..errors import DFlashError
 from .answer import Stopped, Turn, answer
 from .errors import RequestError, from_user_error
-from .events import Event, Failed, Waiting
+from .events import Done, Event, Failed, Usage, Waiting
 from .models import Loaded, Models
 from .openai import new_id
 from .prompt import Prepared, prepare
@@ -40,6 +40,7 @@ class Job:
         deliver: Receives the events, in lists; must not block.
         prepared: Its prompt, if the model was loaded when the request came.
         deadline: When it has taken too long, in seconds of the monotonic clock.
+        count_only: Deliver the length of the prompt, and no answer.
 
     Attributes:
         id: For logs and headers.
@@ -52,6 +53,7 @@ class Job:
     deliver: Callable[[list[Event]], None]
     prepared: Prepared | None = None
     deadline: float | None = None
+    count_only: bool = False
     id: str = field(default_factory=lambda: new_id("req_"))
     cancelled: threading.Event = field(default_factory=threading.Event)
     submitted: float = field(default_factory=time.monotonic)
@@ -185,7 +187,11 @@ class Scheduler:
         try:
             if job.cancelled.is_set():
                 return
-            answer(self._turn(job))
+            turn = self._turn(job)
+            if job.count_only:
+                job.deliver([Done(Usage(len(turn.prepared.ids)))])
+            else:
+                answer(turn)
         except Stopped:
             if not job.cancelled.is_set():
                 words = TOO_LONG.format(self.settings.limits.timeout)

@@ -247,7 +247,9 @@ class Page:
     def shows(self, selector: str) -> bool:
         """Whether an element is there and visible."""
         find = f"document.querySelector({json.dumps(selector)})"
-        return self.js(f"Boolean({find}?.checkVisibility({{visibilityProperty: true}}))")
+        return self.js(
+            f"Boolean({find}?.checkVisibility({{visibilityProperty: true}}))"
+        )
 
     def click(self, selector: str) -> None:
         """Click the middle of the first element that fits."""

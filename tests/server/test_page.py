@@ -285,7 +285,9 @@ def test_code_is_copied(browser, page):
     code = MARKDOWN.split("```python\n")[1].split("```")[0]
     assert page.js("navigator.clipboard.readText()") == code
     page.click(f"{LAST} .actions button")
-    page.wait("document.querySelector('.assistant .actions').innerText.includes('Copied')")
+    page.wait(
+        "document.querySelector('.assistant .actions').innerText.includes('Copied')"
+    )
     assert page.js("navigator.clipboard.readText()") == MARKDOWN
 
 
@@ -551,7 +553,9 @@ def test_an_exported_file_is_imported(page, server, tmp_path):
     message = {"role": "assistant", "content": "<b>hi</b>", "drafts": [3, 6]}
     messages = [{"role": "user", "content": "one"}, message]
     file = tmp_path / "conversations.json"
-    file.write_text(json.dumps({"conversations": [{"title": "T", "messages": messages}]}))
+    file.write_text(
+        json.dumps({"conversations": [{"title": "T", "messages": messages}]})
+    )
     node = page.call("Runtime.evaluate", expression="$('file')")["result"]["objectId"]
     page.call("DOM.setFileInputFiles", files=[str(file)], objectId=node)
     page.wait("$('toast').innerText.includes('1 conversations are imported')")
@@ -586,11 +590,14 @@ def test_a_long_answer_is_appended_not_made_again(page, server):
     assert "It is over." in page.text(LAST)
     assert page.js("job === null && pinned")
     # Rendering took a fifth of the time at most; the last piece of it is a blink.
-    assert page.js(
-        "(() => { const s = new Markdown(document.createElement('div'));"
-        "s.push(chat.messages[1].content); s.render(); s.push('more'); "
-        "const t = performance.now(); s.render(); return performance.now() - t })()"
-    ) < 100
+    assert (
+        page.js(
+            "(() => { const s = new Markdown(document.createElement('div'));"
+            "s.push(chat.messages[1].content); s.render(); s.push('more'); "
+            "const t = performance.now(); s.render(); return performance.now() - t })()"
+        )
+        < 100
+    )
 
 
 def test_the_page_scrolls_along_only_at_the_end(page, server):
