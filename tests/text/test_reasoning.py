@@ -34,6 +34,7 @@ CALLS = Markers(
     },
     "header",
 )
+CALL_IN_REASONING = tag_markers("<think>", "</think>", calls=["<call>"])
 # (markers, state, text, reasoning, answer)
 SAMPLES = [
     (THINK, None, "<think>\nwhy\n</think>\n\nBecause.", "why\n", "Because."),
@@ -85,6 +86,34 @@ SAMPLES = [
         "<|start|>assistant<|channel|>commentary"
         " to=functions.f <|constrain|>json<|message|>{}",
     ),
+    (
+        HARMONY,
+        None,
+        " to=functions.f<|channel|>commentary json<|message|>{}<|call|>"
+        "<|start|>assistant<|channel|>analysis<|message|>a<|start|>assistant"
+        " to=functions.g<|channel|>analysis<|message|>{}<|end|><|start|>assistant"
+        "<|channel|>final<|message|>b",
+        "a",
+        " to=functions.f<|channel|>commentary json<|message|>{}<|call|>"
+        "<|start|>assistant to=functions.g<|channel|>analysis<|message|>{}b",
+    ),
+    (
+        HARMONY,
+        None,
+        "<|channel|>final<|message|>a<|end|><|start|>assistant to=functions.f<|chan",
+        "",
+        "a<|start|>assistant to=functions.f<|chan",
+    ),
+    (HARMONY, None, "<|channel|>final to=user<|message|>a <|call|>", "", "a <|call|>"),
+    (
+        HARMONY,
+        None,
+        f"<|channel|>final<|message|>a<|start|>{'h' * LONGEST_HEADER}<|message|>b",
+        "",
+        f"a<|start|>{'h' * LONGEST_HEADER}<|message|>b",
+    ),
+    (CALL_IN_REASONING, None, "<think>a\n<call>b</think>", "a\n", "<call>b</think>"),
+    (CALL_IN_REASONING, "reasoning", "a<cal</think>\nb<call>", "a<cal", "b<call>"),
     (HARMONY, None, "no header", "", "no header"),
     (HARMONY, None, "x" * (LONGEST_HEADER + 9), "", "x" * (LONGEST_HEADER + 9)),
     (CALLS, None, " to=self<|message|>a<|eom|> to=user<|message|>b", "a", "b"),
