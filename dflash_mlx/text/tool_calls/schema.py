@@ -196,7 +196,7 @@ def convert(
         JSON.
     """
     word = text.strip()
-    if kind.is_string or text in kind.words:
+    if text in kind.words:
         return quoted(text)
     if "string" in kind.types:
         stated = _unstated(word)
