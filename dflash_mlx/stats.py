@@ -131,6 +131,8 @@ class Stats:
             self.compared_seconds += seconds
 
     def _label(self, round):
+        if round.source == "grammar":  # neither the drafter nor lookup
+            return
         if round.source == "lookup":
             self.lookup_rounds += 1
             self.lookup_accepted += round.accepted

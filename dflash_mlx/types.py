@@ -101,7 +101,8 @@ class Round:
         drafted: The number of drafts.
         accepted: The number of drafts among `tokens`, always the first ones.
         width: Rows that the target verified; 0 for the token that the prefill gives.
-        source: Where the drafts come from: "drafter" or "lookup", or "plain" for none.
+        source: Where the drafts come from: "drafter", "lookup" or "grammar" (which
+            allowed one text only), or "plain" for none.
         logits: [len(tokens), V] the processed logits that each token was chosen from.
         ended: Whether the text ends with these tokens.
     """

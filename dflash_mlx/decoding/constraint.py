@@ -50,6 +50,13 @@ class Constraint:
         self.masks = None if walk.masks is None else mx.array(walk.masks)
         return block[: walk.legal + 1]
 
+    def forced(self) -> list[int]:
+        """The next tokens, where the grammar allows one text only; may be empty.
+
+        They are drafts: the target may split the text into other tokens.
+        """
+        return self.matcher.forced()
+
     def accept(self, tokens: list[int]) -> None:
         """Follow a round's tokens.
 
@@ -57,3 +64,17 @@ class Constraint:
             GrammarError: One of them is not legal.
         """
         self.matcher.accept(tokens)
+
+
+def put_first(
+    forced: list[int], block: mx.array, confidence: mx.array | None
+) -> tuple[mx.array, mx.array | None]:
+    """A drafted block [n] whose first drafts are `forced`, as far as it has room, and
+    the confidence [n - 1] in its drafts."""
+    forced = forced[: len(block) - 1]
+    first = mx.array(forced, dtype=block.dtype)
+    block = mx.concatenate([block[:1], first, block[1 + len(forced) :]])
+    if confidence is not None:
+        sure = mx.ones(len(forced), confidence.dtype)
+        confidence = mx.concatenate([sure, confidence[len(forced) :]])
+    return block, confidence

@@ -18,10 +18,11 @@ from ..errors import OptionError, PromptError
 from ..metal.kernel import KERNEL_ERRORS, MAX_ROWS
 from ..pair import Pair
 from ..speculation.controller import Controller, FixedWidth, Plan
+from ..speculation.costs import DRAFTER
 from ..speculation.lookup import Lookup
 from ..text.prompt import token_ids
 from ..types import KVBits, Round, Sampling, check_block_size, require
-from .constraint import Constraint
+from .constraint import Constraint, put_first
 from .passes import Passes, Progress
 from .pending import PendingPass
 from .planner import Planner
@@ -188,9 +189,20 @@ class Pipeline:
         """Plan the next round and start its draft, which changes no cache."""
         if self.ahead is not None:
             return Plan()
+        forced = self.planner.forced = self._forced()
         plan = self.planner.next()
-        self.drafted = self.passes.draft(plan, self.planner.uses_confidence)
+        block, confidence = self.passes.draft(plan, self.planner.uses_confidence)
+        if forced and plan.source == DRAFTER:
+            block, confidence = put_first(forced, block, confidence)
+        self.drafted = block, confidence
         return plan
+
+    def _forced(self):
+        """The tokens that must come next, if a grammar allows only one text."""
+        self.planner.masked = self.constraint is not None and self.constraint.active
+        if not self.planner.masked:
+            return []
+        return self.constraint.forced()[: min(self.stops.left, self.planner.most) - 1]
 
     def draft(self, plan: Plan) -> mx.array:
         """The block [n] of the round that `prepare` planned."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from ..speculation.controller import LOOKUP_ROWS, Controller, FixedWidth, Plan
-from ..speculation.costs import DRAFTER, LOOKUP, Stopwatch
+from ..speculation.costs import DRAFTER, FORCED, LOOKUP, PLAIN, Stopwatch
 from ..speculation.lookup import Lookup, Proposal
 from ..types import Round
 from .round import Stops
@@ -88,7 +88,10 @@ class Planner:
         self.match: Proposal | None = None  # the lookup's, if the round verifies it
         self.probe: mx.array | None = None  # drafted beside the round, not read yet
         self.confidence: list[float] = []  # the drafter's, in the round's drafts
-        self.illegal = False  # a grammar forbids the draft behind the round's last one
+        # A grammar forbids the draft behind the round's last one.
+        self.illegal = False
+        self.forced: list[int] = []  # a grammar allows only these tokens next
+        self.masked = False  # a grammar masks the next round
         # Whether the pass of the current round was sent ahead, and that of the next is.
         self.sent_ahead = self.next_sent_ahead = False
         self.probes: dict[str, Probe] = {}  # by source
@@ -107,10 +110,13 @@ class Planner:
     def next(self) -> Plan:
         """The plan of the next round."""
         plan, match = self._next()
-        if plan.source == LOOKUP:
-            plan = replace(plan, drafts=match.tokens[: plan.width - 1])
-        else:
+        if plan.source == DRAFTER and len(self.forced) >= plan.width - 1:
+            match = Proposal(self.forced, "forced", FORCED)
+            plan = replace(plan, source=FORCED)
+        if plan.source in (PLAIN, DRAFTER):
             match = None
+        else:
+            plan = replace(plan, drafts=match.tokens[: plan.width - 1])
         self.plan, self.match, self.confidence = plan, match, []
         return plan
 
@@ -157,7 +163,13 @@ class Planner:
         return plan, match
 
     def _look_up(self):
-        return self.lookup.find(LOOKUP_ROWS - 1) if self.lookup else None
+        """What can be drafted without the drafter, if anything."""
+        if not self.lookup:
+            return None
+        match, forced = self.lookup.find(LOOKUP_ROWS - 1), self.forced
+        if not forced or (match and match.tokens[: len(forced)] == forced):
+            return match
+        return Proposal(forced, "forced", FORCED)
 
     def report(self, round: Round) -> None:
         """Report a committed round to the controller."""
@@ -173,18 +185,19 @@ class Planner:
             # A single row takes its usual time only between two other single rows.
             steady = self.sent_ahead and self.next_sent_ahead
             paused = self.watch.paused_seconds
+            # A draft that a grammar forbids is judged as one that was not kept.
+            seen = replace(round, drafted=round.drafted + self.illegal)
             self.controller.record_round(
-                played, round, at, seconds, kind, steady, paused
+                played, seen, at, seconds, kind, steady, paused
             )
+            if self.illegal and round.width == 1:
+                self.controller.record_drafts(self.plan.source, kind, 1, 0)
             if round.drafted and self.confidence:
-                judged = self.confidence[: round.judged]
+                judged = self.confidence[: seen.judged]
                 self.controller.record_confidence(judged, round.accepted)
-            if self.illegal and len(round.tokens) == round.drafted + 1:
-                # All drafts before the illegal one were kept.
-                self.controller.record_drafts(
-                    self.plan.source, kind, 1, 0, round.drafted
-                )
-        self.illegal = False
+            if self.masked:
+                self.controller.cancel_timing()
+        self.illegal, self.forced = False, []
         self._start_probes(at)
         self._compare_probes()
         self.plan, self.match = Plan(), None

@@ -40,7 +40,7 @@ class Plan:
         width: Rows that the target verifies; 1 is plain decoding.
         source: PLAIN, or where the width - 1 drafts come from.
         probe_rows: Rows of a block to draft beside a plain round, without verifying it.
-        drafts: The drafts, if they come from prompt lookup.
+        drafts: The drafts, if they come from prompt lookup or a grammar.
     """
 
     width: int = 1
@@ -67,6 +67,9 @@ class FixedWidth:
 
     def record_confidence(self, confidence: Sequence[float], accepted: int) -> None:
         """As Controller.record_confidence; does nothing."""
+
+    def cancel_timing(self) -> None:
+        """As Controller.cancel_timing; does nothing."""
 
     def record_round(
         self,
@@ -215,7 +218,11 @@ class Controller:
         """(source, kind, most rows) of everything that can propose drafts now."""
         yield DRAFTER, "", min(self.widest, left)
         if match is not None:
-            yield LOOKUP, match.kind, min(LOOKUP_ROWS, len(match.tokens) + 1, left)
+            yield (
+                match.source,
+                match.kind,
+                min(LOOKUP_ROWS, len(match.tokens) + 1, left),
+            )
 
     def _acceptance_of(self, source, kind):
         if source == DRAFTER:
@@ -341,6 +348,11 @@ class Controller:
         if self.history.since_plain < (self.FIRST_TIMING if soon else self.NEXT_TIMING):
             return
         self.history.since_plain, self.timing_rounds_left = 0, self.TIMING_ROUNDS
+
+    def cancel_timing(self) -> None:
+        """Plan no plain rounds only to time them, since the next ones will not be
+        pipelined."""
+        self.timing_rounds_left = 0
 
     def _best_speed(self, context):
         """The drafter's best speed over plain decoding's."""

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
-# Sources of a round's drafts: none, the drafter, prompt lookup.
-PLAIN, DRAFTER, LOOKUP = "plain", "drafter", "lookup"
+# Sources of a round's drafts: none, the drafter, prompt lookup, a grammar that allows
+# one text only.
+PLAIN, DRAFTER, LOOKUP, FORCED = "plain", "drafter", "lookup", "grammar"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..token_array import TokenArray
+from .costs import LOOKUP
 
 NGRAM = 3  # tokens that must be equal
 CANDIDATES = 8  # earlier places that are compared, the latest first
@@ -20,16 +21,18 @@ LONGEST = 16  # tokens; longer matches are not distinguished
 
 @dataclass(frozen=True)
 class Proposal:
-    """Drafts from an earlier place in the text.
+    """Drafts that need no drafter: from an earlier place in the text, or forced.
 
     Args:
         tokens: The drafts, in order. At least one.
-        kind: The length of the match: "short", "long" or "whole". Each kind has its
-            own acceptance statistics.
+        kind: The length of the match: "short", "long" or "whole"; or "forced". Each
+            kind has its own acceptance statistics.
+        source: LOOKUP, or FORCED for the tokens of a grammar.
     """
 
     tokens: list[int]
     kind: str
+    source: str = LOOKUP
 
 
 class Lookup:

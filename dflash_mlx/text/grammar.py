@@ -137,7 +137,7 @@ class Grammar:
 
     def start(self) -> Matcher:
         """A Matcher for one answer."""
-        return Matcher(self.vocabulary, self.base.deep_copy(), self.markers)
+        return Matcher(self.vocabulary, self.base, self.markers)
 
 
 def _schema_text(schema):

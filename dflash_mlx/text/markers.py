@@ -45,7 +45,7 @@ class Markers:
         Raises:
             GrammarError: One does, and the grammar does not allow the text behind it.
         """
-        text = partial + self.vocabulary.texts[token]
+        text = partial + self.vocabulary.text(token)
         rest = self._rest(text)
         if rest is None:
             ends = (text[i:] for i in range(len(text)))

@@ -38,7 +38,7 @@ class Matcher:
 
     Args:
         vocabulary: The tokenizer's.
-        matcher: llguidance's, before the first token. It is changed.
+        base: llguidance's matcher before the first token; only copied.
         markers: What the grammar begins behind; None for the first token.
 
     Attributes:
@@ -46,19 +46,20 @@ class Matcher:
     """
 
     def __init__(
-        self,
-        vocabulary: Vocabulary,
-        matcher: LLMatcher,
-        markers: Markers | None = None,
+        self, vocabulary: Vocabulary, base: LLMatcher, markers: Markers | None = None
     ):
-        self.vocabulary, self._matcher, self._markers = vocabulary, matcher, markers
+        self.vocabulary, self._base, self._markers = vocabulary, base, markers
         self.active = markers is None
         self._partial = b""  # the text's end, if it may be the beginning of a marker
-        self._row = np.zeros((1, (len(vocabulary) + 31) // 32), np.int32)
+        self._matcher = base.deep_copy()
+        self._followed: list[int] = []  # what that has consumed of committed tokens
+        self._buffer = np.zeros((1, (len(vocabulary) + 31) // 32), np.int32)
+        self._rows: list[np.ndarray] = []  # masks of the last walk
+        self._width = 0  # ... and the tokens that they are for
 
     def walk(self, drafts: Sequence[int], width: int) -> Walk:
         """The leading drafts that are legal, and the masks of the rows before, between
-        and behind them. Does not change the matcher.
+        and behind them. Does not change the matcher's place.
 
         Args:
             drafts: Token ids that may follow the committed tokens.
@@ -68,55 +69,76 @@ class Matcher:
             GrammarError: No token is legal after the committed ones.
         """
         before = self.active, self._partial
-        rows: list[np.ndarray] = []
-        masked, consumed, legal = False, 0, 0
+        self._rows, self._width = [], width
+        consumed: list[int] = []
+        masked = False
         try:
-            while (row := self._mask(width)) is None or row.any():
+            for draft in (*drafts, None):
+                row = self._mask(width)
                 masked = masked or row is not None
-                rows.append(everything(width) if row is None else row)
-                if len(rows) > len(drafts) or not has(rows[-1], drafts[legal], width):
+                self._rows.append(everything(width) if row is None else row)
+                if draft is None or not has(self._rows[-1], draft, width):
                     break
-                legal += 1
-                if drafts[legal - 1] in self.vocabulary.eos:
-                    rows.append(rows[-1])  # nothing follows: its choice is not used
+                if draft in self.vocabulary.eos:
+                    self._rows.append(self._rows[-1])  # of no use: nothing follows
                     break
-                consumed += self._advance(drafts[legal - 1])
+                consumed += self._advance(draft)
+        except GrammarError:
+            if not self._rows:
+                raise
+            # The last draft leads to a place where no token is legal. It is dropped,
+            # and the answer fails there if it is the target's choice.
+            self._matcher = self._base.deep_copy()
+            consumed, _ = [], self._consume(self._followed)
         finally:
             self.active, self._partial = before
-            self._take_back(consumed)
-        if not rows:
-            raise GrammarError(
-                "The grammar allows no token of this model here, so the answer cannot "
-                "go on."
-            )
-        # A draft that leads to a row without a legal token has no row behind it.
-        return Walk(len(rows) - 1, np.stack(rows) if masked else None)
+            self._take_back(len(consumed))
+        return Walk(len(self._rows) - 1, np.stack(self._rows) if masked else None)
+
+    def forced(self) -> list[int]:
+        """The next tokens, where the grammar allows one text only; may be empty.
+
+        If the answer is complete behind them, a token that ends it is the last one.
+        """
+        if not self.active:
+            return []
+        tokens = self._matcher.compute_ff_tokens()
+        consumed = self._matcher.try_consume_tokens(tokens)
+        ended = consumed == len(tokens) and self._matcher.is_stopped()
+        self._take_back(consumed)
+        return [*tokens, self.vocabulary.end] if ended else tokens
 
     def accept(self, tokens: Sequence[int]) -> None:
-        """Follow committed tokens.
+        """Follow a round's tokens, which were chosen by the rows of the last walk.
 
         Raises:
             GrammarError: One of them is not legal.
         """
-        for token in tokens:
-            if token in self.vocabulary.eos:
-                return
-            self._advance(token)
+        for row, token in zip(self._rows, tokens, strict=False):
+            if not has(row, token, self._width):
+                raise GrammarError(
+                    f"The model chose the token {token}, which the grammar does not "
+                    "allow.",
+                    "A logits processor may rule out what the grammar needs.",
+                )
+            if token not in self.vocabulary.eos:
+                self._followed += self._advance(token)
 
-    def _advance(self, token) -> int:
-        """Follow a token; return how many llguidance's matcher has consumed for it."""
+    def _advance(self, token) -> list[int]:
+        """Follow a token; return what llguidance's matcher has consumed for it."""
         tokens = [token]
         if not self.active:
             self._partial, tokens = self._markers.step(self._partial, token)
             if tokens is None:
-                return 0
+                return []
             self.active = True
+        return self._consume(tokens)
+
+    def _consume(self, tokens):
         if self._matcher.try_consume_tokens(tokens) != len(tokens):
             self._check()
-            raise GrammarError(
-                f"The model chose the token {token}, which the grammar does not allow."
-            )
-        return len(tokens)
+            raise GrammarError(f"The grammar does not allow the tokens {tokens}.")
+        return tokens
 
     def _mask(self, width):
         """The bits of the next token, uint32 [words]; None if any token is legal."""
@@ -127,15 +149,21 @@ class Matcher:
                 if token < width:
                     put(row, token, False)
             return row
-        fill_next_token_bitmask(self._matcher, self._row)
+        fill_next_token_bitmask(self._matcher, self._buffer)
         self._check()
-        row, ends = everything(width), self._matcher.is_accepting()
-        known = self._row[0].view(np.uint32)[: len(row)]
+        ends = self._matcher.is_accepting()
+        row = everything(width)
+        known = self._buffer[0].view(np.uint32)[: len(row)]
         row[: len(known)] &= known
         row[len(known) :] = 0
         for token in self.vocabulary.eos if ends else self.vocabulary.text_eos:
             if token < width:
                 put(row, token, ends)
+        if not row.any():
+            raise GrammarError(
+                "The grammar allows no token of this model here, so the answer cannot "
+                "go on."
+            )
         return row
 
     def _take_back(self, consumed):

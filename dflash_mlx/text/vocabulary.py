@@ -31,6 +31,7 @@ class Vocabulary:
     Attributes:
         eos: Tokens that end an answer.
         text_eos: Those of them that are also ordinary text.
+        end: The usual one of `eos`.
         tokens: llguidance's form.
 
     Raises:
@@ -51,6 +52,8 @@ class Vocabulary:
                 f"Grammars cannot be used with this tokenizer: {error}."
             ) from None
         self.eos = frozenset(eos)
+        own = tokenizer.eos_token_id
+        self.end = own if own in self.eos else eos[0]
         self.text_eos = [i for i in eos if not self.tokens.is_special_token(i)]
 
     @classmethod
@@ -87,6 +90,10 @@ class Vocabulary:
     def texts(self) -> list[bytes]:
         """The bytes of every token; a special token's are its name."""
         return [self.tokens.decode_bytes([i]) for i in range(len(self))]
+
+    def text(self, token: int) -> bytes:
+        """The bytes of a token; none for one that only pads the logits."""
+        return self.texts[token] if token < len(self) else b""
 
     @cached_property
     def _sorted(self) -> list[tuple[bytes, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from dflash_mlx.speculation.controller import Plan
-from dflash_mlx.speculation.costs import DRAFTER, LOOKUP
+from dflash_mlx.speculation.costs import DRAFTER
 from tests.equipment.tiny import some_prompt
 
 SEEDS = (1, 2, 4)
@@ -29,7 +29,7 @@ class RandomController:
         offers += [Plan(w, DRAFTER) for w in range(2, min(self.widest, left) + 1)]
         if match is not None:
             most = min(len(match.tokens) + 1, left)
-            offers += [Plan(w, LOOKUP) for w in range(2, most + 1)] * 2
+            offers += [Plan(w, match.source) for w in range(2, most + 1)] * 2
         return self.draw.choice(offers)
 
     def record_round(
@@ -38,6 +38,9 @@ class RandomController:
         self.rounds.append((plan, round, context, seconds, kind))
         self.steady.append(steady)
         self.caller_seconds.append(caller_seconds)
+
+    def cancel_timing(self):
+        """Does nothing: no plain rounds are planned for their time."""
 
     def trim(self, rows, confidence, context):
         return self.draw.randint(1, rows)
