@@ -17,8 +17,7 @@ from .messages import left_out, reasoning_fields, template_call
 # Claude Code's first line of the system prompt. Its values change from request to
 # request, so that no prompt would have a prefix in common with the one before.
 BILLING_LINE = re.compile(
-    r"^x-anthropic-billing-header:(?:[ \t]*[\w-]+=[^;\s]*(?:;|(?=\s)|\Z))*[ \t]*\n*",
-    re.IGNORECASE | re.MULTILINE,
+    r"\Ax-anthropic-billing-header:(?:[ \t]*[\w-]+=[^;\s]*(?:;|(?=\s)|\Z))*[ \t]*\n*"
 )
 # Starts of a tool's result that say already that the tool has failed.
 FAILED = ("error", "<tool_use_error")
