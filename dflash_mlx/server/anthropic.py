@@ -49,6 +49,8 @@ class MessagesBody(SamplingFields):
 class Messages:
     """The dialect of /v1/messages."""
 
+    streamed_errors = ()
+
     def request(self, body: Mapping[str, Any]) -> Request:
         """As in Dialect."""
         fields = parse_body(MessagesBody, body)

@@ -24,7 +24,8 @@ from .anthropic import Messages, count_body
 from .chat import ChatCompletions
 from .completions import Completions
 from .dialect import Dialect
-from .errors import RequestError
+from .errors import PromptTooLong, RequestError
+from .events import Failed
 from .guard import check_host, check_json, check_key, cors_headers, read_limited
 from .metrics import Metrics, RequestMetrics
 from .models import Models
@@ -32,7 +33,7 @@ from .request_log import RequestLog
 from .respond import Answer, Inbox, error_headers
 from .responses import Responses
 from .scheduler import Job, Scheduler
-from .schema import Request, read_body
+from .schema import read_body
 from .settings import Access, Settings
 
 WARNING_HEADER = "x-dflash-warning"
@@ -63,27 +64,38 @@ class Server:
     async def answer(self, http: HttpRequest, dialect: Dialect) -> Response:
         """Answer a POST of a dialect."""
         body = await self.read(http)
-        request = dialect.request(body)
-        inbox = Inbox()
-        job = await self.make_job(request, inbox)
-        model, prepared = job.model, job.prepared
-        writer = dialect.writer(body, request, request.model or model)
-        counters = RequestMetrics(self.metrics, model)
-        log = RequestLog(job.id, http.url.path, model, body)
-        self.scheduler.submit(job)
+        request, stream = dialect.request(body), dialect.streams(body)
+        inbox, failed = Inbox(), None
+        job = Job(request, self.models.find(request.model), inbox.deliver)
+        try:
+            await self.prepare(job)
+        except dialect.streamed_errors as error:
+            if not stream:
+                raise
+            failed = Failed(error)
+        writer = dialect.writer(body, request, request.model or job.model)
+        observers = (
+            RequestMetrics(self.metrics, job.model),
+            RequestLog(job.id, http.url.path, job.model, body),
+        )
+        if failed is None:
+            self.scheduler.submit(job)
+        else:
+            job.deliver([failed])
 
         def observe(event):
-            counters.observe(event)
-            log.observe(event)
+            for each in observers:
+                each.observe(event)
 
         def abandon():
             self.scheduler.cancel(job)
-            counters.abort()
-            log.abort()
+            for each in observers:
+                each.abort()
 
-        warnings = (*request.warnings, *(prepared.warnings if prepared else ()))
-        headers = {"x-request-id": job.id} | warning_headers(warnings)
-        stream = dialect.streams(body)
+        ignored = job.prepared.warnings if job.prepared else ()
+        names = ("x-request-id", "request-id")  # OpenAI's and Anthropic's
+        headers = dict.fromkeys(names, job.id)
+        headers |= warning_headers((*request.warnings, *ignored))
         return Answer(inbox, dialect, writer, stream, observe, abandon, headers)
 
     async def read(self, http: HttpRequest) -> dict[str, Any]:
@@ -95,31 +107,29 @@ class Server:
         check_json(http.headers)
         return read_body(await read_limited(http, self.settings.limits.body_bytes))
 
-    async def make_job(self, request: Request, inbox: Inbox) -> Job:
-        """A job for a request, with its prompt if its model is loaded.
+    async def prepare(self, job: Job) -> None:
+        """Make the prompt of a job, if its model is loaded.
 
         Raises:
-            RequestError: The model is not served, or cannot be asked this.
+            RequestError: The model cannot be asked this.
         """
-        model = self.models.find(request.model)
-        prepared = await run_in_threadpool(self.scheduler.prepare, request, model)
-        return Job(request, model, inbox.deliver, prepared)
+        prepare = self.scheduler.prepare
+        job.prepared = await run_in_threadpool(prepare, job.request, job.model)
 
-    async def count_tokens(self, http: HttpRequest) -> Response:
-        """The number of tokens of a messages request's prompt."""
-        dialect = DIALECTS["/messages"]
+    async def count_tokens(self, http: HttpRequest, dialect: Dialect) -> Response:
+        """Answer a POST that asks for the length of a request's prompt."""
+        request, inbox = dialect.request(await self.read(http)), Inbox()
+        job = Job(request, self.models.find(request.model), inbox.deliver)
         try:
-            request = dialect.request(await self.read(http))
-            inbox = Inbox()
-            job = await self.make_job(request, inbox)
-            if job.prepared is None:  # its model must be loaded first
+            await self.prepare(job)
+            if job.prepared is not None:
+                tokens = len(job.prepared.ids)
+            else:  # its model must be loaded first
                 job.count_only = True
                 self.scheduler.submit(job)
                 tokens = await inbox.prompt_tokens()
-            else:
-                tokens = len(job.prepared.ids)
-        except RequestError as error:
-            return json_error(error, dialect.error(error))
+        except PromptTooLong as error:
+            tokens = error.tokens
         return JSONResponse(count_body(tokens))
 
     def status(self) -> dict[str, Any]:
@@ -156,26 +166,29 @@ def warning_headers(warnings: tuple[str, ...]) -> dict[str, str]:
 def make_app(server: Server) -> ASGIApp:
     """The ASGI application of a server."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    for path, dialect in DIALECTS.items():
+    routes = {path: post_route(server.answer, each) for path, each in DIALECTS.items()}
+    counting = post_route(server.count_tokens, DIALECTS["/messages"])
+    routes["/messages/count_tokens"] = counting
+    for path, route in routes.items():
         for prefix in ("/v1", ""):
-            app.add_api_route(
-                prefix + path, answer_route(server, dialect), methods=["POST"]
-            )
-    for prefix in ("/v1", ""):
-        path = f"{prefix}/messages/count_tokens"
-        app.add_api_route(path, server.count_tokens, methods=["POST"])
+            app.add_api_route(prefix + path, route, methods=["POST"])
     add_information(app, server)
     app.add_exception_handler(RequestError, error_response)
     app.add_exception_handler(HTTPException, http_error_response)
     return Guard(app, server.settings.access)
 
 
-def answer_route(server: Server, dialect: Dialect) -> Callable:
-    """The function that answers a path."""
+def post_route(answer: Callable, dialect: Dialect) -> Callable:
+    """The function that answers a path.
+
+    Args:
+        answer: Server.answer, or another of its methods with the same arguments.
+        dialect: The API, which writes errors too.
+    """
 
     async def route(http: HttpRequest) -> Response:
         try:
-            return await server.answer(http, dialect)
+            return await answer(http, dialect)
         except RequestError as error:
             return json_error(error, dialect.error(error))
 

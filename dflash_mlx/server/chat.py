@@ -94,6 +94,8 @@ class ChatBody(SamplingFields):
 class ChatCompletions:
     """The dialect of /v1/chat/completions."""
 
+    streamed_errors = ()
+
     def request(self, body: Mapping[str, Any]) -> Request:
         """As in Dialect."""
         fields = parse_body(ChatBody, body)

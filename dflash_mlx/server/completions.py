@@ -49,6 +49,8 @@ class CompletionBody(SamplingFields):
 class Completions:
     """The dialect of /v1/completions."""
 
+    streamed_errors = ()
+
     def request(self, body: Mapping[str, Any]) -> Request:
         """As in Dialect."""
         fields = parse_body(CompletionBody, body)

@@ -33,7 +33,14 @@ class Writer(Protocol):
 
 
 class Dialect(Protocol):
-    """An API."""
+    """An API.
+
+    Attributes:
+        streamed_errors: Errors that a stream tells although it has not begun. All
+            others become the HTTP status.
+    """
+
+    streamed_errors: tuple[type[RequestError], ...]
 
     def request(self, body: Mapping[str, Any]) -> Request:
         """The internal request of a JSON body.

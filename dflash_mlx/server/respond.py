@@ -136,8 +136,10 @@ class Answer(Response):
     async def _send_stream(self, send: Send) -> None:
         first = await self._first()
         if first and isinstance(first[-1], Failed):
-            await self._send_error(send, first[-1].error)
-            return
+            error = first[-1].error
+            if not isinstance(error, self.dialect.streamed_errors):
+                await self._send_error(send, error)
+                return
         await self._start(send, 200, "text/event-stream; charset=utf-8")
         async for text in self._texts(first):
             await send(body_part(text.encode(), more=True))

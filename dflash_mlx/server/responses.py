@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from .errors import RequestError, unsupported
+from .errors import PromptTooLong, RequestError, unsupported
 from .openai import (
     error_body,
     read_effort,
@@ -63,6 +63,8 @@ class ResponsesBody(SamplingFields):
 
 class Responses:
     """The dialect of /v1/responses. It stores nothing."""
+
+    streamed_errors = (PromptTooLong,)  # Codex recognises a full context there only
 
     def request(self, body: Mapping[str, Any]) -> Request:
         """As in Dialect."""

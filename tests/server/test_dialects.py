@@ -117,7 +117,9 @@ def test_a_billing_line_that_changes_does_not_break_the_cache(live):
     said = {"role": "assistant", "content": first["content"]}
     second = ask("bbbbb", [*MESSAGES, said, {"role": "user", "content": "And 1 + 1?"}])
     before = first["usage"]["input_tokens"] + first["usage"]["cache_read_input_tokens"]
-    assert second["usage"]["cache_read_input_tokens"] >= before - 20  # less what the template drops
+    assert (
+        second["usage"]["cache_read_input_tokens"] >= before - 20
+    )  # less what the template drops
 
 
 def test_a_tool_call_in_messages(live, monkeypatch):
