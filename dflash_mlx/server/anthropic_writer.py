@@ -165,8 +165,7 @@ class MessageWriter:
                 yield from self._close()
             case CallBroken(index, raw, _, truncated):
                 if index is not None:
-                    self.message["content"].pop()
-                    yield from self._stop()
+                    self.message["content"].pop()  # what follows closes the block
                 yield from self._text("text", "" if truncated else raw)
 
     def _text(self, kind, text):

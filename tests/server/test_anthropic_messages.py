@@ -50,6 +50,13 @@ def test_a_system_of_the_billing_line_alone_is_none():
     assert read(USER, system=LINE.format("a", "b")) == [("user", "Hi")]
 
 
+def test_what_follows_the_billing_line_is_kept():
+    line = LINE.format("a", "b").removesuffix(";")
+    assert read(USER, system=f"{line}\nBe brief; be kind.")[0][1] == (
+        "Be brief; be kind."
+    )
+
+
 def test_a_text_that_mentions_the_billing_header_is_kept():
     text = "Strip the x-anthropic-billing-header: a=b; line."
     assert read(USER, system=text)[0] == ("system", text)
@@ -120,6 +127,8 @@ def test_tool_results_of_every_form():
     assert text([document]) == "body"
     assert "'document'" in text([{"type": "document", "source": {"type": "base64"}}])
     assert "grep" in text([{"type": "tool_reference", "tool_name": "grep"}])
+    found = {"type": "search_result", "title": "T", "source": "S", "content": []}
+    assert text([found]) == "T\nS"
 
 
 def test_documents_and_search_results_are_text():
@@ -144,7 +153,10 @@ def test_thinking_comes_back_with_any_signature():
     hidden = {**thinking, "thinking": "", "signature": pack_reasoning("Hidden.")}
     assert reasoning(hidden) == "Hidden."
     assert reasoning({**hidden, "signature": "foreign"}) is None
-    assert reasoning({"type": "redacted_thinking", "data": "xx"}) is None
+    redacted = {"type": "redacted_thinking", "data": "xx"}
+    assert reasoning(redacted) is None
+    turn = {"role": "assistant", "content": [redacted]}
+    assert read_conversation(None, [USER, turn])[1] == ()
 
 
 def test_messages_of_a_role_in_a_row_become_one():
@@ -164,6 +176,9 @@ def test_blocks_of_server_tools_are_ignored_with_one_warning_each():
     messages, warnings = read_conversation(None, [USER, turn])
     assert messages[1] == {"role": "assistant", "content": "A"}
     assert [w.split("'")[1] for w in warnings] == [use["type"], found["type"]]
+    turn = {"role": "user", "content": [use, found, text]}
+    messages, again = read_conversation(None, [turn])
+    assert messages == ({"role": "user", "content": "A"},) and again == warnings
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_reasoning(fields, text):
 
 def test_reasoning_that_is_carried():
     assert unpack_reasoning(pack_reasoning("é\n")) == "é\n"
-    damaged = ("dflash1:*", "dflash1:/w==", "dflash2:YQ==", "a", None, 5)
+    damaged = ("dflash1:*", "dflash1:/w==", "dflash2:YQ==", "YQ==", None, 5)
     assert all(unpack_reasoning(value) is None for value in damaged)
 
 
