@@ -6,14 +6,18 @@ tag_calls and brace_calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import grammars
 from .brace_calls import Braces, Pythonic
+from .brace_grammars import gemma
 from .cursor import Steps
+from .grammars import Rules
 from .json_calls import read_hermes, read_llama
-from .named_calls import CALL, DEEPSEEK, KIMI, read_harmony, read_mistral
+from .named_calls import CALL, DEEPSEEK, KIMI, MESSAGE, read_harmony, read_mistral
+from .schema import Tool, read_tools
 from .session import Session
 from .tag_calls import Tags
 from .values import FUNCTION_GEMMA, GEMMA
@@ -33,6 +37,9 @@ class ToolFormat:
         first: Texts that open a call only if the answer begins with them.
         in_reasoning: Texts that open a call inside the reasoning too, since models of
             this family do so without ending the reasoning first.
+        write: Writes the grammar of calls; None if there is none. See grammars.py.
+        triggers: Texts behind which an opened grammar begins.
+        tokens: Markers that are one token in the vocabularies of published models.
     """
 
     name: str
@@ -41,6 +48,37 @@ class ToolFormat:
     read: Callable[[Session, str], Steps[None]] = field(repr=False, compare=False)
     first: tuple[str, ...] = ()
     in_reasoning: tuple[str, ...] = ()
+    write: Callable[[Rules, Sequence[Tool], bool, bool], str] | None = field(
+        default=None, repr=False, compare=False
+    )
+    triggers: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+
+    def grammar(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        parallel: bool,
+        opened: bool = False,
+        special: Collection[str] | None = None,
+    ) -> str | None:
+        """The grammar of a call, in llguidance's variant of Lark.
+
+        Args:
+            tools: The tools that may be called, as in make_parser.
+            parallel: Whether several calls may follow each other.
+            opened: The grammar begins behind one of `triggers`, not at the beginning
+                of the call.
+            special: Those of `tokens` that are tokens of the vocabulary. None for all.
+
+        Returns:
+            The grammar; None if there is none for this format, or no tool.
+        """
+        found = list(read_tools(tools).values())
+        if self.write is None or not found:
+            return None
+        rules = Rules(self.tokens if special is None else special)
+        return rules.text(self.write(rules, found, parallel, opened))
 
 
 QWEN_TAGS = Tags(
@@ -120,7 +158,14 @@ def _tagged(name, tags, **options):
     return ToolFormat(name, tags.opening, closing, tags.read, **options)
 
 
-QWEN = _tagged("qwen", QWEN_TAGS, in_reasoning=("<tool_call>\n<function=",))
+QWEN = _tagged(
+    "qwen",
+    QWEN_TAGS,
+    in_reasoning=("<tool_call>\n<function=",),
+    write=grammars.qwen,
+    triggers=(TOOL_CALL,),
+    tokens=(TOOL_CALL, TOOL_CALL_END),
+)
 GLM = _tagged("glm", GLM_TAGS)
 LONGCAT = _tagged("longcat", LONGCAT_TAGS)
 MINIMAX = _tagged("minimax", MINIMAX_TAGS)
@@ -134,14 +179,28 @@ HERMES = ToolFormat(
     (TOOL_CALL_END,),
     read_hermes,
     in_reasoning=('<tool_call>\n{"name": ',),
+    write=grammars.hermes,
+    triggers=(TOOL_CALL,),
+    tokens=(TOOL_CALL, TOOL_CALL_END),
 )
-LLAMA = ToolFormat("llama", ("<|python_tag|>",), (), read_llama, first=("{",))
+LLAMA = ToolFormat(
+    "llama",
+    ("<|python_tag|>",),
+    (),
+    read_llama,
+    first=("{",),
+    write=grammars.llama,
+    triggers=("<|python_tag|>",),
+)
 HARMONY = ToolFormat(
     "harmony",
     ("<|channel|>", "<|start|>"),
     (CALL,),
     read_harmony,
     first=("to=",),
+    write=grammars.harmony,
+    triggers=(" to=functions.",),
+    tokens=("<|start|>", "<|channel|>", "<|constrain|>", MESSAGE, CALL),
 )
 KIMI_K2 = ToolFormat(
     "kimi-k2",
@@ -149,6 +208,9 @@ KIMI_K2 = ToolFormat(
     (KIMI.call_end, KIMI.end),
     KIMI.read,
     in_reasoning=(KIMI.start,),
+    write=grammars.kimi,
+    triggers=(KIMI.start,),
+    tokens=(KIMI.start, KIMI.end, KIMI.call, KIMI.call_end, KIMI.arguments),
 )
 DEEPSEEK_V3 = ToolFormat(
     "deepseek-v3",
@@ -158,7 +220,13 @@ DEEPSEEK_V3 = ToolFormat(
 )
 MISTRAL = ToolFormat("mistral", ("[TOOL_CALLS]",), (), read_mistral)
 GEMMA_4 = ToolFormat(
-    "gemma4", ("<|tool_call>",), ("<tool_call|>",), Braces("<tool_call|>", GEMMA).read
+    "gemma4",
+    ("<|tool_call>",),
+    ("<tool_call|>",),
+    Braces("<tool_call|>", GEMMA).read,
+    write=gemma,
+    triggers=("<|tool_call>",),
+    tokens=("<|tool_call>", "<tool_call|>", '<|"|>'),
 )
 GEMMA_3 = ToolFormat(
     "function-gemma",
