@@ -23,6 +23,8 @@ ERROR_TYPES = {
     413: "request_too_large",
     429: "rate_limit_error",
 }
+# A function whose parameters are left out takes none.
+NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
 
 
@@ -100,7 +102,7 @@ def function_tool(function: Any, param: str) -> dict[str, Any]:
     if not named or not function["name"]:
         raise RequestError(f"{param} must have a name.", param=param)
     given = {name: value for name, value in function.items() if value is not None}
-    parameters = given.get("parameters", {"type": "object", "properties": {}})
+    parameters = given.get("parameters", NO_PARAMETERS)
     wanted = "an object with a JSON schema"
     is_schema = isinstance(parameters, Mapping)
     require_field(is_schema, f"{param}.parameters", wanted, parameters)

@@ -78,7 +78,7 @@ def prepare(
         RequestError: The template rejects the messages, or the prompt is too long.
     """
     if request.text is not None:
-        grammar = request.constraint and make_grammar(tokenizer, request.constraint)
+        grammar = make_grammar(tokenizer, request.constraint)
         prepared = Prepared(completion_ids(request, tokenizer), grammar=grammar)
     else:
         messages = reasonings.restore(request.messages)
@@ -125,14 +125,15 @@ def _prepare_chat(request, messages, tokenizer, defaults):
         found = () if continued else marks(tokenizer, messages, **options)
     except PromptError as error:
         raise from_user_error(error, "messages") from None
-    grammar = None
-    if request.constraint is not None:
-        grammar = make_grammar(tokenizer, request.constraint)
+    grammar = make_grammar(
+        tokenizer, request.constraint, request.tool_choice, tools, format
+    )
+    if grammar is not None and grammar.markers is None and not continued:
         switch = switch_of(tokenizer)
         thinks = switch is not None and options.get(switch) is not False
-        if not continued:
-            grammar, more = behind_reasoning(tokenizer, grammar, ids, thinks)
-            ids = ids + more
+        calls = request.tool_choice.mode == "required"
+        grammar, more = behind_reasoning(tokenizer, grammar, ids, thinks, calls)
+        ids = ids + more
     return Prepared(
         ids, tuple(found), continued, tools, format, grammar, tuple(warnings)
     )

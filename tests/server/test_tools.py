@@ -1,10 +1,15 @@
 """Tool calls and reasoning through the server. A grammar makes the toy say a text."""
 
 import json
+from dataclasses import replace
 
+import jsonschema
 import openai
 import pytest
 
+from dflash_mlx.server import prompt
+from dflash_mlx.server.chat import ChatCompletions
+from dflash_mlx.text.tool_calls.formats import GLM
 from tests.equipment.live_server import LiveServer, data_of
 from tests.equipment.tool_tokenizer import tool_tokenizer
 
@@ -246,6 +251,81 @@ def test_thinking_is_switched_by_the_request(live):
     assert "effort was ignored" in headers["x-dflash-warning"]
     _, headers = prompt(chat_template_kwargs={"nonsense": 1, "tools": []})
     assert "chat_template_kwargs.nonsense was ignored" in headers["x-dflash-warning"]
+
+
+CITY = {"type": "string", "enum": ["Rome", "Oslo"]}
+WEATHER = {"type": "object", "properties": {"city": CITY}, "required": ["city"]}
+WEATHER |= {"additionalProperties": False}
+NARROW = [
+    {"type": "function", "function": {"name": "weather", "parameters": WEATHER}},
+    {"type": "function", "function": {"name": "clock"}},
+]
+
+
+def required(**more) -> dict:
+    """A request with tools and without thinking."""
+    body = {"messages": MESSAGES, "tools": NARROW, "reasoning_effort": "none"}
+    return body | {"max_tokens": 600} | more
+
+
+def check_calls(message):
+    """Check that all calls of a message fit the tools."""
+    schemas = {"weather": WEATHER, "clock": {"type": "object"}}
+    for call in message["tool_calls"]:
+        arguments = json.loads(call["function"]["arguments"])
+        jsonschema.validate(arguments, schemas[call["function"]["name"]])
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_call_that_must_be_made_is_made_and_fits(live, temperature):
+    body = required(tool_choice="required", parallel_tool_calls=False)
+    whole = check_both(live, body | {"temperature": temperature, "seed": 1})
+    assert whole["finish_reason"] == "tool_calls"
+    assert len(whole["message"]["tool_calls"]) == 1
+    check_calls(whole["message"])
+    named = {"type": "function", "function": {"name": "clock"}}
+    whole = check_both(live, body | {"tool_choice": named, "temperature": temperature})
+    (call,) = whole["message"]["tool_calls"]
+    assert call["function"]["name"] == "clock"
+
+
+def test_a_strict_tools_call_is_constrained_from_its_opening_on(live):
+    def grammar(tools, **more):
+        request = ChatCompletions().request(required(tools=tools, **more))
+        return live.scheduler.prepare(request, "tiny").grammar
+
+    strict = [dict(t, function=dict(t["function"], strict=True)) for t in NARROW]
+    found = grammar(strict)
+    assert found.markers.markers == [b"<tool_call>"]
+    matcher = found.start()
+    tokens = live.models.loaded.tokenizer.encode
+    for token in tokens("Let me see. <tool_call>", add_special_tokens=False):
+        assert not matcher.active
+        matcher.accept([token])
+    assert matcher.active
+    call = '\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    matcher.accept(tokens(call, add_special_tokens=False))
+    assert grammar(NARROW) is None and grammar(strict, tool_choice="none") is None
+
+
+def test_a_schema_beside_tools_leaves_both_ways(live):
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}}
+    schema |= {"required": ["a"], "additionalProperties": False}
+    format = {"type": "json_schema", "schema": schema}
+    whole = check_both(live, required(response_format=format))
+    message = whole["message"]
+    if "tool_calls" in message:
+        check_calls(message)
+    else:
+        assert set(json.loads(message["content"])) == {"a"}
+
+
+def test_a_format_whose_calls_cannot_be_enforced_is_refused(live, monkeypatch):
+    glm = replace(GLM)
+    monkeypatch.setattr(prompt, "find_format", lambda tokenizer: glm)
+    response = live.post(PATH, required(tool_choice="required"))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tool_choice"
 
 
 def test_a_schema_behind_reasoning(live):
