@@ -82,7 +82,9 @@ def either(parts: Sequence[str]) -> str:
 
 
 def arguments_schema(tool: Tool) -> dict[str, Any]:
-    """The schema of a tool's arguments, which are an object."""
+    """The schema of a tool's arguments, an object; an empty one if it has none."""
+    if not tool.parameters:
+        return {"type": "object", "additionalProperties": False}
     return {"type": "object", **tool.parameters}
 
 
