@@ -184,6 +184,10 @@ def test_reasoning():
     ]
 
 
+def test_empty_text_opens_no_item():
+    assert items(answer(Reasoning(""), Content(""))) == []
+
+
 def test_reasoning_is_carried_where_it_is_asked_for():
     made = writer(include=CARRY)
     done = items(answer(Reasoning("Hm"), Reasoning(".")), made)[-1]["item"]
@@ -341,10 +345,11 @@ def test_keep_alives_are_events():
         names = [f"response.{each}" for each in kind.split()]
         assert [name for name, _ in found] == names
     assert made.frames(Started(3, 0)) == []
-    made.frames(answer(Content("A"))[1])
+    for event in answer(Reasoning("Hm"), Content("A"))[1:3]:
+        made.frames(event)
     ((name, body),) = read_frames([made.keep_alive(None)])
     assert name == "response.in_progress" and body["response"]["output"] == []
-    assert body["sequence_number"] == 6
+    assert body["sequence_number"] == 12
 
 
 @pytest.mark.parametrize("begun", [False, True])
