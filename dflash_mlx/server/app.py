@@ -154,6 +154,9 @@ class Server:
         running, name = scheduler.running, self.models.names[0]
         self.metrics.running.labels(name).set(int(running is not None))
         self.metrics.waiting.labels(name).set(len(scheduler.waiting))
+        if (loaded := self.models.loaded) and (context := self.models.context()):
+            share = loaded.prefixes.tokens / context
+            self.metrics.cache_usage.labels(loaded.name).set(share)
         return self.metrics.text()
 
 

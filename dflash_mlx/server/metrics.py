@@ -42,7 +42,7 @@ class Metrics:
         self.running = gauge("num_requests_running", "Requests being answered.")
         self.waiting = gauge("num_requests_waiting", "Requests in the queue.")
         self.cache_usage = gauge(
-            "kv_cache_usage_perc", "Share of the context that the last prompt took."
+            "kv_cache_usage_perc", "Share of the context that is kept in a cache."
         )
         self.queries = counter("prefix_cache_queries", "Prompt tokens looked up.")
         self.hits = counter("prefix_cache_hits", "Prompt tokens not computed again.")

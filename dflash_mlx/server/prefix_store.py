@@ -41,6 +41,11 @@ class PrefixStore:
                 return cache
         return short if len(prompt) < SMALL * len(long.text) else long
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the longer of the kept conversations."""
+        return max(len(cache.text) for cache in self.kept)
+
     def reset(self) -> None:
         """Drop everything, as after a bug that may have left it wrong."""
         new = PromptCache(self.pair, self.max_kv_size)

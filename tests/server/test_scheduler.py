@@ -273,3 +273,4 @@ def test_metrics_have_vllms_names(server):
     for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds"):
         assert values[f"vllm:{name}_count{label}"] >= 1
     assert values[f"vllm:num_requests_running{label}"] == 0
+    assert 0 < values[f"vllm:kv_cache_usage_perc{label}"] < 1

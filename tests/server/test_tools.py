@@ -298,13 +298,19 @@ def test_a_strict_tools_call_is_constrained_from_its_opening_on(live):
     found = grammar(strict)
     assert found.markers.markers == [b"<tool_call>"]
     matcher = found.start()
-    tokens = live.models.loaded.tokenizer.encode
-    for token in tokens("Let me see. <tool_call>", add_special_tokens=False):
-        assert not matcher.active
-        matcher.accept([token])
-    assert matcher.active
-    call = '\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
-    matcher.accept(tokens(call, add_special_tokens=False))
+    tokenizer = live.models.loaded.tokenizer
+
+    def follow(text):
+        for token in tokenizer.encode(text, add_special_tokens=False):
+            if not matcher.walk([token], 512).legal:
+                return False
+            matcher.accept([token])
+        return True
+
+    assert follow("Let me see. <tool_call") and not matcher.active
+    assert follow(">") and matcher.active
+    assert follow('\n{"name": "weather", "arguments": {"city": "R')
+    assert not follow("x") and follow('ome"}}\n</tool_call>')
     assert grammar(NARROW) is None and grammar(strict, tool_choice="none") is None
 
 
