@@ -51,8 +51,10 @@ class Inbox:
             return self._queue.get_nowait()
         except asyncio.QueueEmpty:
             pass
+        # Not asyncio.wait_for, which in Python 3.11 can swallow a cancellation.
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(self._queue.get(), seconds)
+            async with asyncio.timeout(seconds):
+                return await self._queue.get()
         return None
 
     async def prompt_tokens(self) -> int:

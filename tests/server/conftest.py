@@ -3,6 +3,7 @@
 import pytest
 
 from dflash_mlx import load
+from dflash_mlx.server.settings import Access, Decoding, Settings
 from tests.equipment.live_server import LiveServer
 
 
@@ -13,5 +14,8 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def server(tiny):
-    with LiveServer(*tiny, others=("second",), aliases={"claude-*": "tiny"}) as live:
+    # Blocks of a fixed size, since a slow machine may choose to draft nothing.
+    settings = Settings(access=Access(port=0), decoding=Decoding(block_size=8))
+    aliases = {"claude-*": "tiny"}
+    with LiveServer(*tiny, settings, others=("second",), aliases=aliases) as live:
         yield live

@@ -230,7 +230,7 @@ def memory() -> int:
         return int(file.read().split()[1]) * 4096
 
 
-def check_many_requests(tiny, count: int, warm: int) -> None:
+def check_many_requests(tiny, caplog, count: int, warm: int) -> None:
     before = threading.active_count()
     with LiveServer(*tiny) as live:
         requests_with_cuts(live, warm, 20)
@@ -238,17 +238,18 @@ def check_many_requests(tiny, count: int, warm: int) -> None:
         requests_with_cuts(live, count, 20)
         assert threading.active_count() <= threads
         assert memory() - held < 24 << 20
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
+    assert "running task" not in caplog.text  # none had to be cancelled at the end
 
 
 @pytest.mark.slow
-def test_many_short_requests_leave_nothing_behind(tiny):
-    check_many_requests(tiny, 100, warm=60)
+def test_many_short_requests_leave_nothing_behind(tiny, caplog):
+    check_many_requests(tiny, caplog, 100, warm=60)
 
 
 @pytest.mark.full("server")
-def test_a_thousand_short_requests_leave_nothing_behind(tiny):
-    check_many_requests(tiny, 1000, warm=60)
+def test_a_thousand_short_requests_leave_nothing_behind(tiny, caplog):
+    check_many_requests(tiny, caplog, 1000, warm=60)
 
 
 def test_metrics_have_vllms_names(server):
