@@ -129,11 +129,8 @@ def test_a_new_text_starts_from_earlier_acceptance():
     assert fresh.plan(10, 500).probe_rows > 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "cpu" else pytest.param(name, marks=FULL) for name in VERIFY],
-)
+@pytest.mark.full("speculation")
+@pytest.mark.parametrize("name", VERIFY)
 def test_sessions_of_short_answers(name):
     """Within 4 % of an oracle that knows every text, except where texts turn, and
     never below 0.97 of plain decoding over ten answers in a row."""
@@ -143,6 +140,14 @@ def test_sessions_of_short_answers(name):
     assert of_oracle.pop("turning") >= 0.90
     assert mean(of_oracle.values()) >= 0.96 and min(of_oracle.values()) >= 0.94
     assert min(session.least_of_plain() for session in found.values()) >= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", ("blind", "half"))
+def test_a_session_of_short_answers(mix):
+    """As above, of two mixes."""
+    session = play_session("cpu", mix, 0)
+    assert session.of_oracle() >= 0.94 and session.least_of_plain() >= 0.97
 
 
 @pytest.mark.parametrize("tokens", (64, 200))
