@@ -36,6 +36,11 @@ from .scheduler import Job, Scheduler
 from .schema import read_body
 from .settings import Access, Settings
 
+# No other site may show the page in a frame; a newer server's page replaces a kept one.
+PAGE_HEADERS = {
+    "content-security-policy": "frame-ancestors 'none'",
+    "cache-control": "no-cache",
+}
 WARNING_HEADER = "x-dflash-warning"
 DIALECTS: Mapping[str, Dialect] = {
     "/chat/completions": ChatCompletions(),
@@ -203,7 +208,7 @@ def add_information(app: FastAPI, server: Server) -> None:
     page = files(__package__).joinpath("page/index.html")
 
     async def index(http: HttpRequest) -> Response:
-        return HTMLResponse(page.read_text("utf-8"))
+        return HTMLResponse(page.read_text("utf-8"), headers=PAGE_HEADERS)
 
     async def models(http: HttpRequest) -> Response:
         return JSONResponse({"object": "list", "data": server.models.records()})
