@@ -106,11 +106,13 @@ def error_event(handler: Handler, send: Send) -> None:
     in_rounds("Half an", send)
     error = {"message": "The GPU ran out of memory.", "type": "server_error"}
     handler.event({"error": error})
+    handler.write(b"")
     raise ConnectionAbortedError
 
 
 def broken(handler: Handler, send: Send) -> None:
     in_rounds("Half an", send)
+    handler.wait_at_gate()
     raise ConnectionAbortedError
 
 

@@ -54,7 +54,7 @@ class Chromium:
     """A running browser, as a context manager.
 
     Attributes:
-        listeners: Functions of (method, params) by session, which are called for events.
+        listeners: What is called with (method, params) of an event, by session.
     """
 
     def __enter__(self):
@@ -204,7 +204,9 @@ class Page:
     def go(self, url: str) -> None:
         """Load a page and wait until its script has run."""
         self.call("Page.navigate", url=url)
-        self.wait(f"location.href === {json.dumps(url)} && document.readyState", url)
+        self.wait(
+            f"location.href.startsWith({json.dumps(url)}) && document.readyState", url
+        )
 
     def reload(self) -> None:
         self.js("window.old = true")
