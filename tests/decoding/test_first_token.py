@@ -56,9 +56,9 @@ def noted(known, monkeypatch, window=None, drafting=True, **options):
     """Events before the first round and in the second, and the decoding."""
     events, verify = [], Passes.verify
 
-    def note_pass(self, block):
+    def note_pass(self, block, masks=None):
         events.append(f"verify {len(block)}")
-        return verify(self, block)
+        return verify(self, block, masks)
 
     monkeypatch.setattr(Passes, "verify", note_pass)
     model, prompt, answer = known
