@@ -55,7 +55,7 @@ def test_a_cut_call_is_not_whole(sample):
         assert len(found.calls) < len(sample.calls)
         assert all(event.truncated for event in found.broken)
         rest = found.text + "".join(event.raw for event in found.broken)
-        assert found.calls or rest == sample.text[:i]
+        assert found.calls or rest.lstrip() == sample.text[:i].lstrip()
     assert parse(sample.format, [sample.text], truncated=True).calls == sample.calls
 
 

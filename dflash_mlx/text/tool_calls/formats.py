@@ -178,7 +178,7 @@ HERMES = ToolFormat(
     (TOOL_CALL,),
     (TOOL_CALL_END,),
     read_hermes,
-    in_reasoning=('<tool_call>\n{"name": ',),
+    in_reasoning=('<tool_call>\n{"name"',),
     write=grammars.hermes,
     triggers=(TOOL_CALL,),
     tokens=(TOOL_CALL, TOOL_CALL_END),

@@ -124,7 +124,9 @@ class ToolCallParser:
             session.text(cursor.take(len(marker) if is_marker else 1))
         except BrokenCall as error:
             unfinished = isinstance(error, UnfinishedCall)
-            if not unfinished:
+            if unfinished:
+                cursor.take(len(cursor.text))
+            else:
                 yield from self._skip()
             session.broken(error.reason, unfinished)
 
