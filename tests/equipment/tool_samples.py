@@ -198,6 +198,7 @@ class Result(NamedTuple):
         broken: The events of broken calls.
         warnings: The parser's.
         arguments: The JSON text of each whole call's arguments.
+        outside: Text and the text of broken calls, in order.
     """
 
     calls: list[tuple[str, str, dict]]
@@ -205,6 +206,7 @@ class Result(NamedTuple):
     broken: list[CallBroken]
     warnings: list[str]
     arguments: list[str]
+    outside: str
 
 
 def cut(text, places):
@@ -222,13 +224,14 @@ def parse(format, pieces, tools=TOOLS, truncated=False) -> Result:
 
 def result(events: list[ToolEvent], warnings: list[str]) -> Result:
     """Collect events, and check that they come in a legal order."""
-    calls, texts, broken, written_arguments = [], [], [], []
+    calls, texts, broken, written_arguments, outside = [], [], [], [], []
     started: CallStart | None = None
     fragments: list[str] = []
     for event in events:
         if isinstance(event, Text):
             assert started is None and event.text
             texts.append(event.text)
+            outside.append(event.text)
         elif isinstance(event, CallStart):
             last = [e.index for e in broken if e.index is not None]
             assert started is None and event.index == len(calls) + len(last)
@@ -237,6 +240,7 @@ def result(events: list[ToolEvent], warnings: list[str]) -> Result:
             assert event.index == (started.index if started else None)
             started = None
             broken.append(event)
+            outside.append(event.raw)
         else:
             assert started is not None and event.index == started.index
             if isinstance(event, CallEnd):
@@ -249,4 +253,5 @@ def result(events: list[ToolEvent], warnings: list[str]) -> Result:
             else:
                 fragments.append(event.fragment)
     assert started is None
-    return Result(calls, "".join(texts), broken, warnings, written_arguments)
+    text, outside = "".join(texts), "".join(outside)
+    return Result(calls, text, broken, warnings, written_arguments, outside)

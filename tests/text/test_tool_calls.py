@@ -54,8 +54,7 @@ def test_a_cut_call_is_not_whole(sample):
         assert found.calls == sample.calls[: len(found.calls)]
         assert len(found.calls) < len(sample.calls)
         assert all(event.truncated for event in found.broken)
-        rest = found.text + "".join(event.raw for event in found.broken)
-        assert found.calls or rest.lstrip() == sample.text[:i].lstrip()
+        assert found.calls or found.outside.lstrip() == sample.text[:i].lstrip()
     assert parse(sample.format, [sample.text], truncated=True).calls == sample.calls
 
 
@@ -103,7 +102,7 @@ def test_text_around_calls(before, after, text):
 def test_text_without_calls(text):
     for format in (None, formats.HERMES, formats.LLAMA, formats.HARMONY):
         for pieces in ([text], list(text)):
-            assert parse(format, pieces) == ([], text, [], [], [])
+            assert parse(format, pieces) == ([], text, [], [], [], text)
 
 
 def test_text_between_the_calls_of_a_block():
