@@ -182,6 +182,7 @@ def read(text, dialect):
         (JSON, r'["\d+", "C:\users"]', [r"\d+", r"C:\users"]),
         (JSON, r'["\u12", "it\'s"]', [r"\u12", "it's"]),
         (JSON, '["say "hi" to"]', ['say "hi" to']),
+        (JSON, '["print("hi")"]', ['print("hi")']),
         (JSON, "['a \"b\" c']", ['a "b" c']),
         (JSON, "{'a': None, 'b': [True, False,], }", {"a": None, "b": [True, False]}),
         (JSON, '{"a": {"b": {}}, "c": []}', {"a": {"b": {}}, "c": []}),

@@ -118,7 +118,7 @@ class ValueReader:
         elif char == "[" or char == "(" and self.dialect.python:
             yield from self._array("]" if char == "[" else ")", depth)
         elif quote := (yield from self.cursor.starts(self.dialect.quotes)):
-            yield from self.string(quote, ",)]}")
+            yield from self.string(quote, ",]})" if self.dialect.python else ",]}")
         else:
             yield from self._literal()
 
