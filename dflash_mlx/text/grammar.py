@@ -14,13 +14,14 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits
 
 from ..errors import GrammarError
+from .limits import check_effort, check_size
 from .markers import Markers
 from .matcher import Matcher
 from .vocabulary import Vocabulary
 
-# White space between two tokens of JSON. A model that repeats line breaks for ever is
-# stopped by the bound; an indented text of usual depth is not.
-WHITE_SPACE = r"[ \t\r\n]{1,64}"
+# White space between two tokens of JSON: a few spaces, or a line break and an indent. A
+# model that would repeat line breaks for ever has to go on.
+WHITE_SPACE = r"[ \t]{1,4}|\r?\n[ \t]{0,40}"
 # llguidance's defaults, but for the states of a lexer, which take about 1.5 kB each.
 LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 
@@ -60,8 +61,12 @@ class Grammar:
         options = {"whitespace_pattern": WHITE_SPACE, "lenient": not strict}
         options["coerce_one_of"] = not strict
         text = _schema_text(schema)
-        source = LLMatcher.grammar_from_json_schema(text, overrides=options)
-        return cls._compile(tokenizer, source, _schema_message)
+        check_size(text, "JSON schema")
+        try:
+            source = LLMatcher.grammar_from_json_schema(text, overrides=options)
+        except ValueError as error:
+            raise GrammarError(*_schema_message(str(error))) from None
+        return cls._compile(tokenizer, text, "JSON schema", source, _schema_message)
 
     @classmethod
     def of_json_object(cls, tokenizer: Any) -> Grammar:
@@ -79,8 +84,10 @@ class Grammar:
         Raises:
             GrammarError: It is no such expression, or is too large.
         """
+        kind = "regular expression"
+        check_size(pattern, kind)
         source = LLMatcher.grammar_from_regex(pattern)
-        return cls._compile(tokenizer, source, _regex_message)
+        return cls._compile(tokenizer, pattern, kind, source, _regex_message)
 
     @classmethod
     def of_lark(cls, tokenizer: Any, text: str) -> Grammar:
@@ -94,11 +101,14 @@ class Grammar:
         Raises:
             GrammarError: It is no such grammar, or is too large.
         """
-        return cls._compile(tokenizer, LLMatcher.grammar_from_lark(text), _lark_message)
+        check_size(text, "grammar")
+        source = LLMatcher.grammar_from_lark(text)
+        return cls._compile(tokenizer, text, "grammar", source, _lark_message)
 
     @classmethod
-    def _compile(cls, tokenizer, source, message_of):
+    def _compile(cls, tokenizer, text, kind, source, message_of):
         vocabulary = Vocabulary.of(tokenizer)
+        check_effort(text, kind, source)
         failed, messages = LLMatcher.validate_grammar_with_warnings(
             source, vocabulary.tokens, limits=LIMITS
         )
@@ -141,21 +151,15 @@ class Grammar:
 
 
 def _schema_text(schema):
-    """A schema as text.
+    """A schema as JSON.
 
     Raises:
         GrammarError: It is not JSON, or no schema.
     """
-    if not isinstance(schema, str):
-        try:
-            return json.dumps(schema)
-        except (TypeError, ValueError) as error:
-            raise GrammarError(f"The JSON schema is not JSON: {error}.") from None
-        except RecursionError:
-            raise GrammarError("The JSON schema is nested too deeply.") from None
     try:
-        value = json.loads(schema)
-    except ValueError as error:
+        value = json.loads(schema) if isinstance(schema, str) else schema
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
         raise GrammarError(f"The JSON schema is not JSON: {error}.") from None
     except RecursionError:
         raise GrammarError("The JSON schema is nested too deeply.") from None
@@ -163,7 +167,7 @@ def _schema_text(schema):
         raise GrammarError(
             f"A JSON schema must be an object, but is a {type(value).__name__}."
         )
-    return schema
+    return text
 
 
 def _schema_message(error):
