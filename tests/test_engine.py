@@ -8,6 +8,7 @@ from transformers import BatchEncoding
 
 from dflash_mlx import (
     DFlashError,
+    Grammar,
     Pair,
     PromptCache,
     Sampling,
@@ -257,3 +258,39 @@ def test_decode_takes_an_array_of_ids(tiny, ids):
         rounds = decode(pair, prompt, max_tokens=5, block_size=4, prompt_cache=cache)
         assert [round.tokens for round in rounds] == wanted
         assert all(type(token) is int for token in cache.text)
+
+
+@pytest.mark.parametrize("width", (None, 1, 8))
+def test_a_complete_answer_ends_with_stop_and_a_cut_one_with_length(tiny, ids, width):
+    grammar = Grammar.of_regex(tiny[1], "7 x [0-9] = [0-9]{2}")
+    options = {"grammar": grammar, "block_size": width}
+    text, got = answer(*tiny, ids, **options)
+    assert text.startswith("7 x ") and len(text) == 10
+    assert got[-1].finish_reason == "stop" and got[-1].token == 2
+    cut, got = answer(*tiny, ids, max_tokens=4, **options)
+    assert text.startswith(cut) and got[-1].finish_reason == "length"
+    stopped, got = answer(*tiny, ids, stop=" =", **options)
+    assert stopped == text[:5] and got[-1].finish_reason == "stop"
+    assert generate(*tiny, ids, **options) == text
+
+
+def test_a_grammar_that_says_what_the_model_would_changes_nothing(tiny, ids, whole):
+    grammar = Grammar.of_regex(tiny[1], r"(7 x [0-9]+ = [0-9]+\n?)+")
+    text, got = answer(*tiny, ids, grammar=grammar, block_size=8)
+    _, free = answer(*tiny, ids, block_size=8)
+    assert text == whole and got[-1].stats.rounds == free[-1].stats.rounds
+    assert [r.token for r in got] == [r.token for r in free]
+
+
+@pytest.mark.parametrize("seen", (1, 3, 6))
+def test_a_constrained_stream_closed_inside_a_round(tiny, ids, seen):
+    grammar = Grammar.of_regex(tiny[1], r"(7 x [0-9]+ = [0-9]+\n?)+")
+    options = {"block_size": 8, "grammar": grammar}
+    whole = [r.token for r in answer(*tiny, ids, **options)[1]]
+    cache = PromptCache(tiny[0])
+    stream = stream_generate(*tiny, ids, prompt_cache=cache, **options)
+    assert [next(stream).token for _ in range(seen)] == whole[:seen]
+    stream.close()
+    assert cache.text == ids + whole[:seen]
+    _, rest = answer(*tiny, [], prompt_cache=cache, block_size=8)
+    assert whole[:seen] + [r.token for r in rest] == whole

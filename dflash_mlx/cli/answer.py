@@ -17,6 +17,7 @@ from ..terminal.answer_options import (
     ThinkingOptions,
 )
 from ..terminal.chat.looks import Looks
+from ..terminal.grammar_options import GrammarOptions
 from ..terminal.options import PROMPT, Json, Verbose, option, parse_bool
 from ..terminal.serve.options import ServedAnswerOptions, ServeOptions
 from .app import command
@@ -40,6 +41,7 @@ def generate(
     prompt_options: PromptOptions,
     thinking: ThinkingOptions,
     sampling: SamplingOptions,
+    grammar: GrammarOptions,
     json: Json = False,
     verbose: Verbose = "T",
 ):
@@ -55,6 +57,8 @@ def generate(
     git diff | dflash-mlx generate "Review this:" - "Be brief." --model qwen3-8b
 
     dflash-mlx generate "Write a haiku." --temp 0.7 --seed 1 --json
+
+    dflash-mlx generate "Who wrote Faust, and when?" --json-schema book.json
     """
     from ..terminal import generate as terminal
     from ..terminal.answer_request import AnswerRequest
@@ -66,7 +70,13 @@ def generate(
     if options.model is None and show_summary and not json:
         print_notice(NO_MODEL)
     terminal.run(
-        request, text, prompt_options, thinking, as_json=json, verbose=show_summary
+        request,
+        text,
+        prompt_options,
+        thinking,
+        grammar,
+        as_json=json,
+        verbose=show_summary,
     )
 
 

@@ -164,8 +164,7 @@ class Pipeline:
         planner: Plans the rounds.
         stops: Has the number of tokens that may follow.
         recovery: Defers exceptions that are raised after a round's tokens were cut.
-        constraint: Keeps the answer within a grammar; None for a free one. Where it
-            masks, no pass is sent before the token in front of it is read.
+        constraint: Keeps the answer within a grammar; None for a free one.
     """
 
     def __init__(
@@ -225,14 +224,18 @@ class Pipeline:
             sent = self.passes.verify(block, masks)
         elif masks is not None:
             sent = sent.masked(masks, self.passes.chooser)
-        if sent.width == 1 and self.stops.left > 1 and self._can_send_ahead():
-            self.ahead = self.passes.verify(sent.choices)
+        masked = self.constraint is not None and self.constraint.active
+        if sent.width == 1 and self.stops.left > 1 and self._can_send_ahead(masked):
+            # Under a grammar the choice waits for the mask, and so for this token.
+            self.ahead = self.passes.verify(sent.choices, choose=not masked)
         return sent.choices, sent.logits
 
-    def _can_send_ahead(self):
-        """Whether the next pass is known to be a single row that needs no mask yet."""
-        masked = self.constraint is not None and self.constraint.active
-        return not masked and self.planner.can_send_ahead()
+    def _can_send_ahead(self, masked):
+        """Whether the next pass is a single row, whatever its token is. Under a grammar
+        that token may force others, which are drafts."""
+        if masked and not self.planner.is_plain:
+            return False
+        return self.planner.can_send_ahead()
 
     def commit(self, tokens: list[int]) -> None:
         """Commit a round; a kernel failure is raised after the round is yielded.

@@ -264,17 +264,20 @@ class Passes:
         drafts, confidence = self.drafter.propose_with_confidence(*arguments)
         return drafts[0].astype(mx.uint32), confidence[0].astype(mx.float32)
 
-    def verify(self, block: mx.array, masks: mx.array | None = None) -> PendingPass:
+    def verify(
+        self, block: mx.array, masks: mx.array | None = None, choose: bool = True
+    ) -> PendingPass:
         """Send the target's pass over `block` [n], the anchor first. Does not wait.
 
         Args:
             masks: [n, words] the tokens that each row may choose; None for all.
+            choose: Whether the choice of a single row is used, or one with masks.
         """
         self.committed = None  # frees its recording before the next one is made
         with self._changing_caches():
-            return self._send(block.astype(mx.uint32), len(block), masks)
+            return self._send(block.astype(mx.uint32), len(block), masks, choose)
 
-    def _send(self, block, width, masks=None):
+    def _send(self, block, width, masks=None, choose=True):
         """One forward over `block` [n], and a choice after each row."""
         rows = len(block)
         short = rows > max(width, 1)  # a short prompt, of which the last row chooses
@@ -287,15 +290,13 @@ class Passes:
         if short:
             self.features.keep(features, rows, visible)
             block, logits, features = block[-1:], logits[:, -1:], None
-        logits = self.chooser.process(logits[0], self.history)
-        if masks is not None:
-            logits = mask_logits(logits, masks)
+        logits = mask_logits(self.chooser.process(logits[0], self.history), masks)
         first = self.rows + rows - len(block) + 1  # the position of the first choice
         choices = self.chooser.choose(logits, range(first, first + len(logits)))
         sent = PendingPass(block, width, first, choices, logits, features, tape)
         self.pending.append(sent)
         if width <= 1:  # a block is evaluated with the number of accepted drafts
-            mx.async_eval(choices, self.features.prompt)
+            mx.async_eval(choices if choose else logits, self.features.prompt)
         return sent
 
     def _forward(self, tokens, visible, block=False):

@@ -101,6 +101,11 @@ class Planner:
         """Whether plans depend on the drafter's confidence."""
         return self.controller.uses_confidence
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all rounds are plain."""
+        return self.controller.widest == 1
+
     def can_send_ahead(self) -> bool:
         """Whether a plain round follows the current one, whatever its token is, so that
         its pass can be sent before the token is read."""

@@ -35,13 +35,16 @@ def log_probabilities(logits: mx.array) -> mx.array:
     return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def mask_logits(logits: mx.array, masks: mx.array) -> mx.array:
+def mask_logits(logits: mx.array, masks: mx.array | None) -> mx.array:
     """Rows of logits [n, V] with -inf for all tokens that are not legal.
 
     Args:
         logits: Processed logits.
-        masks: [n, words] bits of the legal tokens, uint32, the lowest bit first.
+        masks: [n, words] bits of the legal tokens, uint32, the lowest bit first; None
+            if all are.
     """
+    if masks is None:
+        return logits
     bits = (masks[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1
     legal = bits.reshape(len(masks), -1)[:, : logits.shape[-1]] != 0
     return mx.where(legal, logits, mx.array(-mx.inf, logits.dtype))

@@ -56,6 +56,11 @@ class FixedWidth:
     width: int
     uses_confidence = False
 
+    @property
+    def widest(self) -> int:
+        """As Controller.widest."""
+        return self.width
+
     def plan(self, context: int, left: int, match: Proposal | None = None) -> Plan:
         """As Controller.plan."""
         width = min(self.width, left)

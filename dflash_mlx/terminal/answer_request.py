@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
@@ -34,6 +34,9 @@ from .answer_options import AnswerOptions, SamplingOptions, Shorthand
 from .options import check_exclusive, check_template_arguments, parse_object
 from .screen import progress
 from .streams import print_notice
+
+if TYPE_CHECKING:
+    from ..text.grammar import Grammar
 
 NO_HOME = (
     "This user has no home folder, so measurements and the history of chats are not "
@@ -195,6 +198,7 @@ class AnswerRequest(AnswerOptions):
         prompt: str | list[int],
         cache: PromptCache,
         progress: Callable[[int, int], None] | None = None,
+        grammar: Grammar | None = None,
     ) -> Iterator[GenerationResponse]:
         """Answer a prompt.
 
@@ -203,6 +207,7 @@ class AnswerRequest(AnswerOptions):
             prompt: What follows the content of `cache`.
             cache: Holds the beginning of the prompt, and afterwards the answer too.
             progress: Called with (prompt tokens done, prompt tokens in total).
+            grammar: What the answer may look like.
 
         Returns:
             The responses of engine.stream_generate.
@@ -226,4 +231,5 @@ class AnswerRequest(AnswerOptions):
             kv_group_size=self.kv_group_size,
             quantized_kv_start=self.quantized_kv_start,
             prompt_progress_callback=progress,
+            grammar=grammar,
         )

@@ -22,14 +22,17 @@ from ..errors import BrokenFileError, MissingFilesError, OptionError
 from ..pair import Pair
 from ..text.chat_template import apply_template, marks
 from ..text.prompt import encode
+from ..text.reasoning import behind_reasoning
 from .answer_options import PromptOptions, ThinkingOptions
 from .answer_request import AnswerRequest
+from .grammar_options import GrammarOptions
 from .options import check_exclusive
 from .screen import progress
 from .screen.status import DIM, print_message
 from .streams import print_notice
 from .thinking import Thinking, drafter_name, warnings
 
+NO_GRAMMAR = GrammarOptions()
 NO_TEMPLATE = (
     "This model has no chat template, so it continues the prompt as plain text. For "
     "answers, use an instruct model; --ignore-chat-template hides this note."
@@ -41,6 +44,7 @@ def run(
     prompt: str,
     prompt_options: PromptOptions,
     thinking_options: ThinkingOptions,
+    grammar_options: GrammarOptions = NO_GRAMMAR,
     *,
     as_json: bool = False,
     verbose: bool = True,
@@ -52,6 +56,7 @@ def run(
         prompt: The user's text.
         prompt_options: How the prompt becomes tokens.
         thinking_options: Whether the model reasons first.
+        grammar_options: What the answer may look like, behind the reasoning.
         as_json: Print one JSON object instead of streaming text.
         verbose: Print the summary on stderr.
     """
@@ -59,22 +64,29 @@ def run(
     request.template_arguments()  # refuses what is not valid
     check_cache_file(prompt_options.prompt_cache_file)
     encoder.check_options()
+    rules = grammar_options.read()
+    for name in grammar_options.given():
+        prefilled = prompt_options.prefill_response is not None
+        check_exclusive("--prefill-response", name, prefilled)
     shown = progress.wanted(verbose, as_json)
     pair, tokenizer = request.load(shown)
     encoder.check_tokenizer(tokenizer)
+    grammar = grammar_options.compile(rules, tokenizer)
     for warning in warnings(encoder.thinking, request, pair, tokenizer):
         print_notice(warning)
     cache = open_cache(prompt_options.prompt_cache_file, pair, request.max_kv_size)
     whole, found = encoder.encode(prompt, tokenizer)
     if notice := mismatch_notice(cache.text, whole):
         print_notice(notice)
+    if grammar is not None:
+        grammar = behind_reasoning(grammar, tokenizer, whole)
     ids = cache.reuse(whole, found)
     given, request = request, request.with_seed()
     ending = Ending(given, request, pair, as_json, verbose)
     text, last = "", None
     try:
         with progress.PrefillBar(shown) as prefill:
-            for last in request.stream(pair, tokenizer, ids, cache, prefill):
+            for last in request.stream(pair, tokenizer, ids, cache, prefill, grammar):
                 text += last.text
                 if not as_json:
                     print(last.text, end="", flush=True)

@@ -127,7 +127,7 @@ class Grammar:
             )
         return cls(vocabulary, base)
 
-    def after(self, *markers: str) -> Grammar:
+    def after(self, *markers: str, opening: str = "") -> Grammar:
         """The same grammar, which begins behind one of these texts.
 
         What comes before is free, and may end the answer. A marker may be one token or
@@ -137,13 +137,20 @@ class Grammar:
 
         Args:
             markers: For example the end of reasoning, or the beginning of a call.
+            opening: A text of one token. If it is given, only an answer that begins
+                with it is free up to a marker; any other begins with the grammar.
 
         Raises:
-            GrammarError: There is no marker, or an empty one.
+            GrammarError: There is no marker, or an empty one, or `opening` has several
+                tokens.
         """
         if not markers or not all(markers):
             raise GrammarError("A marker must have at least one character.")
-        return replace(self, markers=Markers(self.vocabulary, self.base, markers))
+        token = self.vocabulary.token_of(opening) if opening else None
+        if opening and token is None:
+            raise GrammarError(f"{opening!r} is not one token of this tokenizer.")
+        found = Markers(self.vocabulary, self.base, markers, token)
+        return replace(self, markers=found)
 
     def start(self) -> Matcher:
         """A Matcher for one answer."""

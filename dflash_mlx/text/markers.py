@@ -22,10 +22,18 @@ class Markers:
         vocabulary: The tokenizer's.
         base: llguidance's matcher before the first token; only copied.
         markers: The texts.
+        opening: The token that an answer begins with if it has a marker; None if any
+            answer may have one.
     """
 
-    def __init__(self, vocabulary: Vocabulary, base: LLMatcher, markers: Sequence[str]):
-        self.vocabulary, self.base = vocabulary, base
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        base: LLMatcher,
+        markers: Sequence[str],
+        opening: int | None = None,
+    ):
+        self.vocabulary, self.base, self.opening = vocabulary, base, opening
         self.markers = [marker.encode() for marker in markers]
         self._beginnings = {m[:i] for m in self.markers for i in range(1, len(m))}
         self._holders = vocabulary.holding(self.markers)

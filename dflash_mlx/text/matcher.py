@@ -49,7 +49,9 @@ class Matcher:
         self, vocabulary: Vocabulary, base: LLMatcher, markers: Markers | None = None
     ):
         self.vocabulary, self._base, self._markers = vocabulary, base, markers
-        self.active = markers is None
+        # The token that would switch the masks off, at the beginning of the answer.
+        self._opening = markers and markers.opening
+        self.active = markers is None or self._opening is not None
         self._partial = b""  # the text's end, if it may be the beginning of a marker
         self._matcher = base.deep_copy()
         self._followed: list[int] = []  # what that has consumed of committed tokens
@@ -68,7 +70,7 @@ class Matcher:
         Raises:
             GrammarError: No token is legal after the committed ones.
         """
-        before = self.active, self._partial
+        before = self.active, self._partial, self._opening
         self._rows, self._width = [], width
         consumed: list[int] = []
         masked = False
@@ -91,7 +93,7 @@ class Matcher:
             self._matcher = self._base.deep_copy()
             consumed, _ = [], self._consume(self._followed)
         finally:
-            self.active, self._partial = before
+            self.active, self._partial, self._opening = before
             self._take_back(len(consumed))
         return Walk(len(self._rows) - 1, np.stack(self._rows) if masked else None)
 
@@ -100,7 +102,7 @@ class Matcher:
 
         If the answer is complete behind them, a token that ends it is the last one.
         """
-        if not self.active:
+        if not self.active or self._opening is not None:
             return []
         tokens = self._matcher.compute_ff_tokens()
         consumed = self._matcher.try_consume_tokens(tokens)
@@ -127,6 +129,10 @@ class Matcher:
     def _advance(self, token) -> list[int]:
         """Follow a token; return what llguidance's matcher has consumed for it."""
         tokens = [token]
+        opening, self._opening = self._opening, None
+        if opening == token:
+            self.active = False
+            return []
         if not self.active:
             self._partial, tokens = self._markers.step(self._partial, token)
             if tokens is None:
@@ -159,6 +165,8 @@ class Matcher:
         for token in self.vocabulary.eos if ends else self.vocabulary.text_eos:
             if token < width:
                 put(row, token, ends)
+        if self._opening is not None and self._opening < width:
+            put(row, self._opening, True)
         if not row.any():
             raise GrammarError(
                 "The grammar allows no token of this model here, so the answer cannot "

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .stream import overlap
 from .tool_calls import find_format
+
+if TYPE_CHECKING:
+    from .grammar import Grammar
 
 Kind = Literal["reasoning", "answer"]
 # Where a text is. "start": before the first word of the answer, where reasoning may
@@ -118,6 +121,9 @@ HARMONY = Markers(
     recipients=True,
 )
 
+# The marker before the answer of gpt-oss. Other messages may be calls.
+FINAL = "<|channel|>final<|message|>"
+
 
 def find_markers(tokenizer: Any) -> Markers:
     """The markers of a tokenizer's model; none if it does not mark its reasoning.
@@ -170,6 +176,36 @@ def make_splitter(
     tail = list(prompt) if continue_final_message else list(prompt)[-TAIL:]
     text = tokenizer.decode(tail)
     return Splitter(markers, markers.state_after(text, continue_final_message))
+
+
+def behind_reasoning(
+    grammar: Grammar, tokenizer: Any, prompt: Sequence[int]
+) -> Grammar:
+    """A grammar for the answer that follows the reasoning, if the model reasons.
+
+    Args:
+        grammar: Of the answer.
+        tokenizer: mlx-lm's TokenizerWrapper.
+        prompt: Token ids. Where its end closes the reasoning, there is none.
+    """
+    markers = find_markers(tokenizer)
+    text = tokenizer.decode(list(prompt)[-TAIL:])
+    state = markers.state_after(text)
+    ends = [edge.marker for edge in markers.edges.get("reasoning", ())]
+    headers = markers.edges.get("header", ())
+    starts = [e.marker for e in headers if e.state == "answer" and not e.keep]
+    starts = [FINAL] if markers is HARMONY else starts
+    if state == "header" or (state == "reasoning" and starts):
+        return grammar.after(*starts)
+    if state == "reasoning":
+        return grammar.after(*ends)
+    if state == "answer" or text.rstrip().endswith(tuple(ends)):
+        return grammar
+    # The model may open its reasoning itself, or answer at once.
+    opening = next(e.marker for e in markers.edges["start"] if e.state == "reasoning")
+    if grammar.vocabulary.token_of(opening) is None:
+        return grammar
+    return grammar.after(*ends, opening=opening)
 
 
 class Splitter:

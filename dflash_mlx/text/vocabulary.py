@@ -95,6 +95,11 @@ class Vocabulary:
         """The bytes of a token; none for one that only pads the logits."""
         return self.texts[token] if token < len(self) else b""
 
+    def token_of(self, text: str) -> int | None:
+        """The token of a text; None if the text is several."""
+        tokens = self.tokens.tokenize_str(text, parse_special=True)
+        return tokens[0] if len(tokens) == 1 else None
+
     @cached_property
     def _sorted(self) -> list[tuple[bytes, int]]:
         return sorted((text, i) for i, text in enumerate(self.texts))

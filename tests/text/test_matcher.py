@@ -142,3 +142,24 @@ def test_a_draft_that_leads_nowhere_is_dropped():
         matcher.walk([], 4)
     with pytest.raises(GrammarError, match="cannot begin"):
         Grammar.of_regex(tokenizer, "c")
+
+
+def test_an_answer_may_begin_with_the_opening_of_reasoning_or_with_the_grammar():
+    optional = grammar("[0-9]{2}").after("</think>", opening="<|im_start|>")
+    matcher = optional.start()
+    assert matcher.active and bits(matcher.walk([], 512).masks[0]) == [1, *DIGITS]
+    assert matcher.forced() == []
+    assert matcher.walk([*encode("12"), EOS], 512).legal == 3
+    thought = [1, *encode("so</think>")]
+    assert matcher.walk([*thought, *encode("12"), EOS], 512).legal == len(thought) + 3
+    assert matcher.walk([*thought, 1], 512).legal == len(thought)
+    assert matcher.walk([*encode("1"), 1], 512).legal == 1
+    matcher.walk([], 512)
+    matcher.accept([1])
+    assert not matcher.active and matcher.walk(encode("so"), 512).masks is None
+    other = optional.start()
+    other.walk([], 512)
+    other.accept(encode("1"))
+    assert bits(other.walk([], 512).masks[0]) == DIGITS
+    with pytest.raises(GrammarError, match="'ab<' is not one token"):
+        grammar("a").after("x", opening="ab<")

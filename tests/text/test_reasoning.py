@@ -1,19 +1,24 @@
 """Reasoning and answer are separated wherever the pieces of the text are cut."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from dflash_mlx.text.grammar import Grammar
 from dflash_mlx.text.reasoning import (
     HARMONY,
     LONGEST_HEADER,
     Edge,
     Markers,
     Splitter,
+    behind_reasoning,
     find_markers,
     make_splitter,
     tag_markers,
 )
+from tests.equipment.grammars import encode, tiny_tokenizer
 
 THINK = tag_markers("<think>", "</think>")
 CHANNEL = tag_markers("<|channel>thought", "<channel|>")
@@ -248,3 +253,53 @@ def test_structural_markers_are_dropped():
     splitter = make_splitter(model)
     parts = splitter.push("<think>a</think>b<|turn|>c") + splitter.close()
     assert parts == [("reasoning", "a"), ("answer", "b"), ("answer", "c")]
+
+
+def thinking_tokenizer():
+    """The embedded pair's, with the tags of reasoning."""
+    fast = copy.deepcopy(tiny_tokenizer()._tokenizer)
+    fast.add_tokens(["<think>", "</think>"])
+    return TokenizerWrapper(fast, eos_token_ids=[2])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "legal"),
+    [
+        ("<|im_start|>assistant\n", "12", True),
+        ("<|im_start|>assistant\n", "<think>so</think>12", True),
+        ("<|im_start|>assistant\n", "<think>so</think>so", False),
+        ("<|im_start|>assistant\n", "so</think>12", False),
+        ("<|im_start|>assistant\n<think>", "so</think>12", True),
+        ("<|im_start|>assistant\n<think>", "</think>12", True),
+        ("<|im_start|>assistant\n<think>", "so</think>so", False),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "12", True),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "<think>", False),
+    ],
+)
+def test_a_grammar_begins_behind_the_reasoning(prompt, answer, legal):
+    model = thinking_tokenizer()
+    grammar = Grammar.of_regex(model, "[0-9]{2}")
+    ids = model.encode(prompt, add_special_tokens=False)
+    grammar = behind_reasoning(grammar, model, ids)
+    tokens = model.encode(answer, add_special_tokens=False)
+    assert (grammar.start().walk(tokens, 600).legal == len(tokens)) == legal
+
+
+def test_a_grammar_without_reasoning_is_left():
+    model = tiny_tokenizer()
+    grammar = Grammar.of_regex(model, "[0-9]{2}")
+    assert behind_reasoning(grammar, model, [1, 5]) is grammar
+
+
+def test_a_grammar_is_for_the_final_channel():
+    fast = copy.deepcopy(tiny_tokenizer()._tokenizer)
+    fast.add_tokens(["<|channel|>", "<|message|>", "<|start|>", "<|end|>"])
+    model = TokenizerWrapper(fast, eos_token_ids=[2])
+    grammar = Grammar.of_regex(model, "[0-9]{2}")
+    grammar = behind_reasoning(grammar, model, [5])
+    start = "<|channel|>analysis<|message|>so<|end|><|start|>assistant"
+    for answer, legal in (("12", 2), ("so", 0)):
+        text = start + "<|channel|>final<|message|>"
+        before = model.encode(text, add_special_tokens=False)
+        tokens = [*before, *encode(answer)]
+        assert grammar.start().walk(tokens, 600).legal == len(before) + legal
