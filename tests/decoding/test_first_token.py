@@ -56,9 +56,9 @@ def noted(known, monkeypatch, window=None, drafting=True, **options):
     """Events before the first round and in the second, and the decoding."""
     events, verify = [], Passes.verify
 
-    def note_pass(self, block, masks=None):
+    def note_pass(self, block, *options, **named):
         events.append(f"verify {len(block)}")
-        return verify(self, block, masks)
+        return verify(self, block, *options, **named)
 
     monkeypatch.setattr(Passes, "verify", note_pass)
     model, prompt, answer = known
