@@ -8,7 +8,8 @@ any time: the caches then hold exactly what was yielded.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -27,6 +28,7 @@ from .passes import Passes, Progress
 from .pending import PendingPass
 from .planner import Planner
 from .recovery import Recovery
+from .requests import DraftRequest, Request, VerifyRequest
 from .round import Scan, Stops, play_round
 from .sampling import Chooser, LogitsProcessor, Sampler
 
@@ -106,20 +108,25 @@ def decode(
     passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting, keep)
     planner = make_planner(pair, cache, stops, block_size if drafting else 1)
     pipeline = Pipeline(passes, planner, stops, recovery, constraint)
-    yield from _answer(pipeline, prefill_step_size, recovery.wrap_callback(progress))
+    steps = _answer(pipeline, prefill_step_size, recovery.wrap_callback(progress))
+    with closing(steps):
+        for each in steps:
+            if isinstance(each, Round):  # requests are fulfilled by the answer itself
+                yield each
 
 
 def _answer(
     pipeline: Pipeline, step: int, progress: Progress | None
-) -> Iterator[Round]:
-    """Yield the rounds of an answer, which start again after a kernel fails."""
+) -> Iterator[Round | Request | None]:
+    """Yield the rounds of an answer, which start again after a kernel fails, and
+    between them requests, or None where a chunk of the prompt was passed."""
 
     def attempt(again):
         pipeline.planner.reset()
         if again:
-            first = pipeline.passes.restart(step)
+            first = yield from pipeline.passes.restart(step)
         else:
-            first = pipeline.passes.prefill(step, progress)
+            first = yield from pipeline.passes.prefill(step, progress)
         yield from _rounds(pipeline, first)
 
     try:
@@ -128,19 +135,19 @@ def _answer(
         pipeline.passes.close()
 
 
-def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round]:
-    """Yield the rounds of an answer, whose first pass is already sent."""
+def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round | Request]:
+    """Yield the rounds of an answer, whose first pass is already sent, and requests."""
     planner, stops, recovery = pipeline.planner, pipeline.stops, pipeline.recovery
     pipeline.begin(first)
     plan = Plan(first.width)
     while not stops.ended:
-        round = play_round(pipeline, plan, stops)
+        round = yield from play_round(pipeline, plan, stops)
         first = round.width == 0  # of the answer: nothing delays it
         if not first:
             planner.report(round)
             if not (stops.ended or recovery.deferred):
                 with recovery.defer(BaseException):
-                    plan = pipeline.prepare()
+                    plan = yield from pipeline.prepare()
         with planner.watch.paused():
             yield round
         pipeline.passes.check_thread()
@@ -148,7 +155,7 @@ def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round]:
         if first and not stops.ended:
             pipeline.passes.finish_prefill()
             planner.report(round)
-            plan = pipeline.prepare()
+            plan = yield from pipeline.prepare()
 
 
 class Pipeline:
@@ -184,13 +191,15 @@ class Pipeline:
         self.ahead: PendingPass | None = first  # the next round's pass
         self.drafted: tuple[mx.array, mx.array | None] | None = None  # its block
 
-    def prepare(self) -> Plan:
+    def prepare(self) -> Generator[Request, None, Plan]:
         """Plan the next round and start its draft, which changes no cache."""
         if self.ahead is not None:
             return Plan()
         forced = self.planner.forced = self._forced()
         plan = self.planner.next()
-        block, confidence = self.passes.draft(plan, self.planner.uses_confidence)
+        request = DraftRequest(self.passes, plan, self.planner.uses_confidence)
+        yield request
+        block, confidence = request.result()
         if forced and plan.source == DRAFTER:
             block, confidence = put_first(forced, block, confidence)
         self.drafted = block, confidence
@@ -215,13 +224,17 @@ class Pipeline:
         legal = self.constraint.keep_legal(block, self.passes.chooser.vocab_size)
         return self.planner.drop_illegal(block, len(legal))
 
-    def verify(self, block: mx.array) -> tuple[mx.array, mx.array]:
+    def verify(
+        self, block: mx.array
+    ) -> Generator[Request, None, tuple[mx.array, mx.array]]:
         """Send the pass over a block, and the next single row behind it if one
         follows; the choices [n] and logits [n, V] of the first."""
         sent, self.ahead = self.ahead, None
         masks = self.constraint and self.constraint.masks
         if sent is None:
-            sent = self.passes.verify(block, masks)
+            request = VerifyRequest(self.passes, block, masks)
+            yield request
+            sent = request.result()
         elif masks is not None:
             sent = sent.masked(masks, self.passes.chooser)
         masked = self.constraint is not None and self.constraint.active

@@ -6,7 +6,7 @@ yet. Does not know when an answer ends or what a round should do; see round.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 
@@ -99,7 +99,9 @@ class Passes:
         """Rows in the target's cache, pending ones included."""
         return self.cache.rows + self.pending_rows
 
-    def prefill(self, step: int, progress: Progress | None = None) -> PendingPass:
+    def prefill(
+        self, step: int, progress: Progress | None = None
+    ) -> Generator[None, None, PendingPass]:
         """Pass the prompt in chunks of `step` rows and its last token alone, as mlx-lm
         does; a short one at once, where both give the same bits.
 
@@ -109,11 +111,17 @@ class Passes:
 
         Args:
             progress: Called with (prompt rows done, all of them).
+
+        Yields:
+            None after each chunk but the last pass: places to let other answers go on.
+
+        Returns:
+            The pass whose last row chooses the first token.
         """
         text, cache = self.cache.text, self.cache
         total = len(text) - cache.rows
         last = total if self._is_short(total, step) else 1
-        self._feed(len(text) - last, step, progress)
+        yield from self._feed(len(text) - last, step, progress)
         with self._changing_caches():
             sent = self._send(mx.array(text[-last:], dtype=mx.uint32), width=0)
             cache.rows += last
@@ -139,9 +147,11 @@ class Passes:
         self._flush_features()
         mx.eval(self.features.contexts())
 
-    def restart(self, step: int) -> PendingPass:
+    def restart(self, step: int) -> Generator[None, None, PendingPass]:
         """Compute the caches again from the text, since a failure may have left any
         array wrong. If the answer has begun, its last token is passed as a pending row.
+
+        Yields, returns: As `prefill`.
         """
         marks = self.cache.marks
         with self._changing_caches():
@@ -150,16 +160,18 @@ class Passes:
             self._own_cache()
         text = self.cache.text
         if len(text) == self.prompt_end:
-            return self.prefill(step)
+            return (yield from self.prefill(step))
         self.kept_tokens = len(text)
-        self._feed(self.prompt_end - 1, step)
+        yield from self._feed(self.prompt_end - 1, step)
         with block_masks(self.cache.target):  # these rows were in blocks at first
-            self._feed(len(text) - 1, step)
+            yield from self._feed(len(text) - 1, step)
         return self.verify(mx.array(text[-1:]))
 
-    def _feed(self, end: int, step: int, progress: Progress | None = None):
-        """Pass the text's rows before `end` in chunks; none extends over a mark of the
-        cache."""
+    def _feed(
+        self, end: int, step: int, progress: Progress | None = None
+    ) -> Iterator[None]:
+        """Pass the text's rows before `end` in chunks, none of which extends over a
+        mark of the cache. Yields after each."""
         text, cache = self.cache.text, self.cache
         first, total = cache.rows, len(text) - cache.rows
         if progress:
@@ -183,6 +195,7 @@ class Passes:
             mx.clear_cache()
             if progress:
                 progress(cache.rows - first, total)
+            yield
         if self.chooser.needs_tokens:
             self.history = mx.array(text[: cache.rows], dtype=mx.uint32)
 

@@ -97,7 +97,8 @@ class Deferral:
         pass
 
     def __exit__(self, kind, error, trace) -> bool:
-        deferred = isinstance(error, self.kinds)
+        # A generator that is closed must end here.
+        deferred = isinstance(error, self.kinds) and kind is not GeneratorExit
         if deferred:
             self.recovery._error = error
         return deferred

@@ -8,8 +8,8 @@ row. Does not know how passes are computed (passes.py), which of them are sent e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Callable, Collection, Generator
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -27,14 +27,19 @@ class RoundPasses(Protocol):
     def draft(self, plan: Plan) -> mx.array:
         """The block [n] to verify: the anchor, then n - 1 drafts. Lazy."""
 
-    def verify(self, block: mx.array) -> tuple[mx.array, mx.array]:
-        """The target's choice [n] after each row, and the logits [n, V]. Lazy."""
+    def verify(
+        self, block: mx.array
+    ) -> Generator[Any, None, tuple[mx.array, mx.array]]:
+        """The target's choice [n] after each row, and the logits [n, V]. Lazy. Yields
+        the request for the pass, which other answers may share."""
 
     def commit(self, tokens: list[int]) -> None:
         """Append the round's tokens to the text, and drop all other rows."""
 
 
-def play_round(passes: RoundPasses, plan: Plan, stops: Stops) -> Round:
+def play_round(
+    passes: RoundPasses, plan: Plan, stops: Stops
+) -> Generator[Any, None, Round]:
     """Decode one round.
 
     Args:
@@ -42,11 +47,14 @@ def play_round(passes: RoundPasses, plan: Plan, stops: Stops) -> Round:
         plan: Rows to verify and the source of the drafts; a width of 0 is the prefill.
         stops: Decide where the text ends.
 
+    Yields:
+        Requests for passes; see requests.py.
+
     Returns:
         The committed tokens, with counts and logits.
     """
     block = passes.draft(plan)  # [n]: the anchor, then the drafts
-    choices, logits = passes.verify(block)  # [n]: the target's choice after each row
+    choices, logits = yield from passes.verify(block)  # [n]: the target's choices
     accepted = leading_equal(choices[:-1], block[1:])
     kept = read(choices, accepted)  # the accepted drafts and the bonus token
     tokens = stops.cut(kept)

@@ -19,6 +19,7 @@ from .. import device
 from ..cache.prompt_cache import PromptCache
 from ..decoding.passes import Passes
 from ..decoding.pending import PendingPass
+from ..decoding.requests import run_alone
 from ..decoding.sampling import Chooser
 from ..hub.registry import numbers_of
 from ..metal.kernel import KERNEL_ERRORS, error_summary
@@ -178,7 +179,7 @@ def measure(
     prompt = mx.random.randint(0, vocab, (PROMPT,), key=key).tolist()
     cache, chooser = PromptCache(pair), Chooser(Sampling())
     passes = Passes(pair, cache, prompt, chooser, KVBits(), drafting=True)
-    commit_one(passes, passes.prefill(PROMPT))
+    commit_one(passes, run_alone(passes.prefill(PROMPT)))
     verify = dict(known.verify) if known else {}
     draft = dict(known.draft) if known else {}
     widths = list(widths_to_measure(pair.drafter.block_size))

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import pytest
 
+from dflash_mlx.decoding.requests import run_alone
 from dflash_mlx.decoding.round import Stops, leading_equal, play_round
 from dflash_mlx.speculation.controller import Plan
 from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN
@@ -23,6 +24,7 @@ class FakePasses:
 
     def verify(self, block):
         self.steps.append("verify")
+        yield
         choices = mx.array(WANTED[: len(block)], dtype=mx.uint32)
         return choices, mx.zeros((len(block), 9))
 
@@ -34,7 +36,7 @@ class FakePasses:
 def play(drafts, plan=None, stop_ids=(), scan=None, left=99):
     passes, stops = FakePasses(drafts), Stops(stop_ids, scan, left)
     plan = plan or Plan(len(drafts) + 1, DRAFTER)
-    return play_round(passes, plan, stops), passes, stops
+    return run_alone(play_round(passes, plan, stops)), passes, stops
 
 
 @pytest.mark.parametrize("right", range(5))
