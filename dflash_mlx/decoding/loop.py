@@ -9,7 +9,6 @@ any time: the caches then hold exactly what was yielded.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -24,11 +23,12 @@ from ..speculation.lookup import Lookup
 from ..text.prompt import token_ids
 from ..types import KVBits, Round, Sampling, check_block_size, require
 from .constraint import Constraint, put_first
-from .passes import Passes, Progress
+from .passes import Passes
 from .pending import PendingPass
 from .planner import Planner
+from .prefill import Progress, prefill, restart
 from .recovery import Recovery
-from .requests import DraftRequest, Request, VerifyRequest
+from .requests import ChunkPassed, DraftRequest, Request, VerifyRequest, only
 from .round import Scan, Stops, play_round
 from .sampling import Chooser, LogitsProcessor, Sampler
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # llguidance is read when a grammar is made
 EXACT_ROWS = f"{MAX_ROWS} or less with --exact"
 
 
-def decode(
+def decode_steps(
     pair: Pair,
     prompt_ids: Sequence[int],
     *,
@@ -56,7 +56,7 @@ def decode(
     kv: KVBits = KVBits(),
     progress: Progress | None = None,
     grammar: Grammar | None = None,
-) -> Iterator[Round]:
+) -> Iterator[Round | Request | ChunkPassed]:
     """Decode a block at a time; every token is the target's own choice.
 
     Args:
@@ -79,7 +79,9 @@ def decode(
             tokenizer's model are stop tokens.
 
     Yields:
-        Rounds; the first has the one token that the prefill gives.
+        Rounds; the first has the one token that the prefill gives. Of `decode_steps`
+        also requests for passes, which the answer fulfils itself if its caller does
+        not, and ChunkPassed after each chunk of the prompt.
 
     Raises:
         PromptError, OptionError: Before anything is computed.
@@ -108,25 +110,23 @@ def decode(
     passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting, keep)
     planner = make_planner(pair, cache, stops, block_size if drafting else 1)
     pipeline = Pipeline(passes, planner, stops, recovery, constraint)
-    steps = _answer(pipeline, prefill_step_size, recovery.wrap_callback(progress))
-    with closing(steps):
-        for each in steps:
-            if isinstance(each, Round):  # requests are fulfilled by the answer itself
-                yield each
+    yield from _answer(pipeline, prefill_step_size, recovery.wrap_callback(progress))
+
+
+decode = only(Round, decode_steps, "decode")
 
 
 def _answer(
     pipeline: Pipeline, step: int, progress: Progress | None
-) -> Iterator[Round | Request | None]:
-    """Yield the rounds of an answer, which start again after a kernel fails, and
-    between them requests, or None where a chunk of the prompt was passed."""
+) -> Iterator[Round | Request | ChunkPassed]:
+    """Yield the steps of an answer, which start again after a kernel fails."""
 
     def attempt(again):
         pipeline.planner.reset()
         if again:
-            first = yield from pipeline.passes.restart(step)
+            first = yield from restart(pipeline.passes, step)
         else:
-            first = yield from pipeline.passes.prefill(step, progress)
+            first = yield from prefill(pipeline.passes, step, progress)
         yield from _rounds(pipeline, first)
 
     try:

@@ -1,4 +1,4 @@
-"""The passes of one answer: prefill, drafts, verified blocks, commits.
+"""The passes of one answer: drafts, verified blocks, commits.
 
 Owns the caches while an answer is decoded, and the rows in them that are not committed
 yet. Does not know when an answer ends or what a round should do; see round.py.
@@ -6,18 +6,17 @@ yet. Does not know when an answer ends or what a round should do; see round.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from threading import get_ident
 
 import mlx.core as mx
 
 from ..cache import rollback
-from ..cache.kinds import block_masks, flat
 from ..cache.prompt_cache import PromptCache
-from ..cache.state import can_cut_anywhere
 from ..errors import OptionError
 from ..models.drafters.base import Confident
+from ..models.targets.replay import Tape
 from ..pair import Pair
 from ..speculation.controller import Plan
 from ..types import KVBits
@@ -25,13 +24,11 @@ from .features import FeatureQueue
 from .pending import PendingPass
 from .sampling import Chooser, mask_logits
 
-# A prompt of so many rows is passed at once: where a pass's time is that of reading the
-# weights, its last row costs a second pass otherwise.
-SHORT_ROWS = 64
 # Tokens between two times that MLX's cache of free buffers is emptied, as in mlx-lm.
 CLEAR_EVERY = 256
 
-Progress = Callable[[int, int], None]
+# Of a pass over n rows: logits [1, n, V], features [1, n, F], and the recording.
+Forward = tuple[mx.array, mx.array, Tape | None]
 
 
 class Passes:
@@ -99,107 +96,21 @@ class Passes:
         """Rows in the target's cache, pending ones included."""
         return self.cache.rows + self.pending_rows
 
-    def prefill(
-        self, step: int, progress: Progress | None = None
-    ) -> Generator[None, None, PendingPass]:
-        """Pass the prompt in chunks of `step` rows and its last token alone, as mlx-lm
-        does; a short one at once, where both give the same bits.
-
-        The features of each chunk go to the drafter and are dropped; those of the last
-        one are kept until after the first token. Logits are lazy, so only those of the
-        last pass are computed.
-
-        Args:
-            progress: Called with (prompt rows done, all of them).
-
-        Yields:
-            None after each chunk but the last pass: places to let other answers go on.
-
-        Returns:
-            The pass whose last row chooses the first token.
-        """
-        text, cache = self.cache.text, self.cache
-        total = len(text) - cache.rows
-        last = total if self._is_short(total, step) else 1
-        yield from self._feed(len(text) - last, step, progress)
-        with self._changing_caches():
-            sent = self._send(mx.array(text[-last:], dtype=mx.uint32), width=0)
-            cache.rows += last
-        if progress:
-            progress(total, total)
-        return sent
-
-    def _is_short(self, rows, step):
-        """Whether the prompt's last `rows` rows are passed at once."""
-        cache = self.cache
-        # A mark before the last row needs no stop where only drafters need snapshots.
-        return (
-            rows <= min(step, SHORT_ROWS)
-            and cache.to_mark() >= rows - 1
-            and not self.kv.bits
-            and all(can_cut_anywhere(entry) for entry in flat(cache.target))
-            and self.target.blocks_agree
-        )
+    def forget_rows(self) -> None:
+        """Make new caches, since a failure may have left any array wrong."""
+        marks = self.cache.marks
+        with self.changing_caches():
+            self.cache.forget_rows()
+            self.cache.marks = marks
+            self._own_cache()
 
     def finish_prefill(self) -> None:
         """Give the drafter what the first token did not wait for, and wait until it is
         computed, so that the next round's time does not include it."""
-        self._flush_features()
+        self.flush_features()
         mx.eval(self.features.contexts())
 
-    def restart(self, step: int) -> Generator[None, None, PendingPass]:
-        """Compute the caches again from the text, since a failure may have left any
-        array wrong. If the answer has begun, its last token is passed as a pending row.
-
-        Yields, returns: As `prefill`.
-        """
-        marks = self.cache.marks
-        with self._changing_caches():
-            self.cache.forget_rows()
-            self.cache.marks = marks
-            self._own_cache()
-        text = self.cache.text
-        if len(text) == self.prompt_end:
-            return (yield from self.prefill(step))
-        self.kept_tokens = len(text)
-        yield from self._feed(self.prompt_end - 1, step)
-        with block_masks(self.cache.target):  # these rows were in blocks at first
-            yield from self._feed(len(text) - 1, step)
-        return self.verify(mx.array(text[-1:]))
-
-    def _feed(
-        self, end: int, step: int, progress: Progress | None = None
-    ) -> Iterator[None]:
-        """Pass the text's rows before `end` in chunks, none of which extends over a
-        mark of the cache. Yields after each."""
-        text, cache = self.cache.text, self.cache
-        first, total = cache.rows, len(text) - cache.rows
-        if progress:
-            progress(0, total)
-        self._flush_features()
-        cache.snapshot()
-        while cache.rows < end:
-            n = min(step, end - cache.rows, cache.to_mark())
-            chunk = mx.array(text[cache.rows : cache.rows + n], dtype=mx.uint32)
-            visible = self._visible(n)
-            # A snapshot copies the drafter's context, which has to be complete.
-            later = cache.rows + n == end and n < cache.to_mark()
-            take = self.features.keep if later else self.features.extend
-            with self._changing_caches():
-                # No name for the features: they are freed as soon as they are used.
-                take(self._forward(chunk, visible)[1], n, visible)
-                cache.quantize(self.kv)
-                cache.rows += n
-                cache.evaluate(self.features.prompt)
-            cache.snapshot()
-            mx.clear_cache()
-            if progress:
-                progress(cache.rows - first, total)
-            yield
-        if self.chooser.needs_tokens:
-            self.history = mx.array(text[: cache.rows], dtype=mx.uint32)
-
-    def _visible(self, n):
+    def visible(self, n: int) -> int:
         """How many of the next n prompt rows lie in the drafter's window, seen from the
         text's end or from the next mark, where a later prompt may continue."""
         if not self.drafting:
@@ -218,7 +129,7 @@ class Passes:
             )
 
     @contextmanager
-    def _changing_caches(self):
+    def changing_caches(self):
         """Remember if an exception interrupts a change of the caches.
 
         Raises:
@@ -266,7 +177,7 @@ class Passes:
         return block, confidence
 
     def _propose(self, anchor, width, with_confidence):
-        self._flush_features()
+        self.flush_features()
         history = None
         if self.chooser.needs_tokens:
             history = mx.concatenate([self.history, anchor])
@@ -278,24 +189,44 @@ class Passes:
         return drafts[0].astype(mx.uint32), confidence[0].astype(mx.float32)
 
     def verify(
-        self, block: mx.array, masks: mx.array | None = None, choose: bool = True
+        self,
+        block: mx.array,
+        masks: mx.array | None = None,
+        choose: bool = True,
+        computed: Forward | None = None,
     ) -> PendingPass:
         """Send the target's pass over `block` [n], the anchor first. Does not wait.
 
         Args:
             masks: [n, words] the tokens that each row may choose; None for all.
             choose: Whether the choice of a single row is used, or one with masks.
+            computed: What the pass gives, if it was computed with those of others.
         """
         self.committed = None  # frees its recording before the next one is made
-        with self._changing_caches():
-            return self._send(block.astype(mx.uint32), len(block), masks, choose)
+        with self.changing_caches():
+            block = block.astype(mx.uint32)
+            return self.send(block, len(block), masks, choose, computed)
 
-    def _send(self, block, width, masks=None, choose=True):
-        """One forward over `block` [n], and a choice after each row."""
+    def send(
+        self,
+        block: mx.array,
+        width: int,
+        masks: mx.array | None = None,
+        choose: bool = True,
+        computed: Forward | None = None,
+    ) -> PendingPass:
+        """One forward over `block` [n], and a choice after each row.
+
+        Args:
+            width: As in PendingPass.
+            masks, choose, computed: As in `verify`.
+        """
         rows = len(block)
         short = rows > max(width, 1)  # a short prompt, of which the last row chooses
-        visible = self._visible(rows) if short else rows
-        logits, features, tape = self._forward(block, visible, width > 1)
+        visible = self.visible(rows) if short else rows
+        if computed is None:
+            computed = self.forward(block, visible, width > 1)
+        logits, features, tape = computed
         if width <= 1:
             self.cache.quantize(self.kv)
         if self.chooser.needs_tokens:
@@ -312,7 +243,13 @@ class Passes:
             mx.async_eval(choices if choose else logits, self.features.prompt)
         return sent
 
-    def _forward(self, tokens, visible, block=False):
+    def forward(self, tokens: mx.array, visible: int, block: bool = False) -> Forward:
+        """The target's pass over tokens [n].
+
+        Args:
+            visible: Rows of them that the drafter sees.
+            block: Rows may be taken back.
+        """
         taps = self.taps if visible else ()
         if block:
             return self.target.verify(tokens[None], self.cache.target, taps)
@@ -323,7 +260,7 @@ class Passes:
         rows that led to them and no others."""
         sent = self.pending[0]
         keep = len(tokens) if sent.width else 0
-        with self._changing_caches():
+        with self.changing_caches():
             self.cache.text += tokens
             self._commit_rows(sent, keep)
         self.committed = (sent, keep) if keep > 1 else None
@@ -368,7 +305,7 @@ class Passes:
         del cache.text[max(cache.rows, self.kept_tokens) :]
         if get_ident() != self.thread:  # these features are pending
             self.features.rounds = []
-        self._flush_features()
+        self.flush_features()
         pending_rows = self.pending_rows
         if not self.interrupted and self.pending and self.pending[0].width > 1:
             self._cut(self.pending[0], 1)
@@ -407,6 +344,6 @@ class Passes:
             if get_ident() == self.thread:
                 raise
 
-    def _flush_features(self):
+    def flush_features(self):
         """Give the drafter the features of committed rows that it lacks."""
         self.features.flush()

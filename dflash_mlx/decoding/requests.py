@@ -7,17 +7,23 @@ fulfils it itself when it goes on. Does not know who drives it.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import functools
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import mlx.core as mx
 
 from ..speculation.controller import Plan
-from .passes import Passes
 from .pending import PendingPass
 
+if TYPE_CHECKING:
+    from .passes import Passes
+
 Result = TypeVar("Result")
+Item = TypeVar("Item")
+Options = ParamSpec("Options")
 
 
 @dataclass
@@ -66,6 +72,17 @@ class DraftRequest:
         return self.drafted
 
 
+@dataclass(frozen=True)
+class ChunkPassed:
+    """A chunk of the prompt was passed: a place to let other answers go on.
+
+    Args:
+        rows_left: Rows of the prompt that are not passed yet.
+    """
+
+    rows_left: int
+
+
 Request = VerifyRequest | DraftRequest
 
 
@@ -76,3 +93,27 @@ def run_alone(steps: Generator[Any, None, Result]) -> Result:
             next(steps)
         except StopIteration as end:
             return end.value
+
+
+def only(
+    kind: type[Item], steps: Callable[Options, Iterator[Any]], name: str
+) -> Callable[Options, Iterator[Item]]:
+    """The function `steps`, whose generator yields nothing but items of one kind.
+
+    An answer that is driven alone needs no one who fulfils its requests.
+
+    Args:
+        kind: What is yielded.
+        steps: Makes a generator.
+        name: Of the new function, which has the same parameters.
+    """
+
+    @functools.wraps(steps)
+    def run(*args: Options.args, **options: Options.kwargs) -> Iterator[Item]:
+        with closing(steps(*args, **options)) as found:
+            for item in found:
+                if isinstance(item, kind):
+                    yield item
+
+    run.__name__ = run.__qualname__ = name
+    return run

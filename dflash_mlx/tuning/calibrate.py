@@ -19,6 +19,7 @@ from .. import device
 from ..cache.prompt_cache import PromptCache
 from ..decoding.passes import Passes
 from ..decoding.pending import PendingPass
+from ..decoding.prefill import prefill
 from ..decoding.requests import run_alone
 from ..decoding.sampling import Chooser
 from ..hub.registry import numbers_of
@@ -179,7 +180,7 @@ def measure(
     prompt = mx.random.randint(0, vocab, (PROMPT,), key=key).tolist()
     cache, chooser = PromptCache(pair), Chooser(Sampling())
     passes = Passes(pair, cache, prompt, chooser, KVBits(), drafting=True)
-    commit_one(passes, run_alone(passes.prefill(PROMPT)))
+    commit_one(passes, run_alone(prefill(passes, PROMPT)))
     verify = dict(known.verify) if known else {}
     draft = dict(known.draft) if known else {}
     widths = list(widths_to_measure(pair.drafter.block_size))

@@ -22,6 +22,7 @@ from .. import device
 from ..cache.prompt_cache import PromptCache
 from ..decoding.loop import decode
 from ..decoding.passes import Passes
+from ..decoding.prefill import prefill
 from ..decoding.requests import run_alone
 from ..decoding.sampling import Chooser
 from ..hub.registry import numbers_of
@@ -217,7 +218,7 @@ def seconds_per_draft(
     """Seconds of a draft of full width after a prompt: the median of several."""
     cache, chooser = PromptCache(pair), Chooser(Sampling())
     passes = Passes(pair, cache, prompt, chooser, KVBits(), drafting=True)
-    commit_one(passes, run_alone(passes.prefill(len(prompt))))
+    commit_one(passes, run_alone(prefill(passes, len(prompt))))
     width = pair.drafter.block_size
     times = [round_seconds(passes, width, clock)[0] for _ in range(1 + REPEATS)]
     passes.close()

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from dflash_mlx import Pair, PromptCache, Sampling, decode
-from dflash_mlx.decoding import passes
+from dflash_mlx.decoding import prefill
 from dflash_mlx.decoding.passes import Passes
 from dflash_mlx.types import KVBits
 from tests.equipment import architectures
@@ -42,7 +42,7 @@ class Noting(Script):
 @pytest.fixture
 def in_chunks(monkeypatch):
     """Prompts are long: their last row is passed alone."""
-    monkeypatch.setattr(passes, "SHORT_ROWS", 1)
+    monkeypatch.setattr(prefill, "SHORT_ROWS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_the_drafter_gets_the_rows_in_its_window(known, monkeypatch):
 @pytest.mark.parametrize(("short", "rows"), ((1, ROWS - 1), (ROWS, ROWS)))
 def test_the_features_are_computed_with_the_prompt(known, monkeypatch, short, rows):
     """Else the whole graph of the prefill would stay in memory."""
-    monkeypatch.setattr(passes, "SHORT_ROWS", short)
+    monkeypatch.setattr(prefill, "SHORT_ROWS", short)
     model, prompt, _ = known
     cache = PromptCache(Pair.of(model, make_drafter()))
     rounds = decode(cache.pair, prompt, prompt_cache=cache)
@@ -146,7 +146,7 @@ def test_an_answer_closed_at_its_first_token_keeps_the_drafters_context(
 def test_a_snapshot_before_the_last_token_has_the_drafters_context(
     known, monkeypatch, short, rounds
 ):
-    monkeypatch.setattr(passes, "SHORT_ROWS", short)
+    monkeypatch.setattr(prefill, "SHORT_ROWS", short)
     model, prompt, _ = known
     pair = Pair.of(model, make_drafter(window=8))
     cache = PromptCache(pair)
@@ -164,14 +164,14 @@ def test_a_snapshot_before_the_last_token_has_the_drafters_context(
 
 def passed(monkeypatch, pair, prompt, **options):
     """The rows of each pass before the first token, and its logits."""
-    forward, rows = Passes._forward, []
+    forward, rows = Passes.forward, []
 
     def noting(self, tokens, *args):
         rows.append(len(tokens))
         return forward(self, tokens, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Passes, "_forward", noting)
+        patch.setattr(Passes, "forward", noting)
         first = next(decode(pair, prompt, **options))
     return rows, first.logits
 
@@ -187,7 +187,7 @@ def test_a_short_prompt_is_passed_at_once_with_the_same_bits(
     once, twice = (PromptCache(Pair.of(model, make_drafter())) for _ in range(2))
     rows, logits = passed(monkeypatch, once.pair, prompt, prompt_cache=once)
     assert rows == [ROWS]
-    monkeypatch.setattr(passes, "SHORT_ROWS", ROWS - 1)
+    monkeypatch.setattr(prefill, "SHORT_ROWS", ROWS - 1)
     rows, wanted = passed(monkeypatch, twice.pair, prompt, prompt_cache=twice)
     assert rows == [ROWS - 1, 1]
     assert logits.shape == wanted.shape and mx.array_equal(logits, wanted)

@@ -18,6 +18,7 @@ from dflash_mlx import (
     engine,
     load,
 )
+from dflash_mlx.decoding import loop, prefill
 from dflash_mlx.decoding import round as round_module
 from dflash_mlx.decoding.passes import Passes
 from dflash_mlx.errors import OptionError
@@ -183,7 +184,7 @@ def test_a_restart_that_ends_early_loses_nothing(monkeypatch, tmp_path, at, erro
     cache, text = PromptCache(pair), some_prompt(20)
     text += run(pair, text, 12, prompt_cache=cache)
     fail_reads(monkeypatch, {at})
-    stock, forward, passes = Passes.restart, Passes._forward, []
+    stock, forward, passes = loop.restart, Passes.forward, []
 
     def breaking(state, *arguments):
         passes.append(arguments)
@@ -192,10 +193,10 @@ def test_a_restart_that_ends_early_loses_nothing(monkeypatch, tmp_path, at, erro
         return forward(state, *arguments)
 
     def restart(*arguments):
-        monkeypatch.setattr(Passes, "_forward", breaking)
+        monkeypatch.setattr(Passes, "forward", breaking)
         return stock(*arguments)
 
-    monkeypatch.setattr(Passes, "restart", restart)
+    monkeypatch.setattr(loop, "restart", restart)
     more = some_prompt(9, 8)
     rounds = decode(pair, more, prompt_cache=cache, prefill_step_size=8)
     answer = []
@@ -222,18 +223,23 @@ def test_a_cache_that_another_answer_uses_is_left_alone(monkeypatch, tmp_path):
     assert cache.tokens == held and next(second).tokens
 
 
-PLACES = ("prefill", "_feed", "verify", "draft", "_commit_rows", "_flush_features")
+PLACES = (
+    (loop, "prefill"),
+    (prefill, "feed"),
+    *((Passes, n) for n in ("verify", "draft", "_commit_rows", "flush_features")),
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", (RuntimeError, ValueError))
 @pytest.mark.parametrize(("place", "at"), thinned(PLACES, (0, 1, 3), "loop", 2))
 def test_a_kernel_may_fail_in_any_pass(monkeypatch, tmp_path, place, at, error):
+    owner, name = place
     model, prompt, notices = make_model("qwen3"), some_prompt(20), []
     answer = reference(model, prompt, TOKENS)
     pair = Pair.of(model, Script(prompt + answer, PLAN))
     pair = replace(pair, kernels=(in_service(tmp_path, notices),))
-    stock, calls, scanned = getattr(Passes, place), iter(range(10**6)), []
+    stock, calls, scanned = getattr(owner, name), iter(range(10**6)), []
 
     def breaking(state, *arguments, **options):
         if next(calls) == at:
@@ -243,7 +249,7 @@ def test_a_kernel_may_fail_in_any_pass(monkeypatch, tmp_path, place, at, error):
     def scan(tokens):
         scanned.extend(tokens)
 
-    monkeypatch.setattr(Passes, place, breaking)
+    monkeypatch.setattr(owner, name, breaking)
     cache = PromptCache(pair)
     options = {"prompt_cache": cache, "prefill_step_size": 8, "scan": scan}
     assert run(pair, prompt, TOKENS, **options) == answer == scanned
