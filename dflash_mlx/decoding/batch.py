@@ -136,5 +136,7 @@ def verify_together(requests: list[VerifyRequest]) -> None:
             changing.enter_context(each.changing_caches())
         computed = target.verify_many(blocks, [e.cache.target for e in passes], taps)
     for request, found in zip(requests, computed, strict=True):
-        request.sent = request.passes.verify(request.block, request.masks, found)
+        request.sent = request.passes.verify(
+            request.block, request.masks, computed=found
+        )
     mx.async_eval([request.sent.choices for request in requests])
