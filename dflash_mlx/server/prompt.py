@@ -32,7 +32,7 @@ from .schema import Request
 from .settings import Defaults
 
 # Words of effort that few templates know, and the nearest that most do.
-NEAREST_EFFORT = {"minimal": "low", "xhigh": "high"}
+NEAREST_EFFORT = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
 @dataclass(frozen=True)
