@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLParserLimits
 from ..errors import GrammarError
 from .limits import check_effort, check_size
 from .markers import Markers
-from .matcher import Matcher
+from .matcher import DEAD_END, Matcher
 from .vocabulary import Vocabulary
 
 # White space between two tokens of JSON: a few spaces, or a line break and an indent. A
@@ -117,14 +117,13 @@ class Grammar:
         base = LLMatcher(vocabulary.tokens, source, log_level=0, limits=LIMITS)
         if base.is_error():
             raise GrammarError(*message_of(base.get_error()))
-        # Builds the first states, for all answers.
-        some = any(base.compute_bitmask())
+        base.compute_bitmask()  # builds the first states, for all answers
+        if DEAD_END in base.get_error():
+            raise GrammarError(
+                f"The {kind} allows no token of this tokenizer at its beginning."
+            )
         if base.is_error():
             raise GrammarError(*message_of(base.get_error()))
-        if not some:
-            raise GrammarError(
-                "The grammar cannot begin with any token of this tokenizer."
-            )
         return cls(vocabulary, base)
 
     def after(self, *markers: str, opening: str = "") -> Grammar:
@@ -170,7 +169,11 @@ def _schema_text(schema):
         raise GrammarError(f"The JSON schema is not JSON: {error}.") from None
     except RecursionError:
         raise GrammarError("The JSON schema is nested too deeply.") from None
-    if not isinstance(value, dict | bool):
+    if value is True:
+        return "{}"
+    if value is False:
+        raise GrammarError("The JSON schema is false, which allows nothing.")
+    if not isinstance(value, dict):
         raise GrammarError(
             f"A JSON schema must be an object, but is a {type(value).__name__}."
         )

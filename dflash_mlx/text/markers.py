@@ -36,7 +36,6 @@ class Markers:
         self.vocabulary, self.base, self.opening = vocabulary, base, opening
         self.markers = [marker.encode() for marker in markers]
         self._beginnings = {m[:i] for m in self.markers for i in range(1, len(m))}
-        self._holders = vocabulary.holding(self.markers)
         self.forbidden = cache(self._forbidden)  # of this instance
 
     def step(self, partial: bytes, token: int) -> tuple[bytes, list[int] | None]:
@@ -83,8 +82,9 @@ class Markers:
     def _forbidden(self, partial: bytes) -> list[int]:
         """The tokens that may not follow `partial`: they would end a marker and go on
         with text that does not fit the grammar."""
-        texts, found = self.vocabulary.texts, set(self._holders)
+        texts, found = self.vocabulary.texts, set()
         for marker in self.markers:
+            found.update(self.vocabulary.holding(marker))
             for length in range(1, len(marker)):
                 if partial.endswith(marker[:length]):
                     found.update(self.vocabulary.longer_than(marker[length:]))

@@ -18,6 +18,9 @@ from ..errors import GrammarError
 from .markers import Markers
 from .vocabulary import Vocabulary
 
+DEAD_END = "NoExtensionBias"  # llguidance's word for a mask without a token
+NO_TOKEN = "The grammar allows no token of this model here, so the answer cannot go on."
+
 
 @dataclass(frozen=True)
 class Walk:
@@ -168,10 +171,7 @@ class Matcher:
         if self._opening is not None and self._opening < width:
             put(row, self._opening, True)
         if not row.any():
-            raise GrammarError(
-                "The grammar allows no token of this model here, so the answer cannot "
-                "go on."
-            )
+            raise GrammarError(NO_TOKEN)
         return row
 
     def _take_back(self, consumed):
@@ -183,6 +183,8 @@ class Matcher:
         """Raise GrammarError if llguidance's matcher has failed."""
         if self._matcher.is_error():
             reason = " ".join(self._matcher.get_error().split("<state>")[0].split())
+            if reason.startswith(DEAD_END):
+                raise GrammarError(NO_TOKEN)
             raise GrammarError(f"The grammar cannot be followed: {reason[:300]}.")
 
 

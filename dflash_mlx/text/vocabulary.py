@@ -6,7 +6,6 @@ Owns the tokens' bytes. Does not know grammars.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
 from threading import Lock
@@ -51,6 +50,7 @@ class Vocabulary:
             raise GrammarError(
                 f"Grammars cannot be used with this tokenizer: {error}."
             ) from None
+        self._holders: dict[bytes, list[int]] = {}
         self.eos = frozenset(eos)
         own = tokenizer.eos_token_id
         self.end = own if own in self.eos else eos[0]
@@ -104,9 +104,12 @@ class Vocabulary:
     def _sorted(self) -> list[tuple[bytes, int]]:
         return sorted((text, i) for i, text in enumerate(self.texts))
 
-    def holding(self, texts: Sequence[bytes]) -> list[int]:
-        """The tokens that have one of `texts` in theirs, or are equal to one."""
-        return [i for i, own in enumerate(self.texts) if any(t in own for t in texts)]
+    def holding(self, text: bytes) -> list[int]:
+        """The tokens that have `text` in theirs. It is searched for once."""
+        if text not in self._holders:
+            found = [i for i, own in enumerate(self.texts) if text in own]
+            self._holders[text] = found
+        return self._holders[text]
 
     def longer_than(self, start: bytes) -> list[int]:
         """The tokens that begin with `start` and go on."""

@@ -44,6 +44,9 @@ def test_chat_has_the_options_of_generate():
         "--no-escapes",
         "--prompt-cache-file",
         "--json",
+        "--json-schema",
+        "--grammar",
+        "--regex",
     }
     missing = option_names("generate") - option_names("chat")
     assert missing == only_generate

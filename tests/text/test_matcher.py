@@ -138,9 +138,9 @@ def test_a_draft_that_leads_nowhere_is_dropped():
     matcher.accept([2])
     assert matcher.walk([1], 4).legal == 1  # the matcher has not failed
     matcher.accept([0])  # the target's own choice
-    with pytest.raises(GrammarError, match="cannot be followed|allows no token"):
+    with pytest.raises(GrammarError, match="allows no token of this model"):
         matcher.walk([], 4)
-    with pytest.raises(GrammarError, match="cannot begin"):
+    with pytest.raises(GrammarError, match="expression allows no token"):
         Grammar.of_regex(tokenizer, "c")
 
 
