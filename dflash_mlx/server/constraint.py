@@ -181,4 +181,6 @@ def behind_reasoning(
 
 def ends(markers: Markers) -> list[str]:
     """The markers that end the reasoning."""
-    return [edge.marker for edge in markers.edges.get("reasoning", ())]
+    edges = markers.edges.get("reasoning", ())
+    # Markers that are kept open a call inside the reasoning.
+    return [edge.marker for edge in edges if not edge.keep]

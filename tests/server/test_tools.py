@@ -9,6 +9,8 @@ import pytest
 
 from dflash_mlx.server import prompt
 from dflash_mlx.server.chat import ChatCompletions
+from dflash_mlx.server.constraint import ends
+from dflash_mlx.text.reasoning import find_markers
 from dflash_mlx.text.tool_calls.formats import GLM
 from tests.equipment.live_server import LiveServer, data_of
 from tests.equipment.tool_tokenizer import tool_tokenizer
@@ -312,6 +314,11 @@ def test_a_strict_tools_call_is_constrained_from_its_opening_on(live):
     assert follow('\n{"name": "weather", "arguments": {"city": "R')
     assert not follow("x") and follow('ome"}}\n</tool_call>')
     assert grammar(NARROW) is None and grammar(strict, tool_choice="none") is None
+
+
+def test_a_grammar_begins_behind_the_reasoning_not_at_a_call_in_it(live):
+    markers = find_markers(live.models.loaded.tokenizer)
+    assert len(markers.edges["reasoning"]) > 1 and ends(markers) == ["</think>"]
 
 
 def test_a_schema_beside_tools_leaves_both_ways(live):
