@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..pair import Pair
+from ..speculation.company import Company
 from .requests import ChunkPassed, DraftRequest, Request, VerifyRequest
 
 
@@ -61,17 +61,15 @@ class Member:
 
 
 class Batch:
-    """Answers that share their passes.
-
-    Args:
-        pair: The models of all of them.
+    """Answers of one pair that share their passes.
 
     Attributes:
         members: The answers, in the order in which they joined.
+        company: Pass it to the generators of the answers.
     """
 
-    def __init__(self, pair: Pair):
-        self.pair = pair
+    def __init__(self):
+        self.company = Company()
         self.members: list[Member] = []
 
     def add(self, steps: Iterator[Any], rows: int) -> Member:

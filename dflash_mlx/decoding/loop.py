@@ -17,6 +17,7 @@ from ..cache.prompt_cache import PromptCache
 from ..errors import OptionError, PromptError
 from ..metal.kernel import KERNEL_ERRORS, MAX_ROWS
 from ..pair import Pair
+from ..speculation.company import Company, Seat, SharedController
 from ..speculation.controller import Controller, FixedWidth, Plan
 from ..speculation.costs import DRAFTER
 from ..speculation.lookup import Lookup
@@ -56,6 +57,7 @@ def decode_steps(
     kv: KVBits = KVBits(),
     progress: Progress | None = None,
     grammar: Grammar | None = None,
+    company: Company | None = None,
 ) -> Iterator[Round | Request | ChunkPassed]:
     """Decode a block at a time; every token is the target's own choice.
 
@@ -77,6 +79,7 @@ def decode_steps(
         progress: Called with (prompt rows done, all of them), first with 0 done.
         grammar: What the answer may look like. The tokens that end an answer of its
             tokenizer's model are stop tokens.
+        company: The answers that share passes with this one; None for this one alone.
 
     Yields:
         Rounds; the first has the one token that the prefill gives. Of `decode_steps`
@@ -108,8 +111,9 @@ def decode_steps(
     stops = Stops(stop_ids, recovery.wrap_callback(scan), left)
     keep = prompt_cache is not None
     passes = Passes(pair, cache, prompt_ids, chooser, kv, drafting, keep)
-    planner = make_planner(pair, cache, stops, block_size if drafting else 1)
-    pipeline = Pipeline(passes, planner, stops, recovery, constraint)
+    seat = Seat(pair.history, company)
+    planner = make_planner(pair, seat, cache, stops, block_size if drafting else 1)
+    pipeline = Pipeline(passes, planner, stops, recovery, seat, constraint)
     yield from _answer(pipeline, prefill_step_size, recovery.wrap_callback(progress))
 
 
@@ -132,6 +136,7 @@ def _answer(
     try:
         yield from pipeline.recovery.rounds(attempt)
     finally:
+        pipeline.seat.leave()
         pipeline.passes.close()
 
 
@@ -139,12 +144,14 @@ def _rounds(pipeline: Pipeline, first: PendingPass) -> Iterator[Round | Request]
     """Yield the rounds of an answer, whose first pass is already sent, and requests."""
     planner, stops, recovery = pipeline.planner, pipeline.stops, pipeline.recovery
     pipeline.begin(first)
+    pipeline.seat.take()
     plan = Plan(first.width)
     while not stops.ended:
         round = yield from play_round(pipeline, plan, stops)
         first = round.width == 0  # of the answer: nothing delays it
         if not first:
             planner.report(round)
+            pipeline.seat.report(plan, len(round.tokens))
             if not (stops.ended or recovery.deferred):
                 with recovery.defer(BaseException):
                     plan = yield from pipeline.prepare()
@@ -171,6 +178,8 @@ class Pipeline:
         planner: Plans the rounds.
         stops: Has the number of tokens that may follow.
         recovery: Defers exceptions that are raised after a round's tokens were cut.
+        seat: The answer's place among those that share passes. In company, no pass is
+            sent ahead.
         constraint: Keeps the answer within a grammar; None for a free one.
     """
 
@@ -180,10 +189,11 @@ class Pipeline:
         planner: Planner,
         stops: Stops,
         recovery: Recovery,
+        seat: Seat,
         constraint: Constraint | None = None,
     ):
         self.passes, self.planner = passes, planner
-        self.stops, self.recovery = stops, recovery
+        self.stops, self.recovery, self.seat = stops, recovery, seat
         self.constraint = constraint
 
     def begin(self, first: PendingPass) -> None:
@@ -246,7 +256,7 @@ class Pipeline:
     def _can_send_ahead(self, masked):
         """Whether the next pass is a single row, whatever its token is. Under a grammar
         that token may force others, which are drafts."""
-        if masked and not self.planner.is_plain:
+        if not self.seat.company.is_alone or (masked and not self.planner.is_plain):
             return False
         return self.planner.can_send_ahead()
 
@@ -263,13 +273,18 @@ class Pipeline:
 
 
 def make_planner(
-    pair: Pair, cache: PromptCache, stops: Stops, block_size: int | None
+    pair: Pair, seat: Seat, cache: PromptCache, stops: Stops, block_size: int | None
 ) -> Planner:
     """A planner for a fixed block size, or for widths by measurement if it is None."""
     text, most = cache.text, MAX_ROWS if pair.target.exact else stops.left
     if block_size is not None:
         return Planner(FixedWidth(block_size), text, stops, most)
-    controller = Controller(pair.drafter.block_size, pair.history)
+    widest = pair.drafter.block_size
+    controller = (
+        SharedController(widest, seat)
+        if seat.may_have_company
+        else Controller(widest, seat.history)
+    )
     lookup = Lookup(text, cache.token_array)
     return Planner(controller, text, stops, most, lookup)
 

@@ -159,6 +159,12 @@ class Acceptance:
             return self.texts
         return self.texts * self.TEXT_DECAY + self.sum / self.blocks
 
+    def learn(self, text: Acceptance) -> None:
+        """Add a text that was judged in a copy of this acceptance."""
+        if text.blocks:
+            self.texts = self.texts * self.TEXT_DECAY + text.sum / text.blocks
+            self.kept, self.expected = text.kept, text.expected
+
     def record(self, judged: int, accepted: int, first: int = 0) -> None:
         """Add a block, or a part of one.
 

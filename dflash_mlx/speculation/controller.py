@@ -195,6 +195,15 @@ class Controller:
         plain = self.costs.seconds(PLAIN, 1, context)
         return self.costs.seconds(plan.source, plan.width, context) / plain
 
+    def speed(self, tokens: float, cost: float) -> float:
+        """The speed of rounds over plain decoding's.
+
+        Args:
+            tokens: Expected tokens of a round.
+            cost: Its `relative_cost`.
+        """
+        return tokens / cost
+
     def _best_plan(self, context, left, match):
         """The plan with the most expected tokens per second."""
         # Speeds are relative to plain decoding: 1 token per plain round.
@@ -210,7 +219,7 @@ class Controller:
                 cost = self.relative_cost(plan, context)
                 if cost - 1.0 > margin:
                     continue  # would lose too much if no draft is kept
-                speed = tokens[width - 1] / cost
+                speed = self.speed(tokens[width - 1], cost)
                 last_speed = speed if plan == self.last else last_speed
                 if speed > best_speed:
                     best, best_speed = plan, speed
@@ -312,7 +321,7 @@ class Controller:
     def _record_drafted(self, plan, round, context, seconds):
         plain = self.costs.seconds(PLAIN, 1, context)
         usual = self.costs.seconds(plan.source, plan.width, context)
-        self.costs.record(plan.source, plan.width, context, seconds)
+        self.record_time(plan, context, seconds)
         cost = min(seconds, self.OUTLIER_RATIO * usual) / plain
         self._add_credit(len(round.tokens) - cost, self.MOST_CREDIT * usual / plain)
         self.history.since_plain += 1
@@ -327,7 +336,7 @@ class Controller:
             else:
                 history.probe_credit -= cost
         elif steady and self.last == plan:
-            self.costs.record(PLAIN, 1, context, seconds, caller_seconds)
+            self.record_time(plan, context, seconds, caller_seconds)
         self._add_credit(self.CREDIT_PER_ROUND, self.history.credit)
         probes = self.history.probe_credit + self.PROBE_CREDIT_PER_ROUND
         self.history.probe_credit = max(-1.0, min(probes, MOST_PROBE_CREDIT))
@@ -335,6 +344,14 @@ class Controller:
         self.timing_rounds_left = max(0, self.timing_rounds_left - 1)
         self.since_probe += 1
         self.history.since_plain = 0
+
+    def record_time(
+        self, plan: Plan, context: int, seconds: float, caller_seconds: float = 0.0
+    ) -> None:
+        """Correct the cost of a plan by a round's time; arguments as in
+        `record_round`."""
+        source, width = plan.source, plan.width
+        self.costs.record(source, width, context, seconds, caller_seconds)
 
     def _add_credit(self, gain, most=0.0):
         """Add plain rounds to the credit, which stays below `most` or a text's first
@@ -363,7 +380,9 @@ class Controller:
         """The drafter's best speed over plain decoding's."""
         tokens = self.acceptance.expected_tokens(self.widest - 1)
         speeds = (
-            tokens[width - 1] / self.relative_cost(Plan(width, DRAFTER), context)
+            self.speed(
+                tokens[width - 1], self.relative_cost(Plan(width, DRAFTER), context)
+            )
             for width in range(2, self.widest + 1)
         )
         return max(speeds, default=1.0)

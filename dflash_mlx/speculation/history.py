@@ -6,9 +6,10 @@ see controller.py. Does not know the file; see tuning/remember.py.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .acceptance import Acceptance, ConfidenceCalibration
@@ -41,6 +42,21 @@ class History:
     credit: float = START_CREDIT
     probe_credit: float = START_PROBE_CREDIT
     since_plain: int = 0
+
+    def fork(self) -> History:
+        """A copy for a text that is decoded beside others; the costs are shared."""
+        copied = copy.deepcopy(replace(self, costs=Costs()))
+        copied.costs = self.costs
+        return copied
+
+    def join(self, text: History) -> None:
+        """Learn what a text has shown whose history was forked from this one."""
+        self.acceptance.learn(text.acceptance)
+        for kind, acceptance in text.lookup_acceptance.items():
+            known = self.lookup_acceptance.setdefault(kind, Acceptance())
+            known.learn(acceptance)
+        self.confidence = text.confidence
+        self.credit, self.since_plain = text.credit, text.since_plain
 
     def to_json(self) -> dict[str, Any]:
         """What a later process can start from, without the costs: for `restore`."""

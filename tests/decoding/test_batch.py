@@ -19,6 +19,7 @@ KINDS = (
     {"sampling": Sampling(repetition_penalty=1.3), "block_size": 3},
     {"sampling": Sampling(temp=1.5, seed=8, min_p=0.02), "block_size": 16},
     {"sampling": GREEDY, "speculate": False},
+    {"sampling": GREEDY},
 )
 
 
@@ -41,9 +42,8 @@ class Answer:
         return {"tokens": options.pop("max_tokens")} | options
 
     def join(self, batch):
-        steps = decode_steps(
-            self.pair, self.prompt, prompt_cache=self.cache, **self.options
-        )
+        options = self.options | {"company": batch.company}
+        steps = decode_steps(self.pair, self.prompt, prompt_cache=self.cache, **options)
         self.member = batch.add(steps, len(self.prompt))
 
 
@@ -60,7 +60,7 @@ def test_answers_that_join_and_leave_say_what_they_say_alone(family, seed):
     answers = [
         Answer(pair, i, draw.randint(1, 30), draw.randint(1, 25)) for i in range(7)
     ]
-    batch, waiting, left = Batch(pair), list(answers), []
+    batch, waiting, left = Batch(), list(answers), []
     while waiting or batch.members:
         if waiting and (draw.random() < 0.4 or not batch.members):
             waiting.pop().join(batch)
@@ -97,8 +97,10 @@ def test_an_answer_that_fails_ends_alone():
     def scan(tokens):
         raise KeyError("mine")
 
-    batch = Batch(pair)
-    bad = batch.add(decode_steps(pair, some_prompt(8), scan=scan), 8)
+    batch = Batch()
+    bad = batch.add(
+        decode_steps(pair, some_prompt(8), scan=scan, company=batch.company), 8
+    )
     good.join(batch)
     while batch.members:
         for member, items in batch.turn():
@@ -110,7 +112,7 @@ def test_an_answer_that_fails_ends_alone():
 
 def test_one_chunk_of_the_shortest_prompt_in_a_turn():
     pair, steps = pair_of("qwen3"), {}
-    batch = Batch(pair)
+    batch = Batch()
     for name, rows in (("long", 40), ("short", 20)):
         steps[name] = []
         progress = lambda done, total, name=name: steps[name].append(done)  # noqa: E731
@@ -120,6 +122,7 @@ def test_one_chunk_of_the_shortest_prompt_in_a_turn():
             prefill_step_size=8,
             progress=progress,
             max_tokens=30,
+            company=batch.company,
         )
         batch.add(answer, rows)
     while all(member.prefilling for member in batch.members):
@@ -134,7 +137,7 @@ def test_one_chunk_of_the_shortest_prompt_in_a_turn():
 
 def test_errors_before_anything_is_computed():
     pair = pair_of("qwen3")
-    batch = Batch(pair)
+    batch = Batch()
     bad = batch.add(decode_steps(pair, []), 0)
     ((member, items),) = batch.turn()
     assert member is bad and items == [] and "empty" in str(bad.error)
