@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what type checkers and editors see
     from .cache.prompt_cache import PromptCache
     from .decoding.loop import decode
-    from .engine import GenerationResponse, generate, stream_generate
+    from .engine import generate, stream_generate
     from .errors import DFlashError
     from .loading import load, load_drafter
     from .pair import Pair
+    from .responses import GenerationResponse
     from .stats import Stats
     from .text import chat_template
     from .text.grammar import Grammar
@@ -33,7 +34,7 @@ _PUBLIC = {
     "Pair": ("pair", "Pair"),
     "generate": ("engine", "generate"),
     "stream_generate": ("engine", "stream_generate"),
-    "GenerationResponse": ("engine", "GenerationResponse"),
+    "GenerationResponse": ("responses", "GenerationResponse"),
     "Stats": ("stats", "Stats"),
     "decode": ("decoding.loop", "decode"),
     "Round": ("types", "Round"),

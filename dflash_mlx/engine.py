@@ -1,27 +1,26 @@
 """Text in, GenerationResponses out: mlx-lm's generate API over the loop.
 
-Owns the timing of rounds, and which of their tokens the caller was handed. Does not
+Owns which tokens of a round the caller was handed. Does not
 touch a model or a cache (see decoding/loop.py) and keeps no counters (see stats.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from . import device
 from .cache.prompt_cache import PromptCache
-from .decoding.loop import decode
-from .decoding.sampling import LogitsProcessor, Sampler, log_probabilities
+from .decoding.loop import decode_steps
+from .decoding.requests import ChunkPassed, Request, only
+from .decoding.sampling import LogitsProcessor, Sampler
 from .errors import OptionError
 from .pair import Pair
+from .responses import Answer, GenerationResponse
+from .speculation.company import Company
 from .stats import UNDRAFTED, Stats
 from .text.detokenizer import CONTEXT, Detokenizer
 from .text.prompt import Prompt, check_text_only, encode
@@ -32,51 +31,8 @@ from .types import KVBits, Round, Sampling
 if TYPE_CHECKING:
     from .text.grammar import Grammar
 
-# A round that takes longer than both limits is taken for a kernel that hangs, as some
-# of other projects' fast kernels do after minutes (docs/kernels.md).
-STALL_SECONDS = 20.0
-STALL_RATIO = 20.0  # over the mean of the rounds before
 
-
-@dataclass
-class GenerationResponse:
-    """One token of an answer: mlx-lm's fields, and `stats`.
-
-    Args:
-        text: The next piece of text. It may be empty.
-        token: The token.
-        from_draft: Whether it was a draft that the target accepted.
-        prompt_tokens, prompt_tps: Length of the prompt, and its tokens per second until
-            the first token.
-        generation_tokens, generation_tps: Tokens so far, and tokens per second since
-            the first one.
-        peak_memory: In GB.
-        finish_reason: "stop" or "length" for the last token, else None.
-        stats: The counters of this answer, updated with every round.
-        logits: [V] the processed logits that the token was chosen from.
-        stop_string: The stop string that ended the answer, with its last token.
-    """
-
-    text: str
-    token: int
-    from_draft: bool
-    prompt_tokens: int
-    prompt_tps: float
-    generation_tokens: int
-    generation_tps: float
-    peak_memory: float
-    finish_reason: str | None
-    stats: Stats
-    logits: mx.array = field(repr=False)
-    stop_string: str | None = None
-
-    @cached_property
-    def logprobs(self) -> mx.array:
-        """Log-probabilities [V] that the token was chosen from, computed on demand."""
-        return log_probabilities(self.logits[None])[0]
-
-
-def stream_generate(
+def answer_steps(
     pair: Pair,
     tokenizer: Any,
     prompt: Prompt,
@@ -96,7 +52,8 @@ def stream_generate(
     quantized_kv_start: int = 5000,
     prompt_progress_callback: Callable[[int, int], None] | None = None,
     grammar: Grammar | None = None,
-) -> Iterator[GenerationResponse]:
+    company: Company | None = None,
+) -> Iterator[GenerationResponse | Request | ChunkPassed]:
     """Generate text and yield one response per token.
 
     Args:
@@ -121,9 +78,11 @@ def stream_generate(
         prompt_progress_callback: Called with (prompt tokens done, all of them).
         grammar: What the answer may look like. Each token is then the best legal one;
             the answer ends with "stop" when it is complete.
+        company: As in loop.decode_steps.
 
     Yields:
-        A GenerationResponse per token. The last one has a finish_reason.
+        A GenerationResponse per token. The last one has a finish_reason. Of
+        `answer_steps` also what decode_steps yields beside rounds.
 
     Raises:
         DFlashError: Before the first response, or later in another thread than the one
@@ -144,7 +103,7 @@ def stream_generate(
     before = text_before(prompt_cache)
     text = TextStream(Detokenizer(tokenizer, [*before, *ids]), stop)
     answer = Answer(text, tokenizer.eos_token_ids, stats)
-    rounds = decode(
+    steps = decode_steps(
         pair,
         ids,
         max_tokens=max_tokens,
@@ -161,24 +120,34 @@ def stream_generate(
         kv=KVBits(kv_bits, kv_group_size, quantized_kv_start),
         progress=prompt_progress_callback,
         grammar=grammar,
+        company=company,
     )
-    with pair.wired(), contextlib.closing(rounds):
+    with pair.wired(), contextlib.closing(steps):
         answer.start_clock()
-        for round in rounds:
+        for round in steps:
+            if not isinstance(round, Round):
+                yield round  # a request
+                continue
+            alone = company is None or company.is_alone
             seconds = answer.elapsed()
-            if answer.is_stall(seconds):
+            if alone and answer.is_stall(seconds):
                 pair.drop_kernels(f"a round took {seconds:.0f} s")
             stats.kernels = pair.kernels_in_service
             if not stats.tokens and prompt_cache is not None:
                 stats.cached_tokens = len(prompt_cache.text) - len(ids) - 1
             at = stats.cached_tokens + len(ids) + stats.tokens
-            # An answer that cannot draft is not compared with plain decoding.
-            plain = None if reason else pair.history.costs.plain_seconds(at)
+            # An answer that cannot draft is not compared with plain decoding, and one
+            # in company shares its time.
+            compared = alone and not reason
+            plain = pair.history.costs.plain_seconds(at) if compared else None
             responses = answer.responses(round, seconds, plain)
             yield from hand_out(responses, len(round.tokens), prompt_cache)
             answer.start_clock()
     recheck(pair)
     pair.after_answer()
+
+
+stream_generate = only(GenerationResponse, answer_steps, "stream_generate")
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -223,103 +192,6 @@ def hand_out(
         owner.check_owner()
         owner.unseen -= 1
         yield response
-
-
-class Answer:
-    """Turns the rounds of one answer into responses, and times them.
-
-    Args:
-        text: Receives the tokens.
-        eos: Tokens that end the answer.
-        stats: Counters to update.
-    """
-
-    def __init__(self, text: TextStream, eos: set[int], stats: Stats):
-        self.text, self.eos, self.stats = text, eos, stats
-        self.segments: list[str] = []  # text of scanned tokens, not in a response yet
-        self.stopped = False  # a stop string is complete
-        self.round_start = self.first_token_at = 0.0  # seconds of the clock
-        self.suspensions = device.SUSPENSIONS.count  # at the start of the round
-
-    def scan(self, tokens: list[int]) -> int | None:
-        """Detokenize a round's tokens.
-
-        Returns:
-            The number of tokens to keep if a stop string is complete, else None.
-        """
-        for i, token in enumerate(tokens):
-            if token in self.eos:
-                return None
-            segment, self.stopped = self.text.push(token)
-            self.segments.append(segment)
-            if self.stopped:
-                return i + 1
-        return None
-
-    def start_clock(self) -> None:
-        """Start timing the next round."""
-        self.round_start = time.perf_counter()
-        self.suspensions = device.SUSPENSIONS.count
-
-    def elapsed(self) -> float:
-        """Seconds since `start_clock`."""
-        return time.perf_counter() - self.round_start
-
-    def is_stall(self, seconds: float) -> bool:
-        """Whether a round took so much longer than earlier ones that a kernel hangs.
-
-        Not if the program was stopped and continued meanwhile, as by Ctrl-Z.
-        """
-        if device.SUSPENSIONS.count != self.suspensions:
-            return False
-        rounds = self.stats.seconds_by_width.values()
-        usual = sum(spent for _, spent in rounds) / max(self.stats.rounds, 1)
-        most = max(STALL_SECONDS, STALL_RATIO * usual)
-        return self.stats.rounds > 0 and seconds > most
-
-    def responses(
-        self, round: Round, seconds: float, plain: float | None = None
-    ) -> Iterator[GenerationResponse]:
-        """Count a committed round and yield a response for each of its tokens.
-
-        Args:
-            round: The round.
-            seconds: Its time.
-            plain: Seconds of a plain round at this context, if known.
-        """
-        self.stats.count(round, seconds, plain)
-        self.first_token_at = self.first_token_at or time.perf_counter()
-        before = self.stats.tokens - len(round.tokens)
-        for i, token in enumerate(round.tokens):
-            last = i + 1 == len(round.tokens)
-            text, reason = self._text_of(token, last, round.ended)
-            since_first = time.perf_counter() - self.first_token_at
-            yield GenerationResponse(
-                text=text,
-                token=token,
-                from_draft=i < round.accepted,
-                prompt_tokens=self.stats.prompt_tokens,
-                prompt_tps=self.stats.prompt_tokens / self.stats.time_to_first_token,
-                generation_tokens=before + i + 1,
-                generation_tps=(before + i + 1) / since_first,
-                peak_memory=mx.get_peak_memory() / 1e9,
-                finish_reason=reason,
-                stats=self.stats,
-                logits=round.logits[i],
-                stop_string=self.text.stop_string if reason else None,
-            )
-
-    def _text_of(self, token, last, ended) -> tuple[str, str | None]:
-        """The text of a token, and its finish_reason."""
-        if self.stopped:
-            return self.segments.pop(0), "stop" if last else None
-        if token in self.eos:
-            return self.text.finish()[0], "stop"
-        segment = self.segments.pop(0)
-        if not (last and ended):
-            return segment, None
-        rest, stopped = self.text.finish()
-        return segment + rest, "stop" if stopped else "length"
 
 
 def engine_of(pair: Pair, speculate: bool, block_size: int | None) -> tuple[str, str]:

@@ -18,8 +18,9 @@ import mlx_lm
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
-from ..engine import GenerationResponse, stream_generate
+from ..engine import stream_generate
 from ..pair import Pair
+from ..responses import GenerationResponse
 from ..stats import Stats
 from ..types import Sampling
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..device import describe
-from ..engine import GenerationResponse, stream_generate
+from ..engine import stream_generate
 from ..loading import load
+from ..responses import GenerationResponse
 from ..text.chat_template import apply_template
 
 PROMPTS = (

@@ -16,7 +16,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..engine import GenerationResponse, stream_generate
+from ..engine import stream_generate
+from ..responses import GenerationResponse
 from ..stats import Stats
 from ..text.prompt import xtc_special_tokens
 from ..text.reasoning import make_splitter

@@ -15,11 +15,12 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..cache.prompt_cache import PromptCache
 from ..device import SUSPENSIONS
-from ..engine import GenerationResponse, engine_of, stream_generate
+from ..engine import engine_of, stream_generate
 from ..errors import OptionError
 from ..hub.registry import TINY
 from ..loading import check_options, load
 from ..pair import Pair
+from ..responses import GenerationResponse
 from ..store import has_home
 from ..text.prompt import xtc_special_tokens
 from ..tuning.calibrate import MEASURING

@@ -17,9 +17,10 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from ..cache.file import load as load_cache
 from ..cache.file import save as save_cache
 from ..cache.prompt_cache import PromptCache, common_prefix
-from ..engine import GenerationResponse, summary
+from ..engine import summary
 from ..errors import BrokenFileError, MissingFilesError, OptionError
 from ..pair import Pair
+from ..responses import GenerationResponse
 from ..text.chat_template import apply_template, marks
 from ..text.prompt import encode
 from ..text.reasoning import behind_reasoning

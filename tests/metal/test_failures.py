@@ -18,12 +18,14 @@ from dflash_mlx import (
     engine,
     load,
 )
+from dflash_mlx import responses as responses_module
 from dflash_mlx.decoding import loop, prefill
 from dflash_mlx.decoding import round as round_module
 from dflash_mlx.decoding.passes import Passes
 from dflash_mlx.errors import OptionError
 from dflash_mlx.metal.dispatch import Dispatch
 from dflash_mlx.pair import Pair
+from dflash_mlx.stats import Stats
 from dflash_mlx.text import chat_template
 from tests.equipment import architectures
 from tests.equipment.full import thinned
@@ -301,13 +303,13 @@ def test_the_drafters_kernels_are_dropped_too(tmp_path):
 
 
 def test_a_first_round_never_stalls():
-    answer = engine.Answer(None, set(), engine.Stats("dflash"))
+    answer = responses_module.Answer(None, set(), Stats("dflash"))
     assert not answer.is_stall(1e6)
 
 
 @pytest.mark.parametrize("usual, most", ((0.5, 20.0), (3.0, 60.0)))
 def test_a_stall_is_long_and_unusual(usual, most):
-    answer = engine.Answer(None, set(), engine.Stats("dflash"))
+    answer = responses_module.Answer(None, set(), Stats("dflash"))
     answer.stats.rounds, answer.stats.seconds_by_width = 2, {4: [2, 2 * usual]}
     assert not answer.is_stall(most - 1) and answer.is_stall(most + 1)
 
@@ -317,7 +319,7 @@ def test_a_program_that_was_stopped_meanwhile_did_not_stall(monkeypatch):
     before = signal.getsignal(signal.SIGCONT)
     try:
         device.SUSPENSIONS.watch()
-        answer = engine.Answer(None, set(), engine.Stats("dflash"))
+        answer = responses_module.Answer(None, set(), Stats("dflash"))
         answer.stats.rounds, answer.stats.seconds_by_width = 2, {4: [2, 1.0]}
         answer.start_clock()
         os.kill(os.getpid(), signal.SIGCONT)
@@ -348,7 +350,7 @@ def test_a_round_that_stalls_drops_the_kernels(monkeypatch, tmp_path):
         return clock[0]
 
     monkeypatch.setattr(pair.drafter, "propose", propose)
-    monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=now))
+    monkeypatch.setattr(responses_module, "time", SimpleNamespace(perf_counter=now))
     pair = replace(pair, kernels=(in_service(tmp_path, notices),))
     messages = [{"role": "user", "content": "Count from 1 to 30."}]
     prompt = chat_template.apply_template(tokenizer, messages)

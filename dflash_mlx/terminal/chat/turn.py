@@ -15,8 +15,8 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from rich.console import Console
 
 from ...cache.prompt_cache import PromptCache
-from ...engine import GenerationResponse
 from ...pair import Pair
+from ...responses import GenerationResponse
 from ...text.detokenizer import Detokenizer
 from ..answer_request import AnswerRequest
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from ...engine import GenerationResponse
+from ...responses import GenerationResponse
 from ...text.reasoning import Markers, Splitter
 from .markdown import MarkdownStream
 from .region import ControlEscaper, Region, answer_console

@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from ...engine import GenerationResponse
+from ...responses import GenerationResponse
 from ...stats import Stats
 from .region import escape_controls
 
