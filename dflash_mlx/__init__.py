@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see
+    from .batch_engine import batch_generate
     from .cache.prompt_cache import PromptCache
     from .decoding.loop import decode
     from .engine import generate, stream_generate
@@ -34,6 +35,7 @@ _PUBLIC = {
     "Pair": ("pair", "Pair"),
     "generate": ("engine", "generate"),
     "stream_generate": ("engine", "stream_generate"),
+    "batch_generate": ("batch_engine", "batch_generate"),
     "GenerationResponse": ("responses", "GenerationResponse"),
     "Stats": ("stats", "Stats"),
     "decode": ("decoding.loop", "decode"),
@@ -54,6 +56,7 @@ __all__ = [
     "Round",
     "Sampling",
     "Stats",
+    "batch_generate",
     "chat_template",
     "decode",
     "generate",

@@ -26,6 +26,7 @@ ROWS = (
     ("tuning",),
     ("loading", "responses"),
     ("engine",),
+    ("batch_engine",),
     ("convert",),
     ("train",),
     ("bench",),
