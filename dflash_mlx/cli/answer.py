@@ -22,6 +22,15 @@ from ..terminal.options import PROMPT, Json, Verbose, option, parse_bool
 from ..terminal.serve.options import ServedAnswerOptions, ServeOptions
 from .app import command
 
+ModelName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="The same as --model.",
+        autocompletion=shell_completion.models,
+    ),
+]
+
 
 @command
 def generate(
@@ -81,14 +90,7 @@ def generate(
 
 
 def chat(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="The same as --model.",
-            autocompletion=shell_completion.models,
-        ),
-    ] = None,
+    name: ModelName = None,
     *,
     options: AnswerOptions,
     shorthand: Shorthand,
@@ -139,14 +141,7 @@ def one_model(argument: str | None, option: str | None) -> str | None:
 
 @command
 def serve(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="The same as --model.",
-            autocompletion=shell_completion.models,
-        ),
-    ] = None,
+    name: ModelName = None,
     *,
     options: ServedAnswerOptions,
     shorthand: Shorthand,
