@@ -6,7 +6,15 @@ import pytest
 
 from dflash_mlx.text.tool_calls.cursor import Cursor, finish
 from dflash_mlx.text.tool_calls.events import BrokenCall
-from dflash_mlx.text.tool_calls.schema import TYPES, Tool, convert, kind_of, read_tools
+from dflash_mlx.text.tool_calls.schema import (
+    TYPES,
+    Kind,
+    Tool,
+    convert,
+    kind_of,
+    read_tools,
+    resolve,
+)
 from dflash_mlx.text.tool_calls.values import (
     FUNCTION_GEMMA,
     GEMMA,
@@ -241,3 +249,14 @@ def test_a_whole_text_as_json():
     assert to_json("5") == "5"
     for text in ("{} x", "", "[", "x"):
         assert to_json(text) is None
+
+
+def test_references_that_branch_or_loop_are_read_in_time():
+    defs = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 50} for i in range(9)}
+    root = {"$ref": "#/$defs/a0", "$defs": {**defs, "a9": {"type": "string"}}}
+    assert kind_of(root, root).types == {"string"}
+    loop = {"anyOf": [{"$ref": "#"}] * 50}
+    assert kind_of(loop, loop) == Kind()
+    assert resolve("#/anyOf/" + "9" * 5000, loop) is None
+    assert resolve("#/anyOf/50", loop) is None
+    assert resolve("#/anyOf/49", loop) == {"$ref": "#"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,7 @@ ALIASES = {
 }
 # References that are followed one after the other, and levels of anyOf and allOf.
 DEEPEST = 20
+INDEX = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -91,22 +93,34 @@ def read_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, Tool]:
     return found
 
 
-def kind_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Kind:
+def kind_of(
+    schema: Any,
+    root: Mapping[str, Any],
+    depth: int = 0,
+    known: dict[str, Kind] | None = None,
+) -> Kind:
     """What a schema allows.
 
     Args:
         schema: A JSON Schema. What is none allows everything.
         root: The schema that its references point into.
         depth: The number of schemas around it.
+        known: What references allow that were met before. One inside itself allows
+            everything, and none is followed twice, which could take for ever.
     """
+    known = {} if known is None else known
     if not isinstance(schema, Mapping) or depth > DEEPEST:
         return ANY
     if isinstance(reference := schema.get("$ref"), str):
-        return kind_of(resolve(reference, root), root, depth + 1)
+        if reference not in known:
+            known[reference] = ANY
+            target = resolve(reference, root)
+            known[reference] = kind_of(target, root, depth + 1, known)
+        return known[reference]
     kind = replace(_named(schema), words=_words(schema))
     for key in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(key), list) and choices:
-            kinds = [kind_of(choice, root, depth + 1) for choice in choices]
+            kinds = [kind_of(choice, root, depth + 1, known) for choice in choices]
             kind = _both(
                 kind,
                 Kind(
@@ -116,7 +130,7 @@ def kind_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> Kind:
             )
     if isinstance(parts := schema.get("allOf"), list):
         for part in parts:
-            kind = _both(kind, kind_of(part, root, depth + 1))
+            kind = _both(kind, kind_of(part, root, depth + 1, known))
     if schema.get("nullable") is True:
         kind = replace(kind, types=kind.types | {"null"})
     return kind
@@ -172,8 +186,8 @@ def resolve(reference: str, root: Mapping[str, Any]) -> Any:
         part = part.replace("~1", "/").replace("~0", "~")
         if isinstance(found, Mapping):
             found = found.get(part)
-        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
-            found = found[int(part)]
+        elif isinstance(found, list) and INDEX.fullmatch(part):
+            found = found[int(part)] if int(part) < len(found) else None
         else:
             return None
     return found
