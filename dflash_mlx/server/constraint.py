@@ -7,6 +7,7 @@ begins behind it. Does not know requests' JSON or models.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from .schema import Constraint, ToolChoice
 ANALYSIS = """
 analysis: <|channel|> "analysis" <|message|> /(?s:.*)/ <|end|> <|start|> "assistant"
 """
+# What Lark reads otherwise than a regular expression does, and what is escaped already.
+IN_REGEX = re.compile(r"\\.|[/\n]", re.DOTALL)
 ANY_CHOICE = ToolChoice()
 FINAL = ("<|channel|>final<|message|>", "<|channel|>final <|constrain|>json<|message|>")
 
@@ -123,6 +126,13 @@ def call_grammar(
     return text
 
 
+def lark_regex(pattern: str) -> str:
+    """A regular expression in Lark."""
+    names = {"/": r"\/", "\n": r"\n"}
+    escaped = IN_REGEX.sub(lambda found: names.get(found[0], found[0]), pattern)
+    return f"/{escaped}/"
+
+
 def either(constraint: Constraint, calls: str) -> str | None:
     """The Lark grammar of an answer that matches a constraint or is calls; None for
     constraints that are Lark themselves, beside which no call is possible."""
@@ -132,7 +142,7 @@ def either(constraint: Constraint, calls: str) -> str | None:
         case "json_schema":
             answer = f"%json {json.dumps(constraint.value)}"
         case "regex":
-            answer = "/" + constraint.value.replace("/", "\\/") + "/"
+            answer = lark_regex(constraint.value)
         case _:
             return None
     calls = "calls: " + calls.removeprefix("start: ")

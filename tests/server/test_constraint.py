@@ -8,6 +8,8 @@ import openai
 import pydantic
 import pytest
 
+from dflash_mlx.server.constraint import lark_regex
+
 MESSAGES = [{"role": "user", "content": "What is 12 + 34?"}]
 SCHEMA = {
     "type": "object",
@@ -102,3 +104,17 @@ def test_completions_are_constrained_too(server):
     body = {"prompt": "Numbers:", "structured_outputs": {"regex": "[0-9]{4}"}}
     text = server.post("/v1/completions", body).json()["choices"][0]["text"]
     assert re.fullmatch("[0-9]{4}", text)
+
+
+@pytest.mark.parametrize(
+    "pattern, found",
+    [
+        ("a/b", r"/a\/b/"),
+        (r"a\/b", r"/a\/b/"),
+        (r"a\\/b", r"/a\\\/b/"),
+        ("a\nb", r"/a\nb/"),
+        ("[0-9]+", "/[0-9]+/"),
+    ],
+)
+def test_a_regular_expression_in_lark(pattern, found):
+    assert lark_regex(pattern) == found
