@@ -183,12 +183,15 @@ class ChoiceAnswer:
         """Add the text of a token."""
         self.stats = response.stats
         self.first_at = self.first_at or time.perf_counter()
-        reasoning = self.splitter is not None and self.splitter.state == "reasoning"
+        reasoning = self._reasons()
         for kind, text in self._split(response.text):
             if kind == "reasoning":
                 self._add_reasoning(text)
             else:
                 self._add_answer(text, response.from_draft)
+        reasoning = (
+            reasoning or self._reasons()
+        )  # a marker that begins it belongs to it
         self.usage = replace(
             self.usage,
             completion_tokens=self.usage.completion_tokens + 1,
@@ -198,6 +201,9 @@ class ChoiceAnswer:
         is_end = response.token in self.tokenizer.eos_token_ids
         if asked is not None and not reasoning and not is_end:
             self.logprobs.append(token_logprob(self.tokenizer, response, asked))
+
+    def _reasons(self):
+        return self.splitter is not None and self.splitter.state == "reasoning"
 
     def _split(self, text):
         if self.splitter is None:
@@ -320,7 +326,8 @@ def token_logprob(
 ) -> TokenLogprob:
     """The logprob of a token, and of the `top` most likely ones there."""
     values = np.array(response.logprobs.astype(mx.float32))
-    best = np.argsort(-values)[:top] if top else []
+    best = np.argpartition(-values, min(top, len(values) - 1))[:top]
+    best = best[np.argsort(-values[best])]
     found = tuple(
         (tokenizer.decode([int(i)]), float(values[i]))
         for i in best

@@ -144,7 +144,9 @@ class CompletionWriter:
                 texts = [part.text for part in parts if isinstance(part, Content)]
                 return [self._chunk(choice, "".join(texts))] if texts else []
             case Finish(choice, reason):
-                return [self._chunk(choice, "", reason)]
+                chunk = self._chunk(choice, "", reason)
+                self.offset = 0
+                return [chunk]
             case Done(usage, summary):
                 frames = ["data: [DONE]\n\n"]
                 if self.include_usage:
