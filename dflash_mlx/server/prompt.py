@@ -6,12 +6,15 @@ markers for filling in, the context's length. Does not touch arrays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..errors import PromptError
+from ..models.targets.base import Target
 from ..text.chat_template import apply_template, marks
 from ..text.fim import fill_prompt, find_fill_markers
 from ..text.grammar import Grammar
@@ -43,6 +46,7 @@ class Prepared:
         ids: The prompt.
         marks: Where later prompts may part from it; see PromptCache.reuse.
         continued: The prompt ends with the beginning of the answer.
+        thinks: The model reasons first, if the prompt does not show it.
         tools: The tools that the model was offered.
         format: How it writes their calls; None without tools.
         grammar: What the answer must match, or None.
@@ -52,6 +56,7 @@ class Prepared:
     ids: list[int]
     marks: tuple[int, ...] = ()
     continued: bool = False
+    thinks: bool = False
     tools: tuple[dict[str, Any], ...] = ()
     format: ToolFormat | None = None
     grammar: Grammar | None = None
@@ -64,6 +69,7 @@ def prepare(
     defaults: Defaults,
     context: int | None,
     reasonings: ReasoningStore,
+    lock: AbstractContextManager[Any],
 ) -> Prepared:
     """Make a request's prompt.
 
@@ -73,21 +79,50 @@ def prepare(
         defaults: What the request does not say.
         context: Most tokens of prompt and answer, or None.
         reasonings: The reasoning of earlier answers, where messages lack it.
+        lock: Held while the prompt is made. A grammar is compiled without it, which can
+            take seconds.
 
     Raises:
         RequestError: The template rejects the messages, or the prompt is too long.
     """
-    if request.text is not None:
-        grammar = make_grammar(tokenizer, request.constraint)
-        prepared = Prepared(completion_ids(request, tokenizer), grammar=grammar)
-    else:
-        messages = reasonings.restore(request.messages)
-        prepared = _prepare_chat(request, messages, tokenizer, defaults)
-    if context is not None and len(prepared.ids) >= context:
-        raise PromptTooLong(len(prepared.ids), context)
-    if not prepared.ids:
-        raise RequestError("The prompt is empty.", param="prompt")
+    with lock:
+        if request.text is not None:
+            prepared = Prepared(completion_ids(request, tokenizer))
+        else:
+            messages = reasonings.restore(request.messages)
+            prepared = _prepare_chat(request, messages, tokenizer, defaults, context)
+    prepared = constrain(prepared, request, tokenizer)
+    check_length(prepared.ids, context)
     return prepared
+
+
+def check_length(ids: Sequence[int], context: int | None) -> None:
+    """Raise RequestError if a prompt is empty, or does not fit the context."""
+    if context is not None and len(ids) >= context:
+        raise PromptTooLong(len(ids), context)
+    if not ids:
+        raise RequestError("The prompt is empty.", param="prompt")
+
+
+def check_tokens(request: Request, target: Target) -> None:
+    """Check the token ids in a request's fields.
+
+    Args:
+        request: The request.
+        target: Its model.
+
+    Raises:
+        RequestError: The vocabulary has no such token.
+    """
+    named = {"logit_bias": request.sampling.get("logit_bias", ())}
+    if isinstance(request.text, tuple):
+        named["prompt"] = request.text
+    for param, ids in named.items():
+        try:
+            target.check_ids(ids)
+        except PromptError as error:
+            message = error.message.replace("The prompt", param, 1)
+            raise RequestError(message, param=param) from None
 
 
 def completion_ids(request: Request, tokenizer: TokenizerWrapper) -> list[int]:
@@ -106,7 +141,7 @@ def completion_ids(request: Request, tokenizer: TokenizerWrapper) -> list[int]:
     return encode(tokenizer, text if isinstance(text, str) else list(text))
 
 
-def _prepare_chat(request, messages, tokenizer, defaults):
+def _prepare_chat(request, messages, tokenizer, defaults, context):
     warnings: list[str] = []
     if defaults.system and all(each["role"] != "system" for each in messages):
         messages.insert(0, {"role": "system", "content": defaults.system})
@@ -122,21 +157,41 @@ def _prepare_chat(request, messages, tokenizer, defaults):
         options["continue_final_message"] = True
     try:
         ids, messages = render(tokenizer, messages, options)
+        check_length(ids, context)  # the marks take as long again
         found = () if continued else marks(tokenizer, messages, **options)
     except PromptError as error:
         raise from_user_error(error, "messages") from None
-    grammar = make_grammar(
-        tokenizer, request.constraint, request.tool_choice, tools, format
-    )
-    if grammar is not None and grammar.markers is None and not continued:
-        switch = switch_of(tokenizer)
-        thinks = switch is not None and options.get(switch) is not False
-        calls = request.tool_choice.mode == "required"
-        grammar, more = behind_reasoning(tokenizer, grammar, ids, thinks, calls)
-        ids = ids + more
+    switch = switch_of(tokenizer)
+    thinks = switch is not None and options.get(switch) is not False
     return Prepared(
-        ids, tuple(found), continued, tools, format, grammar, tuple(warnings)
+        ids, tuple(found), continued, thinks, tools, format, None, tuple(warnings)
     )
+
+
+def constrain(
+    prepared: Prepared, request: Request, tokenizer: TokenizerWrapper
+) -> Prepared:
+    """The prompt with the grammar of its answer, if the request asks for one.
+
+    Raises:
+        RequestError: The grammar cannot be had.
+    """
+    grammar = make_grammar(
+        tokenizer,
+        request.constraint,
+        request.tool_choice,
+        prepared.tools,
+        prepared.format,
+    )
+    ids = prepared.ids
+    chat = request.text is None and not prepared.continued
+    if grammar is not None and grammar.markers is None and chat:
+        calls = request.tool_choice.mode == "required"
+        grammar, more = behind_reasoning(
+            tokenizer, grammar, ids, prepared.thinks, calls
+        )
+        ids = ids + more
+    return replace(prepared, ids=ids, grammar=grammar)
 
 
 def render(
@@ -188,7 +243,8 @@ def template_options(
     text = template_text(tokenizer)
     known = None if text is None else variables(text) - {*RESERVED, "tools"}
     for name, value in request.template_arguments.items():
-        if name in RESERVED or name == "tools" or (known and name not in known):
+        foreign = known is not None and name not in known
+        if name in RESERVED or name == "tools" or foreign:
             warnings.append(f"chat_template_kwargs.{name} was ignored.")
         else:
             options[name] = value

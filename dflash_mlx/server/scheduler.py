@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 from ..errors import DFlashError
 from .answer import Stopped, Turn, answer
-from .errors import RequestError, from_user_error
+from .errors import INTERNAL, RequestError, from_user_error
 from .events import Done, Event, Failed, Usage, Waiting
 from .models import Loaded, Models
 from .openai import new_id
-from .prompt import Prepared, prepare
+from .prompt import Prepared, check_tokens, prepare
 from .schema import Request
 from .settings import Settings
 
@@ -27,7 +27,6 @@ log = logging.getLogger("dflash_mlx.server")
 
 TOO_LONG = "The answer took longer than {:.0f} s, the server's --timeout."
 STOPPING = "The server is shutting down."
-INTERNAL = "The server failed to answer; its log says why."
 
 
 @dataclass(eq=False)
@@ -76,7 +75,7 @@ class Scheduler:
         self.running: Job | None = None
         self._changed = threading.Condition()
         self._stopping = False
-        self._encoding = threading.Lock()  # a tokenizer is used by one thread at a time
+        self._encoding = threading.Lock()  # one prompt is made at a time
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self) -> None:
@@ -120,14 +119,18 @@ class Scheduler:
     def _prepare(self, request: Request, loaded: Loaded) -> Prepared:
         own, limit = loaded.pair.target.context, self.settings.limits.context
         context = min((c for c in (own, limit) if c is not None), default=None)
-        with self._encoding:
+        try:
+            check_tokens(request, loaded.pair.target)
             return prepare(
                 request,
                 loaded.tokenizer,
                 self.settings.defaults,
                 context,
                 loaded.reasonings,
+                self._encoding,
             )
+        except DFlashError as error:
+            raise from_user_error(error) from None
 
     def submit(self, job: Job) -> None:
         """Add a job to the queue.

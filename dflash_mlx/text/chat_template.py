@@ -16,6 +16,17 @@ from ..errors import PromptError
 # A made-up next turn, to find out whether the template rewrites earlier ones.
 ANSWER = {"role": "assistant", "content": "Yes."}
 QUESTION = {"role": "user", "content": "Why?"}
+# A template is a program, which can fail in any of these ways. transformers raises
+# ValueError if it drops or changes a message that is to be continued.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 def apply_template(
@@ -47,9 +58,7 @@ def apply_template(
             continue_final_message=continue_final_message,
             **options,
         )
-    except (TemplateError, TypeError, ValueError) as error:
-        # A template is a program. transformers raises ValueError if it drops or changes
-        # a message that is to be continued.
+    except TEMPLATE_ERRORS as error:
         raise PromptError(
             f"The model's chat template rejects these messages: {error}.",
             "Change them, or use --ignore-chat-template.",
