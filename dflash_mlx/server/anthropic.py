@@ -17,6 +17,7 @@ from .errors import RequestError
 from .openai import function_tool, read_effort, read_max_tokens, read_stop
 from .schema import (
     Constraint,
+    Objects,
     Request,
     SamplingFields,
     ToolChoice,
@@ -40,7 +41,7 @@ class MessagesBody(SamplingFields):
     stop_sequences: Any = None
     stream: bool = False
     thinking: dict[str, Any] = Field(default_factory=dict)
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tools: Objects = Field(default_factory=list)
     tool_choice: dict[str, Any] = Field(default_factory=dict)
     output_config: dict[str, Any] = Field(default_factory=dict)
     output_format: dict[str, Any] | None = None  # its older place

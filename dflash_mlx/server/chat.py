@@ -46,8 +46,10 @@ from .schema import (
     MAX_CHOICES,
     MAX_TOP_LOGPROBS,
     Constraint,
+    Objects,
     Request,
     SamplingFields,
+    Texts,
     parse_body,
     require_field,
 )
@@ -78,7 +80,7 @@ class ChatBody(SamplingFields):
     n: int = 1
     logprobs: bool = False
     top_logprobs: int | None = None
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tools: Objects = Field(default_factory=list)
     tool_choice: Any = None
     parallel_tool_calls: bool = True
     functions: Any = None
@@ -87,7 +89,8 @@ class ChatBody(SamplingFields):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     reasoning_effort: str | None = None
     audio: Any = None
-    modalities: list[str] | None = None
+    modalities: Texts = Field(default_factory=list)
+    continue_final_message: bool = False
     dflash: Extension = Extension()
 
 
@@ -109,7 +112,7 @@ class ChatCompletions:
         return Request(
             model=fields.model,
             messages=messages,
-            continue_last=bool(body.get("continue_final_message")),
+            continue_last=fields.continue_final_message,
             tools=tools,
             tool_choice=read_tool_choice(
                 fields.tool_choice, tools, fields.parallel_tool_calls
@@ -149,7 +152,7 @@ def refuse_unsupported(fields: ChatBody) -> None:
     """Raise RequestError for fields that would be answered wrongly."""
     if fields.functions:
         raise unsupported("functions", "functions", "Use tools.")
-    if fields.audio or "audio" in (fields.modalities or ()):
+    if fields.audio or "audio" in fields.modalities:
         raise unsupported("Audio", "modalities")
 
 

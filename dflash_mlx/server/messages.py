@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import RequestError, unsupported
+from .schema import MAX_DEPTH, is_shallow
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
@@ -107,9 +108,10 @@ def template_call(id: str, name: str, arguments: Any) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             parsed = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
-        arguments = parsed if isinstance(parsed, dict) else arguments
+        usable = isinstance(parsed, dict) and is_shallow(parsed, MAX_DEPTH)
+        arguments = parsed if usable else arguments
     function = {"name": name, "arguments": {} if arguments is None else arguments}
     return {"id": id, "type": "function", "function": function}
 

@@ -26,6 +26,7 @@ from .schema import (
     MAX_TOP_LOGPROBS,
     Request,
     SamplingFields,
+    Texts,
     ToolChoice,
     parse_body,
     require_field,
@@ -50,8 +51,8 @@ class ResponsesBody(SamplingFields):
     text: dict[str, Any] = Field(default_factory=dict)
     max_output_tokens: int | None = None
     top_logprobs: int | None = None
-    include: list[str] = Field(default_factory=list)
-    metadata: dict[str, str] = Field(default_factory=dict)
+    include: Texts = Field(default_factory=list)
+    metadata: dict[str, Any] = Field(default_factory=dict)
     truncation: str | None = None
     store: bool = False
     stream: bool = False
@@ -70,6 +71,8 @@ class Responses:
         """As in Dialect."""
         fields = parse_body(ResponsesBody, body)
         refuse_unsupported(fields)
+        texts = all(isinstance(value, str) for value in fields.metadata.values())
+        require_field(texts, "metadata", "an object of texts", fields.metadata)
         read = read_input(fields.input, fields.instructions)
         tools = read_tools([*fields.tools, *read.tools])
         functions = tuple(tools.functions)

@@ -7,12 +7,21 @@ array.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    ValidationError,
+    model_validator,
+)
 
+from ..errors import OptionError
 from ..types import Sampling
 from .errors import RequestError
 
@@ -20,6 +29,7 @@ from .errors import RequestError
 MAX_DEPTH = 64
 MAX_CHOICES = 8
 MAX_TOP_LOGPROBS = 20
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -102,20 +112,35 @@ class Body(BaseModel):
     """Base of the dialects' request bodies: null is absent, unknown fields are ignored.
 
     Every field of a body has a default, so that a missing one is named in a sentence.
+    Types are strict: texts are no numbers, and numbers no booleans.
     """
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, body):
-        """Remove fields that are null, also in the bodies within a body."""
+        """Remove fields that are null, also in the bodies within a body. A number
+        without a fraction is an integer, however it is written.
+        """
         if not isinstance(body, Mapping):
             return body
-        return {name: value for name, value in body.items() if value is not None}
+        return {
+            name: int(value) if is_whole(value) else value
+            for name, value in body.items()
+            if value is not None
+        }
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a float without a fraction."""
+    return isinstance(value, float) and value.is_integer()
 
 
 BodyType = TypeVar("BodyType", bound=Body)
+# Lists of which only the first wrong item is told: there may be millions.
+Texts = Annotated[list[str], FailFast()]
+Objects = Annotated[list[dict[str, Any]], FailFast()]
 
 
 def read_body(raw: bytes) -> dict[str, Any]:
@@ -125,10 +150,15 @@ def read_body(raw: bytes) -> dict[str, Any]:
         RequestError: It is not one, or is nested too deeply.
     """
     try:
-        body = json.loads(raw, parse_constant=_refuse_constant)
-        json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair
+        body = json.loads(
+            raw.decode("utf-8-sig"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+        if SURROGATE.search(raw):  # there may be half of a pair
+            json.dumps(body, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        raise RequestError("The body is not valid JSON.") from None
+        raise RequestError("The body is not valid JSON in UTF-8.") from None
     if not isinstance(body, dict):
         raise RequestError("The body must be a JSON object.")
     if not is_shallow(body, MAX_DEPTH):
@@ -138,6 +168,13 @@ def read_body(raw: bytes) -> dict[str, Any]:
 
 def _refuse_constant(name):
     raise ValueError(f"{name} is no number of JSON.")  # NaN, Infinity
+
+
+def _finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large.")
+    return value
 
 
 def is_shallow(value: Any, levels: int) -> bool:
@@ -194,6 +231,19 @@ SAMPLING_FIELDS = {
 }
 
 
+# Ranges beyond which a model's logits become infinite, or useless.
+RANGES = {
+    "temperature": (0, 100),
+    "top_k": (-(2**31), 2**31 - 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repetition_penalty": (0.01, 100),
+}
+MIN_TEMPERATURE = 1e-5  # below, the likeliest token is all but certain
+MAX_BIAS = 100
+TOKEN_ID = re.compile("[0-9]{1,9}")
+
+
 class SamplingFields(Body):
     """The fields of a body that say how tokens are chosen."""
 
@@ -207,7 +257,7 @@ class SamplingFields(Body):
     repetition_penalty: float | None = None
     xtc_probability: float | None = None
     xtc_threshold: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = None
 
     def sampling(self) -> dict[str, Any]:
         """The values given, by field of Sampling.
@@ -224,27 +274,41 @@ class SamplingFields(Body):
             values["top_k"] = 0
         if "seed" in values:
             values["seed"] %= 2**32
+        for name, (low, high) in RANGES.items():
+            if (value := getattr(self, name)) is not None:
+                fits = low <= value <= high
+                require_field(fits, name, f"{low} to {high}", value)
         for name in ("presence_penalty", "frequency_penalty"):
             if values.get(name) == 0:
                 values[name] = None
+        if 0 < values.get("temp", 0) < MIN_TEMPERATURE:
+            values["temp"] = 0.0
         if self.logit_bias:
-            values["logit_bias"] = self._biases()
+            values["logit_bias"] = read_biases(self.logit_bias)
         check_sampling(values)
         return values
 
-    def _biases(self) -> dict[int, float]:
-        try:
-            return {int(token): bias for token, bias in self.logit_bias.items()}
-        except ValueError:
+
+def read_biases(biases: Mapping[str, Any]) -> dict[int, float]:
+    """The field "logit_bias".
+
+    Raises:
+        RequestError: It does not map token ids to numbers from -100 to 100.
+    """
+    for token, bias in biases.items():
+        is_id = TOKEN_ID.fullmatch(token) is not None
+        is_number = isinstance(bias, int | float) and not isinstance(bias, bool)
+        if not (is_id and is_number and -MAX_BIAS <= bias <= MAX_BIAS):
             raise RequestError(
-                "logit_bias must map token ids to numbers.", param="logit_bias"
-            ) from None
+                f"logit_bias must map token ids to numbers from -{MAX_BIAS} to "
+                f"{MAX_BIAS}, but has {json.dumps({token: bias})}.",
+                param="logit_bias",
+            )
+    return {int(token): float(bias) for token, bias in biases.items()}
 
 
 def check_sampling(values: Mapping[str, Any]) -> None:
     """Raise RequestError if Sampling refuses a value."""
-    from ..errors import OptionError
-
     names = {field: name for name, field in SAMPLING_FIELDS.items()}
     for name, value in values.items():
         try:
