@@ -5,6 +5,7 @@ Owns which dialect answers which path. Touches no array: requests go to the sche
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,7 +26,7 @@ from .anthropic import Messages, count_body
 from .chat import ChatCompletions
 from .completions import Completions
 from .dialect import Dialect
-from .errors import PromptTooLong, RequestError
+from .errors import INTERNAL, MOST_NAME, PromptTooLong, RequestError, one_line
 from .events import Failed
 from .guard import check_host, check_json, check_key, cors_headers, read_limited
 from .metrics import Metrics, RequestMetrics
@@ -33,7 +35,7 @@ from .request_log import RequestLog
 from .respond import Answer, Inbox, error_headers
 from .responses import Responses
 from .scheduler import Job, Scheduler
-from .schema import read_body
+from .schema import Request, read_body
 from .settings import Access, Settings
 
 # No other site may show the page in a frame; a newer server's page replaces a kept one.
@@ -41,6 +43,8 @@ PAGE_HEADERS = {
     "content-security-policy": "frame-ancestors 'none'",
     "cache-control": "no-cache",
 }
+log = logging.getLogger("dflash_mlx.server")
+
 WARNING_HEADER = "x-dflash-warning"
 DIALECTS: Mapping[str, Dialect] = {
     "/chat/completions": ChatCompletions(),
@@ -68,9 +72,8 @@ class Server:
 
     async def answer(self, http: HttpRequest, dialect: Dialect) -> Response:
         """Answer a POST of a dialect."""
-        body = await self.read(http)
-        request, stream = dialect.request(body), dialect.streams(body)
-        inbox, failed = Inbox(), None
+        body, request = await self.read(http, dialect)
+        stream, inbox, failed = dialect.streams(body), Inbox(), None
         job = Job(request, self.models.find(request.model), inbox.deliver)
         try:
             await self.prepare(job)
@@ -81,12 +84,12 @@ class Server:
         writer = dialect.writer(body, request, request.model or job.model)
         observers = (
             RequestMetrics(self.metrics, job.model),
-            RequestLog(job.id, http.url.path, job.model, body),
+            RequestLog(job.id, http.scope["path"], job.model, body),
         )
-        if failed is None:
-            self.scheduler.submit(job)
-        else:
-            job.deliver([failed])
+        ignored = job.prepared.warnings if job.prepared else ()
+        names = ("x-request-id", "request-id")  # OpenAI's and Anthropic's
+        headers = dict.fromkeys(names, job.id)
+        headers |= warning_headers((*request.warnings, *ignored))
 
         def observe(event):
             for each in observers:
@@ -97,20 +100,29 @@ class Server:
             for each in observers:
                 each.abort()
 
-        ignored = job.prepared.warnings if job.prepared else ()
-        names = ("x-request-id", "request-id")  # OpenAI's and Anthropic's
-        headers = dict.fromkeys(names, job.id)
-        headers |= warning_headers((*request.warnings, *ignored))
-        return Answer(inbox, dialect, writer, stream, observe, abandon, headers)
+        answer = Answer(inbox, dialect, writer, stream, observe, abandon, headers)
+        if failed is None:
+            self.scheduler.submit(job)  # from here on the answer must be sent
+        else:
+            job.deliver([failed])
+        return answer
 
-    async def read(self, http: HttpRequest) -> dict[str, Any]:
-        """The JSON object of a request's body.
+    async def read(
+        self, http: HttpRequest, dialect: Dialect
+    ) -> tuple[dict[str, Any], Request]:
+        """The JSON object of a request's body, and the request.
 
         Raises:
-            RequestError: It has none, or is too large.
+            RequestError: It is not one, is too large, or takes too long to arrive.
         """
         check_json(http.headers)
-        return read_body(await read_limited(http, self.settings.limits.body_bytes))
+        raw = await read_limited(http, self.settings.limits.body_bytes)
+
+        def parse():
+            body = read_body(raw)
+            return body, dialect.request(body)
+
+        return await run_in_threadpool(parse)  # a large one takes a second
 
     async def prepare(self, job: Job) -> None:
         """Make the prompt of a job, if its model is loaded.
@@ -123,7 +135,7 @@ class Server:
 
     async def count_tokens(self, http: HttpRequest, dialect: Dialect) -> Response:
         """Answer a POST that asks for the length of a request's prompt."""
-        request, inbox = dialect.request(await self.read(http)), Inbox()
+        (_, request), inbox = await self.read(http, dialect), Inbox()
         job = Job(request, self.models.find(request.model), inbox.deliver)
         try:
             await self.prepare(job)
@@ -167,8 +179,9 @@ class Server:
 
 def warning_headers(warnings: tuple[str, ...]) -> dict[str, str]:
     """The header with what was ignored in a request."""
-    text = " ".join(warnings).encode("ascii", "replace").decode()
-    return {WARNING_HEADER: " ".join(text.split())} if text else {}
+    text = one_line(" ".join(one_line(each, MOST_NAME) for each in warnings))
+    ascii = text.encode("ascii", "replace").decode()
+    return {WARNING_HEADER: ascii} if ascii else {}
 
 
 def make_app(server: Server) -> ASGIApp:
@@ -183,6 +196,7 @@ def make_app(server: Server) -> ASGIApp:
     add_information(app, server)
     app.add_exception_handler(RequestError, error_response)
     app.add_exception_handler(HTTPException, http_error_response)
+    app.add_exception_handler(Exception, bug_response)
     return Guard(app, server.settings.access)
 
 
@@ -199,6 +213,8 @@ def post_route(answer: Callable, dialect: Dialect) -> Callable:
             return await answer(http, dialect)
         except RequestError as error:
             return json_error(error, dialect.error(error))
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
 
     return route
 
@@ -243,12 +259,17 @@ def json_error(error: RequestError, body: dict[str, Any]) -> Response:
 
 async def error_response(http: HttpRequest, error: Exception) -> Response:
     """The HTTP response of a RequestError outside the dialects' routes."""
-    return json_error(error, dialect_of(http.url.path).error(error))
+    return json_error(error, dialect_of(http.scope["path"]).error(error))
+
+
+async def bug_response(http: HttpRequest, error: Exception) -> Response:
+    """The HTTP response of a bug. Its traceback goes to the log."""
+    return await error_response(http, RequestError(INTERNAL, status=500))
 
 
 async def http_error_response(http: HttpRequest, error: Exception) -> Response:
     """The HTTP response where there is no route."""
-    path, method = http.url.path, http.method
+    path, method = http.scope["path"], http.method
     words = {
         404: f"There is no {path} here.",
         405: f"{path} does not answer {method}.",
@@ -295,7 +316,12 @@ class Guard:
             response = json_error(error, dialect_of(path).error(error))
             await response(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            # A bug. The client has its answer from `bug_response`, and its connection
+            # can be used again.
+            log.exception("a request to %s failed", path)
 
 
 def with_headers(send: Send, more: Mapping[str, str]) -> Send:

@@ -6,7 +6,9 @@ bodies. Does not know what a request means.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import re
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers
@@ -15,6 +17,7 @@ from starlette.requests import Request as HttpRequest
 from .errors import RequestError
 from .settings import Access
 
+PORT = re.compile(r":[0-9]*\Z")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 # Headers that the clients of the APIs send, and the methods of the routes.
 CORS_HEADERS = (
@@ -24,6 +27,9 @@ CORS_HEADERS = (
     "x-stainless-retry-count, x-stainless-runtime, x-stainless-runtime-version, "
     "x-stainless-timeout, anthropic-dangerous-direct-browser-access"
 )
+CONTENT_LENGTH = re.compile("[0-9]{1,18}")
+# Seconds in which a body must arrive.
+BODY_SECONDS = 60.0
 # Routes that need no key: a page that asks for the key, and a probe.
 OPEN_ROUTES = ("/", "/health")
 
@@ -34,7 +40,7 @@ def check_host(headers: Headers, access: Access) -> None:
     A web page that resolves its own name to 127.0.0.1 sends that name.
     """
     host = headers.get("host", "")
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    name = PORT.sub("", host)
     allowed = {*LOCAL, access.host, f"[{access.host}]", *access.hosts}
     if name.lower() not in {each.lower() for each in allowed}:
         raise RequestError(
@@ -53,7 +59,8 @@ def check_key(path: str, headers: Headers, access: Access) -> None:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         given = token.strip() or given
-    if not hmac.compare_digest(given.encode(), access.api_key.encode()):
+    # ASGI decodes the bytes of headers as Latin-1.
+    if not hmac.compare_digest(given.encode("latin-1"), access.api_key.encode()):
         raise RequestError(
             "The API key is missing or wrong. Send it as Authorization: Bearer KEY.",
             status=401,
@@ -90,16 +97,21 @@ async def read_limited(request: HttpRequest, limit: int) -> bytes:
     """The body of a request.
 
     Raises:
-        RequestError: It has more than `limit` bytes.
+        RequestError: It has more than `limit` bytes, or does not arrive in time.
     """
     declared = request.headers.get("content-length", "0")
-    size = int(declared) if declared.isdigit() else 0
+    size = int(declared) if CONTENT_LENGTH.fullmatch(declared) else 0
     body = bytearray()
-    if size <= limit:
-        async for part in request.stream():
-            body += part
-            if (size := len(body)) > limit:
-                break
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            if size <= limit:
+                async for part in request.stream():
+                    body += part
+                    if (size := len(body)) > limit:
+                        break
+    except TimeoutError:
+        message = f"The body did not arrive within {BODY_SECONDS:.0f} s."
+        raise RequestError(message, status=408, code="body_timeout") from None
     if size > limit:
         raise RequestError(
             f"The body has more than {limit} bytes.", status=413, code="body_too_large"

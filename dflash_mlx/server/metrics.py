@@ -90,6 +90,7 @@ class RequestMetrics:
         self.begun = time.monotonic()
         self.started: float | None = None
         self.first: float | None = None
+        self.ended = False
 
     def observe(self, event: Event) -> None:
         """Count an event."""
@@ -108,8 +109,10 @@ class RequestMetrics:
             case Finish(reason=reason):
                 metrics.success.labels(model, reason).inc()
             case Done(usage, summary):
+                self.ended = True
                 self._done(usage.completion_tokens, summary, now)
             case Failed():
+                self.ended = True
                 metrics.success.labels(model, "error").inc()
                 metrics.total.labels(model).observe(now - self.begun)
 
@@ -129,5 +132,7 @@ class RequestMetrics:
             metrics.accepted_at.labels(model, str(i)).inc(kept)
 
     def abort(self) -> None:
-        """Count a request whose client has gone."""
+        """Count a request whose client has gone before its end."""
+        if self.ended:
+            return
         self.metrics.success.labels(self.model, "abort").inc()

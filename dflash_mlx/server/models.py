@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from ..pair import Pair
-from .errors import RequestError
+from .errors import MOST_NAME, RequestError
 from .prefix_store import PrefixStore
 from .reasoning_store import ReasoningStore
 
@@ -79,7 +79,7 @@ class Models:
         if name in self.names:
             return name
         for pattern, served in self.aliases.items():
-            if fnmatchcase(name, pattern):
+            if len(name) <= MOST_NAME and fnmatchcase(name, pattern):
                 return served
         served = ", ".join([*self.names, *self.aliases])
         raise RequestError(

@@ -10,6 +10,7 @@ import logging
 import time
 from typing import Any
 
+from .errors import printable
 from .events import Content, Done, Event, Failed, Reasoning, Started, Step
 
 log = logging.getLogger("dflash_mlx.server")
@@ -30,7 +31,8 @@ class RequestLog:
         self.begun = time.monotonic()
         self.cached = 0
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("%s: %s", self.name, json.dumps(body, ensure_ascii=False))
+            text = json.dumps(body, ensure_ascii=False)
+            log.debug("%s: %s", self.name, printable(text))
 
     def observe(self, event: Event) -> None:
         """Log an event, if it says how the request goes."""

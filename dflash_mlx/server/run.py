@@ -20,6 +20,9 @@ from .settings import Access, Settings
 
 # Seconds that answers under way get to end after Ctrl-C, and connections after them.
 DRAIN = 1.0
+# Seconds without a request after which a connection is closed: more than those after
+# which clients stop using one, so that no request meets a closing connection.
+KEEP_OPEN = 75
 
 
 class Uvicorn(uvicorn.Server):
@@ -90,6 +93,9 @@ def make_server(
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=int(DRAIN),
+        timeout_keep_alive=KEEP_OPEN,
+        http="h11",
+        ws="none",
         server_header=False,
         lifespan="off",
     )
