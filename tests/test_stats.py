@@ -78,3 +78,11 @@ def test_the_speedup_is_of_the_rounds_that_can_be_compared():
 
 def test_one_row_without_room_for_a_draft_is_not_parked():
     assert counted(PREFILL, SINGLE).reason == UNDRAFTED
+
+
+def test_rounds_of_forced_tokens_are_neither_the_drafters_nor_lookups():
+    stats = Stats("plain", UNDRAFTED)
+    stats.count(Round([1], 0, 0, 0), 1.0)
+    stats.count(Round([1, 2, 3], 2, 2, 3, "grammar"), 1.0)
+    assert (stats.engine, stats.lookup_rounds, stats.accepted) == ("plain", 0, 2)
+    assert stats.tokens_per_round == 3.0
