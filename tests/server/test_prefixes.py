@@ -1,4 +1,5 @@
-"""Kept caches through the server: every answer is a new server's, bit for bit."""
+"""Kept caches through the server: every answer is a new server's; bit for bit in the
+families where blocks and single rows agree."""
 
 import random
 
@@ -16,7 +17,7 @@ from tests.server.test_scheduler import is_idle, send, wait
 PATH = "/v1/chat/completions"
 STEP = 64  # rows of a chunk of the prefill
 # Rows of every layer are kept; states beside rows; windows beside rows.
-FAMILIES = ("llama", "qwen3_5", "gpt_oss")
+FAMILIES = ("qwen3", "qwen3_5", "gpt_oss")
 
 
 def letters(count: int, seed: int) -> str:
@@ -47,9 +48,12 @@ class Twins:
             target_layer_ids=(0, layers - 1),
         )
         pair, tokenizer = Pair.of(model, drafter), make_tokenizer(TEMPLATES[template])
+        self.agree = pair.target.blocks_agree
         tokenizer.eos_token_ids = set(eos)
         settings = Settings(
-            access=Access(port=0), decoding=Decoding(prefill_step_size=STEP)
+            access=Access(port=0),
+            # Widths that clocks choose differ, and so may last bits in some families.
+            decoding=Decoding(prefill_step_size=STEP, block_size=4),
         )
         self.kept, self.fresh = (
             LiveServer(pair, tokenizer, settings) for _ in range(2)
@@ -77,9 +81,24 @@ class Twins:
         *wanted, new = self.expected(body)
         assert new["prompt_tokens_details"]["cached_tokens"] == 0
         assert usage["completion_tokens"] == new["completion_tokens"]
-        assert got == wanted
+        check_equal(got, wanted, self.agree)
         cached = usage["prompt_tokens_details"]["cached_tokens"]
         return got[0], cached / usage["prompt_tokens"]
+
+
+def check_equal(got, wanted, bits):
+    """Check that two answers are the same: their logprobs too, in every bit or nearly.
+
+    Args:
+        got, wanted: Text, finish reason, logprobs.
+        bits: Rows of several passes agree in bits in this family.
+    """
+    assert got[:2] == wanted[:2]
+    if bits:
+        assert got[2] == wanted[2]
+    for one, other in zip(got[2], wanted[2], strict=True):
+        assert one["token"] == other["token"]
+        assert one["logprob"] == pytest.approx(other["logprob"], abs=1e-4)
 
 
 def request(messages, **more):
@@ -113,7 +132,8 @@ def test_a_prompt_that_parts_after_a_long_start_changes_no_other(twins):
     b = [SHARED, said(letters(30, 4)), TWO]
     first, _ = twins.ask(*a)
     again, repeated = twins.ask(*a)
-    other, shared = twins.ask(*b)
+    other, _ = twins.ask(*b)
+    _, shared = twins.ask(SHARED, TWO)
     answers = [twins.ask(*a) for _ in range(2)]
     assert [first, again] == [text for text, _ in answers] and other != first
     assert repeated > 0.99 and shared > 0.9
