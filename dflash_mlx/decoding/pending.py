@@ -38,7 +38,9 @@ class PendingPass:
     tape: Tape | None = None
 
     def masked(self, masks: mx.array, chooser: Chooser) -> PendingPass:
-        """This pass, which was sent without masks, with choices that they allow.
+        """This pass of a row, sent without masks, with a choice that they allow.
+
+        The choice is sent by itself: to read it must not wait for the next pass.
 
         Args:
             masks: As in mask_logits.
@@ -46,4 +48,6 @@ class PendingPass:
         """
         logits = mask_logits(self.logits, masks)
         places = range(self.position, self.position + len(logits))
-        return replace(self, logits=logits, choices=chooser.choose(logits, places))
+        choices = chooser.choose(logits, places)
+        mx.async_eval(choices)
+        return replace(self, logits=logits, choices=choices)

@@ -38,6 +38,7 @@ GROUPS = {
         "dflash_mlx/decoding",
         "dflash_mlx/models",
         "dflash_mlx/speculation",
+        "dflash_mlx/text",
         "tests/cache",
         "tests/decoding",
         "tests/metal/test_failures.py",
