@@ -1,7 +1,7 @@
 """Refuses grammars that are too large, or take too long to compile.
 
-llguidance bounds most of its work, but not all: some short schemas take hours, in a
-call that cannot be interrupted. So what may be one of these is compiled in a process of
+llguidance bounds most of its work, but not all: some short schemas take minutes or
+more, in a call that cannot be interrupted. So what may be one of these is compiled in a process of
 its own first. Does not know what a grammar means.
 """
 

@@ -28,11 +28,14 @@ def files(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", (program, process))
-def test_a_schema_from_a_shell(files, run):
+def test_a_schema_from_a_shell(files):
+    arguments = ["generate", QUESTION, "--json-schema", str(files / "sum.json")]
     answers = set()
-    for options in ([], ["--block-size", "8"], ["--plain"]):
-        arguments = ["generate", QUESTION, "--json-schema", str(files / "sum.json")]
+    for run, options in (
+        (process, []),
+        (program, ["--block-size", "8"]),
+        (program, ["--plain"]),
+    ):
         ended = run(*arguments, *options)
         assert ended.returncode == 0, ended.stderr
         jsonschema.validate(json.loads(ended.stdout), SCHEMA)
