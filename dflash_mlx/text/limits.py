@@ -1,8 +1,8 @@
 """Refuses grammars that are too large, or take too long to compile.
 
 llguidance bounds most of its work, but not all: some short schemas take minutes or
-more, in a call that cannot be interrupted. So what may be one of these is compiled in a process of
-its own first. Does not know what a grammar means.
+more, in a call that cannot be interrupted. So what may be one of these is compiled in a
+process of its own first. Does not know what a grammar means.
 """
 
 from __future__ import annotations
