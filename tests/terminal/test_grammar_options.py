@@ -43,6 +43,7 @@ def test_a_schema_from_a_shell(files):
     assert len(answers) == 1
 
 
+@pytest.mark.slow
 def test_a_lark_grammar_and_a_regular_expression(files):
     ended = program("generate", QUESTION, "--grammar", "sum.lark", cwd=files)
     assert ended.stdout.startswith("The sum is ") and len(ended.stdout) == 15
