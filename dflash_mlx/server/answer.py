@@ -127,6 +127,7 @@ class ChoiceAnswer:
         self.parts: list[Part] = []  # of this round
         self.whole = Choice()  # of all rounds
         self.logprobs: list[TokenLogprob] = []
+        self.held: list[TokenLogprob] = []  # of text that may be a marker
         self.warnings: list[str] = []
         self.names: dict[int, str] = {}  # of calls that have begun
         self.called = self.ended = False  # a call is complete; no more is wanted
@@ -183,27 +184,36 @@ class ChoiceAnswer:
         """Add the text of a token."""
         self.stats = response.stats
         self.first_at = self.first_at or time.perf_counter()
-        reasoning = self._reasons()
+        before = self._state()
+        said = False  # whether this token let text of the answer out
         for kind, text in self._split(response.text):
             if kind == "reasoning":
                 self._add_reasoning(text)
             else:
+                said = said or bool(text)
                 self._add_answer(text, response.from_draft)
-        reasoning = (
-            reasoning or self._reasons()
-        )  # a marker that begins it belongs to it
         self.usage = replace(
             self.usage,
             completion_tokens=self.usage.completion_tokens + 1,
-            reasoning_tokens=self.usage.reasoning_tokens + reasoning,
+            reasoning_tokens=self.usage.reasoning_tokens + (before == "reasoning"),
         )
-        asked = self.turn.request.logprobs
         is_end = response.token in self.tokenizer.eos_token_ids
-        if asked is not None and not reasoning and not is_end:
-            self.logprobs.append(token_logprob(self.tokenizer, response, asked))
+        if self.turn.request.logprobs is not None and not is_end:
+            self._add_logprob(response, before, said)
 
-    def _reasons(self):
-        return self.splitter is not None and self.splitter.state == "reasoning"
+    def _add_logprob(self, response, before, said):
+        """Keep a token's logprob back until its text is known to be of the answer."""
+        state = self._state()
+        if not said and state != before:
+            self.held = []  # they were a marker
+        elif "reasoning" not in (before, state):
+            asked = self.turn.request.logprobs
+            self.held.append(token_logprob(self.tokenizer, response, asked))
+        if said:
+            self.logprobs, self.held = self.logprobs + self.held, []
+
+    def _state(self):
+        return "answer" if self.splitter is None else self.splitter.state
 
     def _split(self, text):
         if self.splitter is None:
@@ -279,6 +289,7 @@ class ChoiceAnswer:
             for event in self.parser.close(truncated=cut):
                 self._add_event(event)
             self.warnings += self.parser.warnings
+        self.logprobs += self.held
         self._emit_step()
         self.turn.loaded.reasonings.put(self.whole)
         reason = "tool_calls" if self.called else last.finish_reason or "stop"

@@ -27,12 +27,13 @@ def test_logprobs_are_those_of_the_answer_without_its_reasoning(live, monkeypatc
     assert "".join(each["token"] for each in tokens).strip() == "Hello."
     for each in tokens:
         values = [other["logprob"] for other in each["top_logprobs"]]
-        assert len(values) == 3 and values == sorted(values, reverse=True)
+        assert 1 <= len(values) <= 3 and values == sorted(values, reverse=True)
         assert each["logprob"] <= values[0]
 
 
 def test_places_of_tokens_are_counted_for_each_choice(server):
-    body = {"prompt": "One, two,", "n": 2, "max_tokens": 4, "logprobs": 1, "seed": 1}
+    body = {"prompt": "One, two,", "n": 2, "max_tokens": 4, "logprobs": 1}
+    body["logit_bias"] = {"2": -100}  # does not end
     whole = server.post("/v1/completions", body).json()
     frames = data_of(server.frames("/v1/completions", body))
     choices = [choice for frame in frames for choice in frame["choices"]]
