@@ -321,7 +321,7 @@ class Guard:
         except Exception:
             # A bug. The client has its answer from `bug_response`, and its connection
             # can be used again.
-            log.exception("a request to %s failed", path)
+            log.exception("a request to %r failed", path)
 
 
 def with_headers(send: Send, more: Mapping[str, str]) -> Send:

@@ -71,8 +71,8 @@ class Responses:
         """As in Dialect."""
         fields = parse_body(ResponsesBody, body)
         refuse_unsupported(fields)
-        texts = all(isinstance(value, str) for value in fields.metadata.values())
-        require_field(texts, "metadata", "an object of texts", fields.metadata)
+        for name, value in fields.metadata.items():
+            require_field(isinstance(value, str), f"metadata.{name}", "text", value)
         read = read_input(fields.input, fields.instructions)
         tools = read_tools([*fields.tools, *read.tools])
         functions = tuple(tools.functions)
