@@ -1,5 +1,6 @@
 """The queue: order, limits, cancelling, time limits, and the end of the server."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -8,6 +9,8 @@ import time
 import httpx
 import pytest
 
+from dflash_mlx.server.events import Waiting
+from dflash_mlx.server.respond import Inbox
 from dflash_mlx.server.settings import Access, Decoding, Limits, Settings
 from tests.equipment.live_server import LiveServer, data_of
 
@@ -208,6 +211,39 @@ def test_the_end_of_the_server_ends_streams_with_an_error(tiny):
     thread.join(5)
     (error,) = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert error["error"]["message"] == "The server is shutting down."
+
+
+def test_the_end_of_the_server_waits_for_no_load(tiny):
+    gate, answers = threading.Event(), []
+    with LiveServer(*tiny, others=("second",)) as live:
+        load = live.models.load
+
+        def slow_load(name):
+            assert gate.wait(20)
+            return load(name)
+
+        def ask():
+            answers.append(live.post(PATH, body("Hi!", model="second")))
+
+        live.models.load = slow_load
+        thread = threading.Thread(target=ask)
+        thread.start()
+        wait(lambda: live.models.loading == "second")
+        assert live.http.get("/status").json()["state"] == "loading"
+        assert not live.scheduler.stop(0.0)
+        thread.join(5)
+        assert answers[0].status_code == 503
+        assert live.post(PATH, body("Hi!")).status_code == 503
+        gate.set()
+    assert is_idle(live)
+
+
+def test_events_for_a_server_that_has_ended_are_dropped():
+    async def make():
+        return Inbox()
+
+    inbox = asyncio.run(make())
+    inbox.deliver([Waiting(1)])
 
 
 def requests_with_cuts(server, count: int, every: int) -> None:
