@@ -118,10 +118,12 @@ def request(messages, **more):
 
 
 def answer(server, body):
-    """The text, finish reason, logprobs and usage of a streamed answer."""
+    """The text with its reasoning, finish reason, logprobs and usage of a streamed
+    answer."""
     *chunks, last = data_of(server.frames(PATH, body))
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
-    text = "".join(choice["delta"].get("content", "") for choice in choices)
+    names = ("reasoning_content", "content")
+    text = "".join(each["delta"].get(name, "") for each in choices for name in names)
     logprobs = [each["logprobs"]["content"] for each in choices if each["logprobs"]]
     return text, choices[-1]["finish_reason"], sum(logprobs, []), last["usage"]
 
