@@ -206,9 +206,17 @@ class Scheduler:
         except Exception:
             # A bug: the caches may be wrong now. Other requests are still answered.
             log.exception("answering failed")
+            job.deliver([Failed(RequestError(INTERNAL, status=500))])
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop the caches, or the model if that fails: this thread must go on."""
+        try:
             if self.models.loaded is not None:
                 self.models.loaded.prefixes.reset()
-            job.deliver([Failed(RequestError(INTERNAL, status=500))])
+        except Exception:
+            log.exception("the caches cannot be dropped; the model is loaded again")
+            self.models.loaded = None
 
     def _turn(self, job: Job) -> Turn:
         """What the answer to a job needs; loads its model if it is not loaded."""

@@ -15,6 +15,7 @@ from tests.equipment.hostile import VALID, check_answer, check_error, encode, mu
 from tests.equipment.live_server import LiveServer, data_of
 from tests.equipment.odd_requests import ANSWERED, ASK, CHATS, LIMIT, REFUSED, message
 from tests.equipment.tool_tokenizer import tool_tokenizer
+from tests.server.test_scheduler import is_idle, wait
 
 JSON = {"content-type": "application/json"}
 
@@ -48,7 +49,7 @@ def strict(text):
 def check_next(live):
     """Assert that the server answers, and that nothing is left behind."""
     assert send(live, CHATS, ASK).status_code == 200
-    assert live.scheduler.running is None and not live.scheduler.waiting
+    wait(lambda: is_idle(live))
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -183,6 +183,25 @@ def test_a_bug_is_answered_and_the_next_request_too(slow, monkeypatch, caplog):
     assert slow.chat("Hello!", max_tokens=1)["usage"]["completion_tokens"] == 1
 
 
+def test_a_bug_that_breaks_the_caches_too_makes_the_model_load_again(
+    tiny, monkeypatch, caplog
+):
+    from dflash_mlx.server import scheduler
+
+    def fail(*args):
+        raise KeyError("bug")
+
+    with LiveServer(*tiny) as live:
+        with monkeypatch.context() as patch:
+            patch.setattr(scheduler, "answer", fail)
+            patch.setattr(live.models.loaded.prefixes, "reset", fail)
+            assert live.post(PATH, body("Hello!")).status_code == 500
+            wait(lambda: is_idle(live))
+        assert "loaded again" in caplog.text and not live.loads
+        assert live.chat("Hello!", max_tokens=1)["usage"]["completion_tokens"] == 1
+        assert live.loads == ["tiny"]
+
+
 def test_an_error_inside_a_stream_is_a_frame(slow, monkeypatch):
     from dflash_mlx.server.answer import ChoiceAnswer
 
