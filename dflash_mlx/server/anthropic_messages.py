@@ -243,18 +243,37 @@ def text_of(block: Mapping[str, Any], param: str) -> str:
         case {"type": "text"}:
             raise RequestError(f"{param}.text must be text.", param=f"{param}.text")
         case {"type": "search_result"}:
-            heading = f"{block.get('title') or ''}\n{block.get('source') or ''}".strip()
+            heading = "\n".join(text_fields(block, ("title", "source"), param)).strip()
             texts = block_texts(block.get("content"), f"{param}.content")
             return join_texts([heading, *texts])
         case {"type": "document", "source": {"type": "text", "data": str(data)}}:
-            return join_texts([block.get("title"), block.get("context"), data])
+            return join_texts([*text_fields(block, ("title", "context"), param), data])
         case {"type": "document", "source": {"type": "content", "content": inner}}:
             texts = block_texts(inner, f"{param}.source.content")
-            return join_texts([block.get("title"), block.get("context"), *texts])
+            head = text_fields(block, ("title", "context"), param)
+            return join_texts([*head, *texts])
     kind = block["type"]
     raise unsupported(
         f"Content of type {kind!r}", param, "This server reads text only."
     )
+
+
+def text_fields(
+    block: Mapping[str, Any], names: Sequence[str], param: str
+) -> list[str]:
+    """The texts of a block's fields; empty for those that it does not have.
+
+    Raises:
+        RequestError: One is not text.
+    """
+    found = []
+    for name in names:
+        value = block.get(name)
+        if not isinstance(value, str | None):
+            field = f"{param}.{name}"
+            raise RequestError(f"{field} must be text.", param=field)
+        found.append(value or "")
+    return found
 
 
 def result_text(content: Any, param: str) -> str:

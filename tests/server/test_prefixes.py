@@ -1,12 +1,13 @@
 """Kept caches through the server: every answer is the one of a server without caches.
 
-Row by row, both compute the same numbers: text and logprobs are equal bit for bit. In
-chunks and blocks, whose sizes depend on what is cached, logprobs differ in their last
-bits.
+Row by row, both compute the same numbers: text and logprobs are equal bit for bit, but
+where a window keeps its rows in another order. In chunks and blocks, whose sizes depend
+on what is cached, logprobs differ in their last bits.
 """
 
 import json
 import random
+import re
 from functools import cache
 
 import pytest
@@ -24,7 +25,7 @@ PATH = "/v1/chat/completions"
 STEP = 256  # rows of a chunk of the prefill
 CUT = 4  # chunks after which a prefill is cut
 # Rows of every layer are kept; states beside rows; windows beside rows.
-FAMILIES = ("llama", "qwen3_5", "gpt_oss")
+FAMILIES = ("qwen3", "qwen3_5", "gpt_oss")
 
 
 def letters(count: int, seed: int) -> str:
@@ -57,7 +58,7 @@ class Twins:
         exact: Compute row by row, without drafts.
     """
 
-    def __init__(self, family, template="stable", eos=(), exact=True):
+    def __init__(self, family, template="stable", eos=(), exact=False):
         model = architectures.build(family)
         layers = len(model.layers)
         drafter = make_drafter(
@@ -101,7 +102,7 @@ class Twins:
         if self.exact:
             assert logprobs == other
         else:
-            close = pytest.approx([each["logprob"] for each in other], abs=1e-3)
+            close = pytest.approx([each["logprob"] for each in other], abs=1e-4)
             assert [each["logprob"] for each in logprobs] == close
         return got[0], usage["prompt_tokens"] - cached(usage)
 
@@ -143,7 +144,7 @@ def check_alternation(twins, start):
     answers = [twins.ask(*a) for _ in range(2)]
     assert [first, again] == [text for text, _ in answers] and other != first
     # Where rows cannot be cut, B leaves the snapshot to which the next ones return.
-    assert repeated <= 4 and (shared < 130 or twins.family != "llama")
+    assert repeated <= 4 and (shared < 130 or twins.family != "qwen3")
     assert all(computed < 130 for _, computed in answers)
     _, computed = twins.ask(*a, said(first), TWO)
     assert computed < 130
@@ -154,9 +155,21 @@ def test_a_prompt_that_parts_after_a_long_start_changes_no_other(twins):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_thousands_of_tokens_in_chunks_and_blocks(family):
-    with Twins(family, exact=False) as twins:
+@pytest.mark.parametrize("family", FAMILIES[:2])
+def test_row_by_row_all_bits_are_the_same(family):
+    with Twins(family, exact=True) as twins:
+        check_alternation(twins, SHARED)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param("qwen3", marks=pytest.mark.slow),
+        *(pytest.param(f, marks=pytest.mark.full("server")) for f in FAMILIES[1:]),
+    ],
+)
+def test_thousands_of_tokens(family):
+    with Twins(family) as twins:
         check_alternation(twins, system(2600))
 
 
@@ -173,7 +186,7 @@ def test_forks_edits_and_repeats(twins):
     twins.ask(*turns, said(second), ONE)  # the first branch goes on
     date = {"role": "system", "content": "2" + SHARED["content"][1:]}
     _, computed = twins.ask(date, ONE)  # its first character changed
-    assert computed > 200
+    assert computed > 190
     twins.ask({"role": "user", "content": ""})
     _, computed = twins.ask(date, ONE, said("x"), TWO)
     assert computed < 60
@@ -190,12 +203,13 @@ def test_answers_that_end_at_a_limit_or_a_stop_string(twins):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_that_ends_inside_a_block(family):
-    with Twins(family, exact=False) as twins:
+    with Twins(family) as twins:
         text, _ = twins.ask(ONE, max_tokens=40)
-    ends = {LETTERS.index(text[at]) for at in (5, 17)}
-    with Twins(family, eos=ends, exact=False) as twins:
+    characters = re.sub("<[^>]*>", "", text)
+    ends = {LETTERS.index(characters[at]) for at in (5, 12)}
+    with Twins(family, eos=ends) as twins:
         short, _ = twins.ask(ONE, max_tokens=40)
-        assert text.startswith(short) and len(short) < 20
+        assert text.startswith(short) and len(short) < len(text) / 2
         _, computed = twins.ask(ONE, said(short), TWO, max_tokens=40)
         assert computed < 60
         twins.ask(ONE, max_tokens=40)
@@ -230,7 +244,7 @@ def test_a_prefill_that_is_cut_keeps_its_chunks(family, monkeypatch):
         job.deliver = deliver
         submit(job)
 
-    with Twins(family, exact=False) as twins:
+    with Twins(family) as twins:
         submit = twins.kept.scheduler.submit
         with monkeypatch.context() as patch:
             patch.setattr(twins.kept.scheduler, "submit", watched)
