@@ -1,26 +1,27 @@
 """Anthropic's messages: the fields of their requests.
 
 Owns the fields of /v1/messages and /v1/messages/count_tokens. How messages are read is
-in anthropic_messages, how an answer is written in anthropic_writer.
+in anthropic_messages, how tools are in anthropic_tools, and how an answer is written
+in anthropic_writer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
 from .anthropic_messages import read_conversation
+from .anthropic_tools import read_tool_choice, read_tools
 from .anthropic_writer import MessageWriter, error_body
 from .errors import RequestError
-from .openai import function_tool, read_effort, read_max_tokens, read_stop
+from .openai import read_effort, read_max_tokens, read_stop
 from .schema import (
     Constraint,
     Objects,
     Request,
     SamplingFields,
-    ToolChoice,
     parse_body,
     require_field,
 )
@@ -28,7 +29,6 @@ from .schema import (
 # Fields that are ignored with a warning. Others are ignored without.
 IGNORED = ("container", "context_management", "mcp_servers")
 THINKING = {"enabled": True, "disabled": False, "adaptive": None, "between_tools": None}
-CHOICES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 
 
 class MessagesBody(SamplingFields):
@@ -55,8 +55,11 @@ class Messages:
     def request(self, body: Mapping[str, Any]) -> Request:
         """As in Dialect."""
         fields = parse_body(MessagesBody, body)
-        messages, warnings = read_conversation(fields.system, fields.messages)
-        tools, dropped = read_tools(fields.tools)
+        chosen = fields.tool_choice.get("name")
+        tools = read_tools(fields.tools, fields.messages, chosen)
+        messages, warnings = read_conversation(
+            fields.system, fields.messages, tools.texts
+        )
         thinking = read_thinking(fields.thinking)
         effort = fields.output_config.get("effort")
         off, effort = read_effort(effort, "output_config.effort")
@@ -65,15 +68,16 @@ class Messages:
             model=fields.model,
             messages=messages,
             continue_last=last["role"] == "assistant" and "tool_calls" not in last,
-            tools=tools,
-            tool_choice=read_tool_choice(fields.tool_choice, tools),
+            tools=tools.functions,
+            loaded_tools=tools.loaded,
+            tool_choice=read_tool_choice(fields.tool_choice, tools.functions),
             constraint=read_format(fields),
             sampling=fields.sampling(),
             max_tokens=read_max_tokens(("max_tokens", fields.max_tokens)),
             stop=read_stop(fields.stop_sequences, "stop_sequences"),
             thinking=off if thinking is None else thinking,
             effort=effort,
-            warnings=(*warnings, *dropped, *ignored_fields(body)),
+            warnings=(*warnings, *tools.warnings, *ignored_fields(body)),
         )
 
     def streams(self, body: Mapping[str, Any]) -> bool:
@@ -99,52 +103,6 @@ def count_body(tokens: int) -> dict[str, Any]:
         tokens: Length of the request's prompt.
     """
     return {"input_tokens": tokens}
-
-
-def read_tools(
-    tools: Sequence[Mapping[str, Any]],
-) -> tuple[tuple[dict[str, Any], ...], list[str]]:
-    """The tools as OpenAI's, and a warning for each that was left out.
-
-    Raises:
-        RequestError: One has no name, or its schema is not an object.
-    """
-    found, warnings = [], []
-    for i, tool in enumerate(tools):
-        if tool.get("type") in (None, "custom"):
-            names = {"parameters": "input_schema"}
-            function = {
-                name: tool.get(names.get(name, name))
-                for name in ("name", "description", "parameters", "strict")
-            }
-            found.append(function_tool(function, f"tools.{i}"))
-        else:
-            warnings.append(
-                f"The tool {tool.get('name')!r} of type {tool['type']!r} was left out: "
-                "this server runs no tools."
-            )
-    return tuple(found), warnings
-
-
-def read_tool_choice(
-    choice: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]
-) -> ToolChoice:
-    """The field "tool_choice".
-
-    Raises:
-        RequestError: Its type is unknown, or there is no such tool.
-    """
-    kind = choice.get("type") or "auto"
-    known = isinstance(kind, str) and kind in CHOICES
-    require_field(known, "tool_choice.type", ", ".join(CHOICES), kind)
-    names = (choice.get("name"),) if kind == "tool" else ()
-    if names and names[0] not in [tool["function"]["name"] for tool in tools]:
-        message = f"tool_choice names {names[0]!r}, which is not among the tools."
-        raise RequestError(message, param="tool_choice.name")
-    if CHOICES[kind] == "required" and not tools:
-        raise RequestError("tool_choice needs tools.", param="tool_choice")
-    parallel = choice.get("disable_parallel_tool_use") is not True
-    return ToolChoice(CHOICES[kind], names, parallel)
 
 
 def read_thinking(thinking: Mapping[str, Any]) -> bool | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .anthropic_tools import change_text
 from .carried import unpack_reasoning
 from .errors import RequestError, unsupported
 from .messages import left_out, reasoning_fields, template_call
@@ -24,33 +25,44 @@ FAILED = ("error", "<tool_use_error")
 
 
 def read_conversation(
-    system: Any, messages: Sequence[Any]
+    system: Any, messages: Sequence[Any], tools: Mapping[str, str] | None = None
 ) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
     """The messages for a chat template, and what was ignored, a sentence each.
 
     Args:
         system: The field "system": text, or a list of text blocks.
         messages: Objects with "role" and "content" as text or a list of blocks.
+        tools: Definitions of tools that messages may load, by name.
 
     Raises:
         RequestError: A message cannot be used; its number and field are named.
     """
     if not messages:
         raise RequestError("messages must not be empty.", param="messages")
-    conversation = Conversation()
+    conversation = Conversation(tools or {})
     conversation.add_system(read_system(system))
     for i, message in enumerate(messages):
         conversation.add(message, f"messages.{i}")
     return conversation.finished(), tuple(conversation.warnings)
 
 
-def read_system(system: Any) -> str:
-    """The text of the field "system", without Claude Code's billing line.
+def read_system(system: Any, tools: Mapping[str, str] | None = None) -> str:
+    """The text of a system prompt, without Claude Code's billing line.
+
+    Args:
+        system: Text, or a list of blocks of text or of changes of the tools.
+        tools: Definitions of tools that it may add, by name.
 
     Raises:
         RequestError: It is neither text nor a list of text blocks.
     """
-    texts = block_texts(system, "system")
+    blocks = read_blocks("" if system is None else system, "system")
+    texts = [
+        change_text(block, tools or {})
+        if block["type"] in ("tool_addition", "tool_removal")
+        else text_of(block, name)
+        for block, name in blocks
+    ]
     return join_texts(BILLING_LINE.sub("", text) for text in texts)
 
 
@@ -66,11 +78,15 @@ class Conversation:
     into the user's next message, before its text. If the assistant's is next, or none,
     it goes to the end of the tool's result or user's message before it.
 
+    Args:
+        tools: Definitions of tools that messages may load, by name.
+
     Attributes:
         warnings: What was ignored, a sentence each.
     """
 
-    def __init__(self):
+    def __init__(self, tools: Mapping[str, str]):
+        self._tools = tools
         self.warnings: dict[str, None] = {}  # in order, each once
         self._system: list[str] = []
         self._messages: list[dict[str, Any]] = []
@@ -105,7 +121,7 @@ class Conversation:
         role, content = message.get("role"), message.get("content")
         match role:
             case "system":
-                self.add_system(read_system(content))
+                self.add_system(read_system(content, self._tools))
             case "user":
                 self._add_user(read_blocks(content, f"{param}.content"))
             case "assistant":
@@ -155,7 +171,7 @@ class Conversation:
         if not isinstance(id, str):
             name = f"{param}.tool_use_id"
             raise RequestError(f"{name} must be text.", param=name)
-        text = result_text(block.get("content"), f"{param}.content")
+        text = result_text(block.get("content"), f"{param}.content", self._tools)
         if block.get("is_error") is True and not text.lower().startswith(FAILED):
             text = f"Error: {text}"
         message = {"role": "tool", "content": text, "tool_call_id": id}
@@ -276,8 +292,13 @@ def text_fields(
     return found
 
 
-def result_text(content: Any, param: str) -> str:
+def result_text(content: Any, param: str, tools: Mapping[str, str]) -> str:
     """The text of a tool's result, with notes in place of what is not text.
+
+    Args:
+        content: Null, text or a list of blocks.
+        param: Its name for errors.
+        tools: Definitions of tools that it may load, by name.
 
     Raises:
         RequestError: It is neither null, text nor a list of blocks.
@@ -289,8 +310,8 @@ def result_text(content: Any, param: str) -> str:
                 texts.append(text_of(block, name))
             case {"type": "document", "source": {"type": "text" | "content"}}:
                 texts.append(text_of(block, name))
-            case {"type": "tool_reference", "tool_name": str(tool)}:
-                texts.append(f"The tool {tool} is available.")
+            case {"type": "tool_reference", "tool_name": str()}:
+                texts.append(change_text(block, tools))
             case _:
                 texts.append(left_out(block["type"]))
     return join_texts(texts)

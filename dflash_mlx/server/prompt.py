@@ -6,7 +6,7 @@ markers for filling in, the context's length. Does not touch arrays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -149,7 +149,7 @@ def _prepare_chat(request, messages, tokenizer, defaults, context):
     warnings += warned
     tools, format = offered_tools(request, tokenizer)
     if tools:
-        options["tools"] = list(tools)
+        options["tools"] = shown_tools(tools, request.loaded_tools)
     elif request.tools and request.tool_choice.mode != "none":
         warnings.append("tools were ignored: this model's chat template has none.")
     continued = request.continue_last and messages[-1]["role"] == "assistant"
@@ -233,6 +233,19 @@ def offered_tools(
     names = choice.names
     tools = [t for t in request.tools if not names or t["function"]["name"] in names]
     return tuple(tools), format
+
+
+def shown_tools(
+    tools: Sequence[dict[str, Any]], loaded: Collection[str]
+) -> list[dict[str, Any]]:
+    """The tools that the chat template defines: those that messages do not, or all.
+
+    Args:
+        tools: The tools that the model is offered.
+        loaded: Names of those that messages define.
+    """
+    first = [tool for tool in tools if tool["function"]["name"] not in loaded]
+    return first or list(tools)
 
 
 def template_options(

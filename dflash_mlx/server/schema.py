@@ -74,6 +74,8 @@ class Request:
         suffix: Text that follows what is to be filled in, with `text`.
         continue_last: The last message is the beginning of the answer.
         tools: OpenAI's {"type": "function", "function": {...}} objects.
+        loaded_tools: Names of tools that the messages define, so that the chat template
+            must not define them again.
         tool_choice: Which of them may be called.
         constraint: What the answer must match, or None.
         sampling: The request's own values, by field of Sampling.
@@ -94,6 +96,7 @@ class Request:
     suffix: str | None = None
     continue_last: bool = False
     tools: tuple[dict[str, Any], ...] = ()
+    loaded_tools: tuple[str, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     constraint: Constraint | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
