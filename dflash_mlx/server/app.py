@@ -227,7 +227,7 @@ def add_information(app: FastAPI, server: Server) -> None:
         return HTMLResponse(page.read_text("utf-8"), headers=PAGE_HEADERS)
 
     async def models(http: HttpRequest) -> Response:
-        return JSONResponse({"object": "list", "data": server.models.records()})
+        return JSONResponse(server.models.list_body())
 
     async def model(http: HttpRequest) -> Response:
         name = http.path_params["name"]

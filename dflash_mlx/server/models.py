@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -116,19 +117,31 @@ class Models:
         return self.loaded.pair.target.context if self.loaded else None
 
     def records(self) -> list[dict[str, Any]]:
-        """The models as OpenAI's API lists them, with a name to show."""
+        """The models as OpenAI's and Anthropic's APIs list them."""
         return [self.record(name) for name in self.listed()]
+
+    def list_body(self) -> dict[str, Any]:
+        """The one page of models, with the fields of both APIs."""
+        data = self.records()
+        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
+        return {"object": "list", "data": data, "has_more": False, **ends}
 
     def record(self, name: str) -> dict[str, Any]:
         """The entry of one name."""
         served, loaded = self.find(name), self.loaded
         here = loaded is not None and loaded.name == served
+        context = loaded.pair.target.context if here else None
+        started = datetime.fromtimestamp(self.created, UTC)
         return {
             "id": name,
             "object": "model",
             "created": self.created,
             "owned_by": "dflash-mlx",
-            "display_name": name,
-            "max_model_len": loaded.pair.target.context if here else None,
+            "max_model_len": context,
             "loaded": here,
+            "type": "model",  # from here on Anthropic's fields
+            "display_name": name,
+            "created_at": started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "lifecycle": "active",
+            "max_input_tokens": context,
         }

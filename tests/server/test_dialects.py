@@ -1,7 +1,6 @@
 """Responses and messages against the real server, with the official SDKs."""
 
 import json
-from dataclasses import replace
 
 import anthropic
 import openai
@@ -9,9 +8,7 @@ import pydantic
 import pytest
 
 from dflash_mlx import generate
-from dflash_mlx.server import scheduler
-from dflash_mlx.server.prompt import prepare
-from dflash_mlx.server.schema import Constraint
+from tests.equipment.forced_answer import say
 from tests.equipment.live_server import LiveServer, data_of
 from tests.equipment.tool_tokenizer import tool_tokenizer
 
@@ -150,16 +147,6 @@ def test_a_tool_call_in_messages(live, monkeypatch):
     assert answer.usage.cache_read_input_tokens > 10
 
 
-def say(monkeypatch, text):
-    """Make the model say a text, whatever is asked."""
-    forced = Constraint("lark", f"start: {json.dumps(text)}")
-
-    def forcing(request, *more):
-        return prepare(replace(request, constraint=forced, thinking=False), *more)
-
-    monkeypatch.setattr(scheduler, "prepare", forcing)
-
-
 def test_responses(client, text):
     answer = client.responses.create(model="tiny", input=QUESTION)
     assert answer.output_text == text and answer.status == "completed"
@@ -281,3 +268,43 @@ def test_streams_say_that_a_model_is_loaded(server, path, body):
         kinds = [event["type"] for event in data_of(frames)]
         assert kinds[:2] == ["response.created", "response.in_progress"]
         assert kinds.count("response.created") == 1
+
+
+def test_both_sdks_list_the_models(claude, client):
+    (first, second) = claude.models.list(limit=1000)
+    assert (first.id, second.id) == ("tiny", "second")
+    assert first.type == "model" and first.display_name == "tiny"
+    assert first.created_at.year > 2000 and first.max_input_tokens == 8192
+    assert [each.id for each in client.models.list()] == ["tiny", "second"]
+    assert client.models.retrieve("second").created == first.created_at.timestamp()
+
+
+@pytest.mark.slow
+def test_a_tool_that_the_sdks_runner_adds_can_be_called(live, monkeypatch):
+    definition = {"name": "weather", "description": "W.", "input_schema": SCHEMA}
+    tool = {"type": "tool_definition", "definition": definition}
+    added = {"role": "system", "content": [{"type": "tool_addition", "tool": tool}]}
+    client = anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0)
+    say(monkeypatch, CALL)
+    answer = client.beta.messages.create(
+        model="tiny",
+        max_tokens=99,
+        messages=[*MESSAGES, added],
+        betas=["mid-conversation-tool-changes-2026-07-01", "inline-tools-2026-09-15"],
+    )
+    assert answer.stop_reason == "tool_use"
+    assert answer.content[-1].input == {"city": "Rome"}
+
+
+def test_tokens_of_tools_and_of_a_system_prompt_are_counted(claude, live):
+    client = anthropic.Anthropic(base_url=live.url, api_key="none", max_retries=0)
+
+    def count(**more):
+        counted = client.messages.count_tokens(model="tiny", messages=MESSAGES, **more)
+        return counted.input_tokens
+
+    tools = [{"name": "weather", "input_schema": SCHEMA}]
+    assert count() + 20 < count(tools=tools)
+    assert count() + 4 < count(system="You are a helper.")
+    deferred = [tools[0], {**tools[0], "name": "later", "defer_loading": True}]
+    assert count(tools=deferred) == count(tools=tools)
