@@ -9,8 +9,9 @@ the installed mlx-lm. Does not know drafters, samplers or the loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import mlx.core as mx
@@ -18,14 +19,16 @@ import mlx.nn as nn
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.models.pipeline import PipelineMixin
 
-from ...cache import kinds, rollback
+from ...cache import kinds, rollback, state
 from ...errors import OptionError, PromptError, UnsupportedError
 from ...hub import architectures
 from ...hub.config import context_length
 from ...hub.registry import numbers_of
 from ...types import KVBits
-from .replay import Recorder, Tape
-from .views import ModelParts, embedding_shape, with_call
+from .batched import Entries
+from .replay import Tape
+from .taps import View
+from .views import ModelParts, embedding_shape
 
 SHARDED = (
     nn.AllToShardedLinear,
@@ -61,7 +64,7 @@ class Target:
     def __init__(self, model: nn.Module, config: dict[str, Any] | None = None):
         self.model = model
         self.config = config or {}
-        self._views: dict[tuple[tuple[int, ...], bool], View] = {}
+        self._views: dict[tuple[tuple[int, ...], bool, bool], View] = {}
         self.context = context_length(self.config)
         family = architectures.find(type(model).__module__.rpartition(".")[2])
         self.blocks_agree = family is not None and family.exact
@@ -191,11 +194,39 @@ class Target:
             with view.recorder.recording(tape):
                 return *self._run(view, tokens, cache), tape
 
-    def verify_many(self, blocks, caches, taps=()):
-        """Temporary: one after the other."""
-        return [
-            self.verify(b[None], c, taps) for b, c in zip(blocks, caches, strict=True)
-        ]
+    def verify_many(
+        self,
+        blocks: Sequence[mx.array],
+        caches: Sequence[list[Any]],
+        taps: tuple[int, ...] = (),
+    ) -> list[tuple[mx.array, mx.array, Tape | None]]:
+        """Run the model once on the blocks of several texts.
+
+        Each text gets what `verify` alone would give it. See `check_many`.
+
+        Args:
+            blocks: By text, [1, n] token ids; n may differ, and may be 1.
+            caches: The texts' caches, all different; each gets n more rows.
+            taps: As in `forward`.
+
+        Returns:
+            By text, what `verify` returns.
+        """
+        if len(blocks) == 1:
+            return [self.verify(blocks[0], caches[0], taps)]
+        widths = [block.shape[1] for block in blocks]
+        recorded = any(rollback.recurrent_entries(cache) for cache in caches)
+        view = self._view(taps, recorded, together=True)
+        tapes = [Tape(view.recorder) if recorded else None for _ in blocks]
+        entries = [Entries(layer, widths) for layer in zip(*caches, strict=True)]
+        with ExitStack() as stack:
+            for cache in caches:
+                stack.enter_context(kinds.block_masks(cache))
+            stack.enter_context(view.texts.passing(widths, tapes))
+            rows = self._run(view, mx.concatenate(blocks, axis=1), entries)
+        ends = list(accumulate(widths))[:-1]
+        logits, features = (mx.split(array, ends, axis=1) for array in rows)
+        return list(zip(logits, features, tapes, strict=True))
 
     def commit(self, cache: list[Any], tape: Tape | None, rows: int, keep: int) -> None:
         """Keep the first `keep` of a verified block's `rows` in the cache."""
@@ -223,6 +254,34 @@ class Target:
         self.commit(cache, tape, 2, 1)
         if states - {id(step.entry) for step in (tape.steps if tape else ())}:
             raise self._unsupported("keeps a recurrent state outside its layers")
+
+    def check_many(self, taps: tuple[int, ...] = ()) -> None:
+        """Raise UnsupportedError unless `verify_many` can run this model.
+
+        Computes nothing: builds graphs over two texts of unequal lengths and widths,
+        and compares the shapes of what each text gets with those of its own pass.
+
+        Args:
+            taps: As in `forward`.
+        """
+        blocks = [mx.zeros((1, n), mx.uint32) for n in (2, 3)]
+        alone, together = [], []
+        for block in blocks:
+            for caches in (alone, together):
+                caches.append(self.make_cache())
+                self.verify(mx.zeros((1, 2 * block.size), mx.uint32), caches[-1], taps)
+        pairs = zip(blocks, alone, strict=True)
+        expected = [self.verify(block, cache, taps) for block, cache in pairs]
+        try:
+            found = self.verify_many(blocks, together, taps)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            found = []
+        if shapes(expected, alone) != shapes(found, together):
+            raise UnsupportedError(
+                f"{type(self.model).__module__} cannot pass the rows of several texts "
+                "at once.",
+                "Pass one text after the other.",
+            )
 
     def check_kv(self, options: KVBits, used: list[Any]) -> None:
         """Raise OptionError if the KV cache cannot be quantized with these options.
@@ -280,60 +339,23 @@ class Target:
             return logits, mx.zeros((1, tokens.shape[1], 0))
         return logits, mx.concatenate(features, axis=-1)
 
-    def _view(self, taps, recorded):
-        key = (taps, recorded)
+    def _view(self, taps, recorded, together=False):
+        key = (taps, recorded, together)
         if key not in self._views:
-            self._views[key] = View.of(self.model, self.parts, taps, recorded)
+            self._views[key] = View.of(self.model, self.parts, *key)
         return self._views[key]
 
 
-@dataclass(frozen=True)
-class View:
-    """A copy of a model whose tapped layers store their outputs.
-
-    Args:
-        model: The copy, which shares every weight.
-        taps: The tapped layers, 0-based.
-        outputs: By layer, the outputs of the current pass.
-        recorder: Records the passes of recurrent layers.
-    """
-
-    model: nn.Module
-    taps: tuple[int, ...]
-    outputs: dict[int, mx.array]
-    recorder: Recorder
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        parts: ModelParts,
-        taps: tuple[int, ...],
-        recorded: bool,
-    ) -> View:
-        """Make a view; with `recorded`, its recurrent layers can be recorded."""
-        outputs: dict[int, mx.array] = {}
-        recorder = Recorder()
-        layers = parts.list_layers(model)
-        if recorded:
-            layers = [recorder.wrap_layer(layer) for layer in layers]
-        layers = [
-            with_tap(layer, i, outputs) if i in taps else layer
-            for i, layer in enumerate(layers)
-        ]
-        return cls(parts.with_layers(model, layers), taps, outputs, recorder)
-
-
-def with_tap(layer: nn.Module, index: int, outputs: dict[int, mx.array]) -> nn.Module:
-    """A copy of `layer`, sharing its weights, that stores its output in `outputs`."""
-
-    def store(run, *args, **kwargs):
-        out = run(*args, **kwargs)
-        # Some layers return more than the residual stream.
-        outputs[index] = out[0] if isinstance(out, tuple) else out
-        return out
-
-    return with_call(layer, store)
+def shapes(
+    outputs: Sequence[tuple[mx.array, mx.array, Tape | None]],
+    caches: Sequence[list[Any]],
+) -> list[tuple[int, ...]]:
+    """The shapes of what `verify` returned for some texts, and of their caches."""
+    arrays = [array for found in outputs for array in found[:2]]
+    for cache in caches:
+        entries = [entry for entry in kinds.flat(cache) if rollback.has_rule(entry)]
+        arrays += [array for e in entries for array in state.read(e).present_arrays()]
+    return [array.shape for array in arrays]
 
 
 def check_not_distributed(model: nn.Module) -> None:
