@@ -24,8 +24,9 @@ from ...errors import OptionError, PromptError, UnsupportedError
 from ...hub import architectures
 from ...hub.config import context_length
 from ...hub.registry import numbers_of
+from ...metal.kernel import MAX_ROWS
 from ...types import KVBits
-from .batched import Entries
+from .batched import Entries, group_rows
 from .replay import Tape
 from .taps import View
 from .views import ModelParts, embedding_shape
@@ -202,7 +203,8 @@ class Target:
     ) -> list[tuple[mx.array, mx.array, Tape | None]]:
         """Run the model once on the blocks of several texts.
 
-        Each text gets what `verify` alone would give it. See `check_many`.
+        Each text gets what `verify` alone would give it. See `check_many`. If the
+        target is exact, passes have at most as many rows as its kernels take.
 
         Args:
             blocks: By text, [1, n] token ids; n may differ, and may be 1.
@@ -212,6 +214,13 @@ class Target:
         Returns:
             By text, what `verify` returns.
         """
+        widths, found = [block.shape[1] for block in blocks], []
+        for group in group_rows(widths, MAX_ROWS if self.exact else sum(widths)):
+            found += self._verify_group(blocks[group], caches[group], taps)
+        return found
+
+    def _verify_group(self, blocks, caches, taps):
+        """The outputs of `verify` for each of some texts, from one pass."""
         if len(blocks) == 1:
             return [self.verify(blocks[0], caches[0], taps)]
         widths = [block.shape[1] for block in blocks]

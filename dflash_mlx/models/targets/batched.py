@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -267,3 +267,21 @@ class Texts:
             array.shape[:2] == (1, n) and array.shape[2:] == arrays[0].shape[2:]
             for array, n in zip(arrays, self.widths, strict=True)
         )
+
+
+def group_rows(widths: Sequence[int], most: int) -> list[slice]:
+    """Divide texts into groups of neighbours with at most `most` rows each.
+
+    A text with more rows is a group of its own.
+
+    Args:
+        widths: The number of rows of each text.
+        most: The most rows of a group of several texts.
+    """
+    starts, rows = [], 0
+    for i, n in enumerate(widths):
+        if not starts or rows + n > most:
+            starts.append(i)
+            rows = 0
+        rows += n
+    return [slice(a, b) for a, b in pairwise([*starts, len(widths)])]
