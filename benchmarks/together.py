@@ -17,7 +17,9 @@ import time
 import mlx.core as mx
 
 from benchmarks.examine import cached_arrays, some_prompt
+from benchmarks.rollback import hybrid
 from dflash_mlx.bench.shapes import load_shape
+from dflash_mlx.models.targets import make_target
 from dflash_mlx.models.targets.base import Target
 
 # (texts, rows of each).
@@ -73,16 +75,22 @@ def main() -> None:
     """Print a table: milliseconds per way of passing, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", default="race")
+    parser.add_argument(
+        "--hybrid", action="store_true", help="a random model of Qwen3.5's structure"
+    )
     parser.add_argument("--cases", default=CASES, help="TEXTSxROWS, comma-separated")
     parser.add_argument("--context", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--host", action="store_true")
     options = parser.parse_args()
-    pair, _ = load_shape(options.shape)
-    taps = pair.drafter.taps
+    if options.hybrid:
+        target, taps = make_target(hybrid(hidden=1024, layers=8, heads=12)), (1, 6)
+    else:
+        pair, _ = load_shape(options.shape)
+        target, taps = pair.target, pair.drafter.taps
     cases = [tuple(map(int, case.split("x"))) for case in options.cases.split(",")]
     most = max(texts for texts, _ in cases)
-    texts = Texts(pair.target, taps, most, options.context)
+    texts = Texts(target, taps, most, options.context)
     every, times = texts.caches, {}
     for repeat in range(-1, options.repeats):  # the first one warms up
         for count, rows in cases:
