@@ -128,7 +128,9 @@ def verify_together(requests: list[VerifyRequest]) -> None:
         return  # the answer sends its pass itself
     passes = [request.passes for request in requests]
     target, taps = passes[0].target, max(each.taps for each in passes)
-    blocks = [request.block for request in requests]
+    if not target.can_verify_many(taps):
+        return
+    blocks = [request.block.astype(mx.uint32)[None] for request in requests]
     with ExitStack() as changing:
         for each in passes:
             changing.enter_context(each.changing_caches())

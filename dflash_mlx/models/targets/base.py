@@ -65,6 +65,7 @@ class Target:
     def __init__(self, model: nn.Module, config: dict[str, Any] | None = None):
         self.model = model
         self.config = config or {}
+        self._many: dict[tuple[int, ...], bool] = {}  # by taps
         self._views: dict[tuple[tuple[int, ...], bool, bool], View] = {}
         self.context = context_length(self.config)
         family = architectures.find(type(model).__module__.rpartition(".")[2])
@@ -263,6 +264,16 @@ class Target:
         self.commit(cache, tape, 2, 1)
         if states - {id(step.entry) for step in (tape.steps if tape else ())}:
             raise self._unsupported("keeps a recurrent state outside its layers")
+
+    def can_verify_many(self, taps: tuple[int, ...] = ()) -> bool:
+        """Whether `verify_many` can run this model; see `check_many`."""
+        if taps not in self._many:
+            try:
+                self.check_many(taps)
+                self._many[taps] = True
+            except UnsupportedError:
+                self._many[taps] = False
+        return self._many[taps]
 
     def check_many(self, taps: tuple[int, ...] = ()) -> None:
         """Raise UnsupportedError unless `verify_many` can run this model.
