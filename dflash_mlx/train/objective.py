@@ -19,6 +19,7 @@ from ..models.drafters.config import DFlashConfig
 from ..models.drafters.dflash import DFlash
 from ..models.drafters.dflash2 import DFlash2
 from ..models.drafters.dspark import DSpark
+from ..models.drafters.layers import Part
 from ..models.drafters.training_attention import Sight
 from .answers import Example
 from .options import TrainOptions
@@ -137,12 +138,12 @@ def block_hidden(drafter: DFlash, features: mx.array, batch: Batch) -> mx.array:
         if sight not in masks:
             window, causal = sight
             masks[sight] = block_sight(*shape, window, from_anchor, causal)
-    per_layer = [
-        masks[drafter.layer_visibility(layer)] for layer in range(len(contexts))
+    rows, anchors = batch.blocks.shape[1], batch.anchors.reshape(-1)
+    parts = [
+        [Part(rows, context, anchors, masks[drafter.layer_visibility(layer)])]
+        for layer, context in enumerate(contexts)
     ]
-    return drafter.forward_blocks(
-        batch.blocks, contexts, batch.anchors.reshape(-1), per_layer
-    )
+    return drafter.forward_blocks(batch.blocks, parts)
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def dspark_loss(drafter: DSpark, slots: Slots) -> SlotLosses:
     hidden, before = slots.predicting, slots.previous
     logits = drafter.logits(hidden)
     if "markov_head" in drafter:
-        state, biases = drafter.initial_state(slots.anchors, slots.hidden), []
+        state, biases = drafter.initial_state(slots.anchors, [slots.hidden]), []
         for k in range(before.shape[1]):
             bias, state = drafter.markov_head(before[:, k], hidden[:, k], state)
             biases.append(bias)

@@ -36,11 +36,12 @@ def randomize_weights(
     precision = dtype.removesuffix("4bit").removesuffix("-") or "float32"
     model.set_dtype(getattr(mx, precision))
     if dtype.endswith("4bit"):
-        nn.quantize(model, 32, 4, class_predicate=_quantizable)
+        nn.quantize(model, 32, 4, class_predicate=quantizable)
     model.eval()
     mx.eval(model.parameters())
     return model
 
 
-def _quantizable(path, module):
+def quantizable(path: str, module: nn.Module) -> bool:
+    """Whether a layer can be quantized in groups of 32."""
     return "to_quantized" in dir(module) and module.weight.shape[-1] % 32 == 0

@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.generate import generate_step
 
+from dflash_mlx.models.drafters.base import Request
 from dflash_mlx.models.drafters.config import DFlashConfig
 from dflash_mlx.models.drafters.dflash import DFlash
 from tests.equipment.random_weights import randomize_weights
@@ -104,6 +105,12 @@ def greedy(logits, slots, ids=None) -> mx.array:
     if ids is None:
         return best
     return mx.take_along_axis(ids, best[..., None], axis=-1)[..., 0]
+
+
+def forward_block(drafter: DFlash, anchor, cache, width: int) -> mx.array:
+    """Hidden states [1, B, H] of one text's block."""
+    [block] = drafter.forward_texts([Request(anchor, cache, width, greedy)])
+    return block
 
 
 def write(folder: Path, config: dict, weights: dict | None = None) -> Path:

@@ -19,7 +19,7 @@ from dflash_mlx.train.objective import (
     teacher_logits,
 )
 from dflash_mlx.train.options import TrainOptions
-from tests.equipment.tiny import SHAPE, make_drafter
+from tests.equipment.tiny import SHAPE, forward_block, make_drafter
 from tests.equipment.training import (
     KIND_OPTIONS,
     OPTIONS,
@@ -52,7 +52,7 @@ def test_the_training_pass_equals_single_block_drafting(mask, target):
             anchor = batch.anchors[n, m].item()
             cache = drafter.make_cache()
             drafter.extend(features[n : n + 1, :anchor], cache)
-            alone = drafter.forward_block(batch.blocks[n * 5 + m, :1], cache, 8)[0]
+            alone = forward_block(drafter, batch.blocks[n * 5 + m, :1], cache, 8)[0]
             assert mx.allclose(alone, together[n * 5 + m], atol=3e-6).item()
 
 
@@ -164,7 +164,7 @@ def test_drafts_that_equal_the_labels_are_right(target, source):
             shape = drafter.markov_head.markov_w2.weight.shape
             drafter.markov_head.markov_w2.weight = mx.random.normal(shape)
         labels = mx.array(draft_block(target, drafter))
-        hidden = drafter.forward_block(mx.array([5]), filled_cache(drafter), 6)
+        hidden = forward_block(drafter, mx.array([5]), filled_cache(drafter), 6)
         teacher = mx.random.normal((1, 5, SHAPE["vocab_size"]))
         slots = Slots(hidden, mx.array([5]), labels, teacher)
         losses, right = OBJECTIVES[type(drafter)](drafter, slots)

@@ -13,6 +13,7 @@ from dflash_mlx.store import Store
 from dflash_mlx.tuning import draft_dtype
 from dflash_mlx.tuning.draft_dtype import choose_draft_dtype
 from tests.equipment.tiny import (
+    forward_block,
     make_drafter,
     make_model,
     reference,
@@ -107,7 +108,7 @@ def test_a_drafter_computes_in_its_own_dtype(dtype, target):
     cache, wide = drafter.make_cache(), mx.float32 if target == "float32" else None
     drafter.extend(mx.random.normal((1, 9, 128)), cache)
     assert cache[0].fetch()[0].dtype == dtype
-    hidden = drafter.forward_block(mx.array([5]), cache, 8)
+    hidden = forward_block(drafter, mx.array([5]), cache, 8)
     assert hidden.dtype == dtype
     assert drafter.logits(hidden).dtype == (wide or mx.bfloat16)
 

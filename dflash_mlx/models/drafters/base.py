@@ -6,8 +6,8 @@ it never needs a rollback. Does not know the target, except for its embedding an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import mlx.core as mx
 
@@ -63,3 +63,36 @@ class Confident(Protocol):
     ) -> tuple[mx.array, mx.array]:
         """As `propose`: ids [1, width - 1], and for each draft the probability
         [1, width - 1] that it is accepted if all drafts before it are."""
+
+
+class Request(NamedTuple):
+    """The drafts that one text asks for: the arguments of `Drafter.propose`."""
+
+    anchor: mx.array
+    cache: list[ContextCache]
+    width: int
+    choose: Choose
+
+
+# The drafts of one text [1, width - 1], and the confidence in each or None.
+Drafts = tuple[mx.array, mx.array | None]
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A drafter that drafts for several texts in one pass; see batched.py."""
+
+    def propose_many(
+        self, requests: Sequence[Request], with_confidence: bool = False
+    ) -> list[Drafts]:
+        """As `propose` for each request, and `propose_with_confidence` on request.
+
+        Args:
+            requests: Of widths of 2 or more, the widest first.
+            with_confidence: Also compute the confidence, if there is any.
+        """
+
+    def extend_many(
+        self, features: Sequence[mx.array], caches: Sequence[list[ContextCache]]
+    ) -> None:
+        """As `extend` for each text."""

@@ -4,8 +4,9 @@ Owns the architecture; attribute names are the checkpoint's. Of the target it kn
 embedding function, a head function and features. Does not know tokens' text, samplers
 or the loop.
 
-One forward serves one block (drafting) and many blocks of many sequences at once
-(training): blocks are batch rows, context is per sequence.
+One forward serves the blocks of several texts (drafting: their rows lie one behind the
+other, context is per text) and many blocks of many sequences at once (training: blocks
+are batch rows, context is per sequence).
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ...cache.context import ContextCache
-from .base import Choose
+from .base import Choose, Drafts, Request
 from .config import DFlashConfig
 from .fields import GEMMA, SLIDING
-from .layers import GemmaLayer, KeysValues, Layer
-from .training_attention import Sight
+from .layers import GemmaLayer, KeysValues, Layer, Part, split_at
 
 
 class DFlash(nn.Module):
@@ -122,14 +122,17 @@ class DFlash(nn.Module):
         Args:
             features: [N, n, len(taps) * H] of rows at positions from `offset` on.
         """
-        h = self.fuse(features)
-        return [self.layer_context(layer, h, offset) for layer in self.layers]
+        h, contexts = self.fuse(features), []
+        for layer in self.layers:
+            keys, values = self.layer_context(layer, h)
+            contexts.append((layer.self_attn.rope(keys, offset=offset), values))
+        return contexts
 
-    def layer_context(self, layer: Layer, h: mx.array, offset: int) -> KeysValues:
-        """A layer's keys and values of fused context rows [N, n, H]."""
+    def layer_context(self, layer: Layer, h: mx.array) -> KeysValues:
+        """A layer's keys, before rope, and values of fused context rows [N, n, H]."""
         if self.config.norm_context:
             h = layer.input_layernorm(h)
-        return layer.self_attn.keys_values(h, offset)
+        return layer.self_attn.keys_values(h)
 
     def fuse(self, features: mx.array) -> mx.array:
         """Project features [N, n, len(taps) * H] to context rows [N, n, H]."""
@@ -143,79 +146,128 @@ class DFlash(nn.Module):
 
     def extend(self, features: mx.array, cache: list[ContextCache]) -> None:
         """Add the features [1, n, len(taps) * H] of n committed tokens."""
-        h = self.fuse(features)
-        for layer, entry in zip(self.layers, cache, strict=True):
-            unseen = max(0, h.shape[1] - (entry.window or h.shape[1]))
-            entry.skip(unseen)
-            rows = self.layer_context(layer, h[:, unseen:], entry.offset)
-            entry.append(*rows)
+        self.extend_many([features], [cache])
+
+    def extend_many(
+        self, features: Sequence[mx.array], caches: Sequence[list[ContextCache]]
+    ) -> None:
+        """As in base.Batched."""
+        h = self.fuse(mx.concatenate(features, axis=1))
+        texts = split_at(h, [each.shape[1] for each in features])
+        for layer, *entries in zip(self.layers, *caches, strict=True):
+            seen = []
+            for rows, entry in zip(texts, entries, strict=True):
+                unseen = max(0, rows.shape[1] - (entry.window or rows.shape[1]))
+                entry.skip(unseen)
+                seen.append(rows[:, unseen:])
+            keys, values = self.layer_context(layer, mx.concatenate(seen, axis=1))
+            sizes, rope = [rows.shape[1] for rows in seen], layer.self_attn.rope
+            keys, values = split_at(keys, sizes, 2), split_at(values, sizes, 2)
+            for entry, k, v in zip(entries, keys, values, strict=True):
+                entry.append(rope(k, offset=entry.offset), v)
 
     def propose(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> mx.array:
-        """Draft the width - 1 tokens after `anchor` [1] at once: ids [1, width - 1].
+        """Draft the width - 1 tokens after `anchor` [1]: ids [1, width - 1]."""
+        [(ids, _)] = self.propose_many([Request(anchor, cache, width, choose)])
+        return ids
+
+    def propose_many(
+        self, requests: Sequence[Request], with_confidence: bool = False
+    ) -> list[Drafts]:
+        """As in base.Batched. A text's drafts are all chosen at once.
 
         Every token is chosen on its own (section 3.2): the logits are marginals over
         what the other rows might hold.
         """
-        hidden = self.forward_block(anchor, cache, width)[:, self.draft_rows(width)]
-        return self.choose_tokens(choose, self.logits(hidden), range(1, width))
+        hidden = self.draft_hidden(requests, self.forward_texts(requests))
+        return [(ids, None) for ids in self.choose_at_once(requests, hidden)]
 
-    def forward_block(
-        self, anchor: mx.array, cache: list[ContextCache], width: int
-    ) -> mx.array:
-        """Pass one block through the layers: the anchor, then masked rows.
+    def forward_texts(self, requests: Sequence[Request]) -> list[mx.array]:
+        """Pass a block of each text through the layers: the anchor, then masked rows.
 
-        Args:
-            anchor: [1] the last committed token.
-            cache: The layers' contexts, which do not change.
-            width: Rows to verify, so that width - 1 drafts are wanted.
+        The rows of all blocks lie one behind the other. Contexts do not change.
 
         Returns:
-            Normed hidden states [1, B, H] of all rows; see `draft_rows`.
+            Normed hidden states [1, B, H] of each block's rows; see `draft_rows`.
         """
-        rows = self.block_rows(width)
-        masked = mx.full((rows - 1,), self.config.mask_token_id, dtype=anchor.dtype)
-        ids = mx.concatenate([anchor, masked])[None]
-        masks = [
-            "causal"  # MLX's word for a mask that would grow with the context
-            if self.layer_visibility(i) == (None, True)
-            else self.block_mask(i, entry, rows)
-            for i, entry in enumerate(cache)
-        ]
-        return self.forward_blocks(ids, cache, cache[0].offset, masks)
+        rows = [self.block_rows(request.width) for request in requests]
+        ids, texts, masked = [], [], self.config.mask_token_id
+        for (anchor, cache, _, _), n in zip(requests, rows, strict=True):
+            ids += anchor, mx.full((n - 1,), masked, dtype=anchor.dtype)
+            texts.append(self.text_parts(cache, n))
+        layers = list(zip(*texts, strict=True))
+        return split_at(self.forward_blocks(mx.concatenate(ids)[None], layers), rows)
 
     def draft_rows(self, width: int) -> slice:
         """The width - 1 rows of a block that draft."""
         first = self.config.first_draft_row
         return slice(first, first + width - 1)
 
+    def draft_hidden(
+        self, requests: Sequence[Request], blocks: Sequence[mx.array]
+    ) -> mx.array:
+        """The rows [1, n, H] of all blocks that draft, one text behind the other."""
+        drafting = [
+            block[:, self.draft_rows(request.width)]
+            for request, block in zip(requests, blocks, strict=True)
+        ]
+        return mx.concatenate(drafting, axis=1)
+
+    def choose_at_once(
+        self, requests: Sequence[Request], hidden: mx.array
+    ) -> list[mx.array]:
+        """Choose all drafts of each text [1, width - 1] from the rows that draft."""
+        sizes = [request.width - 1 for request in requests]
+        return [
+            self.choose_tokens(request.choose, logits, range(1, request.width))
+            for request, logits in zip(
+                requests, split_at(self.logits(hidden), sizes), strict=True
+            )
+        ]
+
     def block_rows(self, width: int) -> int:
         """The number of rows to pass for width - 1 drafts."""
         return max(1, self.draft_rows(width).stop)
 
     def forward_blocks(
-        self,
-        ids: mx.array,
-        contexts: Sequence[KeysValues | ContextCache],
-        offset: int | mx.array,
-        masks: Sequence[mx.array | str | Sight | None],
+        self, ids: mx.array, layers: Sequence[Sequence[Part]]
     ) -> mx.array:
-        """Normed hidden states [N * M, B, H] of M blocks of each of N sequences.
+        """Normed hidden states [b, n, H] of the rows of all blocks.
 
         Args:
-            ids: [N * M, B] the blocks: an anchor, then mask tokens.
-            contexts, offset, masks: As in Attention; a context and a mask per layer.
+            ids: [b, n] the blocks: each an anchor, then mask tokens.
+            layers: The parts of the rows, for each layer.
         """
-        h = self.embed_rows(ids)
-        for layer, context, mask in zip(self.layers, contexts, masks, strict=True):
-            h = layer(h, context, offset, mask)
+        h = self.embed_rows(ids, [part.rows for part in layers[0]])
+        for layer, parts in zip(self.layers, layers, strict=True):
+            h = layer(h, parts)
         return self.norm(h)
 
-    def embed_rows(self, ids: mx.array) -> mx.array:
-        """The first layer's input [N, B, H] for block rows `ids` [N, B]."""
+    def embed_rows(self, ids: mx.array, rows: Sequence[int]) -> mx.array:
+        """The first layer's input [b, n, H].
+
+        Args:
+            ids: [b, n] the blocks.
+            rows: The number of rows of each block, n in total.
+        """
         h = self._embed(ids).astype(self.dtype)
-        return h * self.config.input_embedding_scale
+        scale = self.config.input_embedding_scale
+        return h if scale == 1 else h * scale
+
+    def text_parts(self, cache: list[ContextCache], rows: int) -> list[Part]:
+        """One text's block of `rows` rows, and what they see, for each layer."""
+        parts, masks = [], {}  # by what may differ between layers
+        for layer, entry in enumerate(cache):
+            window, causal = self.layer_visibility(layer)
+            kind = window, causal, entry.window
+            if kind not in masks:
+                # "causal" is MLX's word for a mask that would grow with the context.
+                whole = window is None and causal
+                masks[kind] = "causal" if whole else self.block_mask(layer, entry, rows)
+            parts.append(Part(rows, entry, cache[0].offset, masks[kind]))
+        return parts
 
     def block_mask(
         self, layer: int, entry: ContextCache, width: int
@@ -241,7 +293,8 @@ class DFlash(nn.Module):
     def logits(self, hidden: mx.array) -> mx.array:
         """Logits [..., V] of normed hidden states [..., H]."""
         logits = self._head(hidden.astype(self._head_dtype or self.dtype))
-        logits = logits * self.config.output_multiplier
+        if self.config.output_multiplier != 1:
+            logits = logits * self.config.output_multiplier
         cap = self.config.final_logit_softcapping
         return mx.tanh(logits / cap) * cap if cap else logits
 

@@ -8,14 +8,16 @@ the DFlash v1 drafter of the same weights. Does not know how a draft is verified
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...cache.context import ContextCache
-from .base import Choose
+from .base import Drafts, Request
 from .config import DFlash2Config
 from .dflash import DFlash
-from .layers import Layer
+from .layers import Layer, Part, split_rows
+from .walk import Walk
 
 
 class BlockConv(nn.Module):
@@ -42,7 +44,9 @@ class BlockConv(nn.Module):
         shape = (*x.shape[:-1], sides, taps, dim // self.group)
         return self.kernel_projection(x).reshape(shape)
 
-    def convolve(self, x: mx.array, kernels: mx.array, side: int) -> mx.array:
+    def convolve(
+        self, x: mx.array, kernels: mx.array, side: int, parts: Sequence[Part]
+    ) -> mx.array:
         """Convolve [n, B, H] with the base and dynamic kernels of a side (0: before
         the sublayer, 1: after it)."""
         n, width, dim = x.shape
@@ -52,7 +56,11 @@ class BlockConv(nn.Module):
         for tap in range(base.shape[0]):
             shifted = rows
             if tap:
-                shifted = mx.pad(rows[:, :-tap], [(0, 0), (tap, 0), (0, 0), (0, 0)])
+                blocks = [
+                    mx.pad(block[:, :-tap], [(0, 0), (tap, 0), (0, 0), (0, 0)])
+                    for block in split_rows(rows, parts)
+                ]
+                shifted = mx.concatenate(blocks, axis=1)
             # Two sums in this order round as the published code does.
             out = out + base[tap].reshape(rows.shape[2:]) * shifted
             out = out + kernels[:, :, side, tap, :, None] * shifted
@@ -67,14 +75,15 @@ class ConvLayer(Layer):
         self.attention_conv = BlockConv(config)
         self.mlp_conv = BlockConv(config)
 
-    def __call__(self, h, context, offset, mask=None):
+    def __call__(self, h, parts):
         x = self.input_layernorm(h)
         conv, kernels = self.attention_conv, self.attention_conv.kernels(x)
-        x = self.self_attn(conv.convolve(x, kernels, 0), context, offset, mask)
-        h = h + conv.convolve(x, kernels, 1)
+        x = self.self_attn(conv.convolve(x, kernels, 0, parts), parts)
+        h = h + conv.convolve(x, kernels, 1, parts)
         x = self.post_attention_layernorm(h)
         conv, kernels = self.mlp_conv, self.mlp_conv.kernels(x)
-        return h + conv.convolve(self.mlp(conv.convolve(x, kernels, 0)), kernels, 1)
+        x = self.mlp(conv.convolve(x, kernels, 0, parts))
+        return h + conv.convolve(x, kernels, 1, parts)
 
 
 class Selector(nn.Module):
@@ -117,25 +126,23 @@ class DFlash2(DFlash):
         super().__init__(config, window)
         self.candidate_selector = Selector(config)
 
-    def propose(
-        self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
-    ) -> mx.array:
-        """Choose the drafts from left to right, each given the one before it.
+    def propose_many(
+        self, requests: Sequence[Request], with_confidence: bool = False
+    ) -> list[Drafts]:
+        """As in base.Batched. Choose the drafts from left to right, each given the one
+        before it, a slot of all texts at a time.
 
         Everything is one graph: no draft is read before the next one is chosen.
         """
-        hidden = self.forward_block(anchor, cache, width)[:, self.draft_rows(width)]
+        walk = Walk(requests)
+        hidden = self.draft_hidden(requests, self.forward_texts(requests))
+        hidden = walk.by_slot(hidden)
         logits, selector = self.logits(hidden), self.candidate_selector
         candidates = selector.candidates(logits)
         scores = mx.take_along_axis(logits, candidates, axis=-1).astype(mx.float32)
         codes = selector.candidate_codes(hidden, candidates)
-        drafts, before = [], anchor
-        for i in range(width - 1):
-            at = slice(i, i + 1)
-            scored = scores[:, at] + selector.transition_scores(
-                before[None], codes[:, at]
-            )
-            chosen = self.choose_tokens(choose, scored, [i + 1], candidates[:, at])
-            drafts.append(chosen)
-            before = chosen[0]
-        return mx.concatenate(drafts, axis=1)
+        parts = (walk.split(each) for each in (scores, codes, candidates))
+        for before, score, code, ids in zip(walk, *parts, strict=True):
+            scored = score + selector.transition_scores(before[None], code)
+            walk.choose(self.choose_tokens, scored, ids)
+        return [(ids, None) for ids in walk.drafts()]

@@ -7,13 +7,17 @@ Does not know how a draft is verified.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from ...cache.context import ContextCache
-from .base import Choose
+from .base import Choose, Drafts, Request
 from .config import DSparkConfig
 from .dflash import DFlash
+from .layers import split_at
+from .walk import Walk
 
 FREQUENCIES = 64  # in the log-SNR embedding; fixed by training
 
@@ -85,16 +89,19 @@ class NoiseEmbedding(nn.Module):
         self.fc1 = nn.Linear(2 * FREQUENCIES, dim)
         self.fc2 = nn.Linear(dim, dim)
 
-    def __call__(self, width: int) -> mx.array:
-        """The embeddings [width, H] to add to a block's rows. The anchor is clean, at
-        the end of the scale (1000); masked rows are at its beginning (0)."""
+    def __call__(self, blocks: Sequence[int]) -> mx.array:
+        """The embeddings [n, H] to add to the rows of blocks with these numbers of
+        rows, n in total. The anchors are clean, at the end of the scale (1000); masked
+        rows are at its beginning (0)."""
         at = mx.array([[1000.0], [0.0]])
         powers = mx.arange(FREQUENCIES) / FREQUENCIES
         angles = at * mx.power(10000.0, -powers)
         features = mx.concatenate([mx.sin(angles), mx.cos(angles)], axis=-1)
         clean, masked = self.fc2(nn.silu(self.fc1(features)))
-        rows = mx.broadcast_to(masked, (width - 1, masked.size))
-        return mx.concatenate([clean[None], rows])
+        rows = []
+        for width in blocks:
+            rows += clean[None], mx.broadcast_to(masked, (width - 1, masked.size))
+        return mx.concatenate(rows)
 
 
 class DSpark(DFlash):
@@ -109,24 +116,17 @@ class DSpark(DFlash):
         if config.log_snr_conditioning:
             self.log_snr_embed = NoiseEmbedding(config)
 
-    def embed_rows(self, ids: mx.array) -> mx.array:
+    def embed_rows(self, ids: mx.array, rows: Sequence[int]) -> mx.array:
         """As in DFlash, plus the noise embedding if the checkpoint has one."""
-        h = super().embed_rows(ids)
+        h = super().embed_rows(ids, rows)
         if "log_snr_embed" in self:
-            h = h + self.log_snr_embed(ids.shape[1]).astype(h.dtype)
+            h = h + self.log_snr_embed(rows).astype(h.dtype)
         return h
 
     def block_rows(self, width: int) -> int:
         """At least the trained number of rows, unless no row sees a later one."""
         rows = super().block_rows(width)
         return rows if self.config.is_causal else max(rows, self.config.block_size)
-
-    def propose(
-        self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
-    ) -> mx.array:
-        """Draft the width - 1 tokens after `anchor` [1], each given the one before it:
-        ids [1, width - 1]."""
-        return self._draft(anchor, cache, width, choose)[0]
 
     @property
     def confident(self) -> bool:
@@ -137,38 +137,64 @@ class DSpark(DFlash):
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose
     ) -> tuple[mx.array, mx.array]:
         """As in base.Confident."""
-        ids, hidden = self._draft(anchor, cache, width, choose)
-        before = mx.concatenate([anchor[None], ids[:, :-1]], axis=1)
-        return ids, self.confidence(hidden, before)
+        [drafts] = self.propose_many([Request(anchor, cache, width, choose)], True)
+        return drafts
 
-    def _draft(self, anchor, cache, width, choose):
-        """Drafts [1, width - 1] and the hidden states [1, width - 1, H] of their
-        rows."""
-        block = self.forward_block(anchor, cache, width)
-        hidden = block[:, self.draft_rows(width)]
+    def propose_many(
+        self, requests: Sequence[Request], with_confidence: bool = False
+    ) -> list[Drafts]:
+        """As in base.Batched. Choose the drafts from left to right, each given the one
+        before it, a slot of all texts at a time."""
+        blocks = self.forward_texts(requests)
+        hidden = self.draft_hidden(requests, blocks)
+        if "markov_head" in self:
+            ids = self._walk(requests, blocks, hidden)
+        else:
+            ids = self.choose_at_once(requests, hidden)
+        if not (with_confidence and self.confident):
+            return [(each, None) for each in ids]
+        before = [
+            mx.concatenate([request.anchor[None], each[:, :-1]], axis=1)
+            for request, each in zip(requests, ids, strict=True)
+        ]
+        confidence = self.confidence(hidden, mx.concatenate(before, axis=1))
+        sizes = [request.width - 1 for request in requests]
+        return list(zip(ids, split_at(confidence, sizes), strict=True))
+
+    def _walk(self, requests, blocks, hidden):
+        """The drafts [1, width - 1] of each text.
+
+        Args:
+            requests: As in `propose_many`.
+            blocks: [1, B, H] the hidden states of each text's block.
+            hidden: [1, n, H] those of the rows that draft.
+        """
+        walk = Walk(requests)
+        hidden = walk.by_slot(hidden)
         logits = self.logits(hidden)
-        if "markov_head" not in self:
-            return self.choose_tokens(choose, logits, range(1, width)), hidden
-        state, drafts, before = self.initial_state(anchor, block), [], anchor
-        for i in range(width - 1):
-            bias, state = self.markov_head(before, hidden[:, i], state)
-            scored = logits[:, i : i + 1] + bias[:, None]
-            drafts.append(self.choose_tokens(choose, scored, [i + 1]))
-            before = drafts[-1][0]
-        return mx.concatenate(drafts, axis=1), hidden
+        anchors = [request.anchor for request in requests]
+        state = self.initial_state(mx.concatenate(anchors), blocks)
+        steps = zip(walk, walk.split(hidden), walk.split(logits), strict=True)
+        for before, rows, scores in steps:
+            if len(state) > len(before):  # texts without this slot are the last ones
+                state = state[: len(before)]
+            bias, state = self.markov_head(before, rows.squeeze(0), state)
+            walk.choose(self.choose_tokens, scores + bias[None])
+        return walk.drafts()
 
-    def initial_state(self, anchors: mx.array, hidden: mx.array) -> mx.array:
+    def initial_state(self, anchors: mx.array, blocks: Sequence[mx.array]) -> mx.array:
         """The Markov head's state [N, r] before the first draft.
 
         A recurrent head also passes the anchor's row if that row does not draft.
 
         Args:
             anchors: [N] the anchors' tokens.
-            hidden: [N, B, H] the hidden states of whole blocks.
+            blocks: [n, B, H] the hidden states of whole blocks, N in total.
         """
-        state = mx.zeros((len(hidden), self.config.markov_rank), hidden.dtype)
+        state = mx.zeros((len(anchors), self.config.markov_rank), blocks[0].dtype)
         if self.config.first_draft_row:
-            _, state = self.markov_head(anchors, hidden[:, 0], state)
+            hidden = mx.concatenate([block[:, 0] for block in blocks])
+            _, state = self.markov_head(anchors, hidden, state)
         return state
 
     def confidence(self, hidden: mx.array, before: mx.array) -> mx.array:

@@ -1,13 +1,16 @@
 """Draft layers: Qwen3's or Gemma 4's, with attention that also sees the context.
 
-One forward serves one block (drafting) and many blocks of many sequences at once
-(training): blocks are batch rows, context is per sequence. Does not know checkpoints,
-caches or how tokens are drafted.
+One forward serves the blocks of several texts (drafting: their rows lie one behind the
+other, context is per text) and many blocks of many sequences at once (training: blocks
+are batch rows, context is per sequence). Does not know checkpoints, caches or how
+tokens are drafted.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,6 +25,39 @@ if TYPE_CHECKING:
     from .config import DFlashConfig
 
 KeysValues = tuple[mx.array, mx.array]
+
+
+class Part(NamedTuple):
+    """Rows of a pass that see the same context, and what they see in one layer.
+
+    To draft, each text has a part: its block. A batch of training is one part.
+
+    Args:
+        rows: B, the rows of a block.
+        context: The cache of the only block's context; or keys and values
+            [N, n_kv_heads, S, head_dim] that all M blocks of a sequence share.
+        offset: Position of each block's first row: an int, or [N * M].
+        mask: What the rows see. With a cache [1, 1, B, S + B], True where a row sees a
+            key; "causal" for the rows before it; None is all. With keys and values a
+            Sight.
+    """
+
+    rows: int
+    context: KeysValues | ContextCache
+    offset: int | mx.array
+    mask: mx.array | str | Sight | None = None
+
+
+def split_rows(x: mx.array, parts: Sequence[Part], axis: int = 1) -> list[mx.array]:
+    """Divide the rows of a pass among its parts."""
+    return split_at(x, [part.rows for part in parts], axis)
+
+
+def split_at(x: mx.array, sizes: Sequence[int], axis: int = 1) -> list[mx.array]:
+    """Divide an array into consecutive pieces of these sizes."""
+    if len(sizes) == 1:
+        return [x]
+    return mx.split(x, list(accumulate(sizes[:-1])), axis)
 
 
 class Attention(nn.Module):
@@ -58,54 +94,61 @@ class Attention(nn.Module):
             max_position_embeddings=config.max_position_embeddings,
         )
 
-    def keys_values(self, x: mx.array, offset: int | mx.array) -> KeysValues:
-        """Rotated keys and values [b, n_kv_heads, n, head_dim] of rows [b, n, H]."""
+    def keys_values(self, x: mx.array) -> KeysValues:
+        """Keys and values [b, n_kv_heads, n, head_dim] of rows [b, n, H], before
+        rope."""
         b, n, _ = x.shape
         keys = self.k_norm(self.k_proj(x).reshape(b, n, self.n_kv_heads, -1))
         values = self.v_proj(x).reshape(b, n, self.n_kv_heads, -1)
-        keys = self.rope(keys.transpose(0, 2, 1, 3), offset=offset)
-        return keys, values.transpose(0, 2, 1, 3)
+        return keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)
 
-    def __call__(
-        self,
-        x: mx.array,
-        context: KeysValues | ContextCache,
-        offset: int | mx.array,
-        mask: mx.array | str | Sight | None = None,
-    ) -> mx.array:
+    def __call__(self, x: mx.array, parts: Sequence[Part]) -> mx.array:
         """Attend.
 
         Args:
-            x: [N * M, B, H], M blocks of each of N sequences.
-            context: The cache of the only block's context; or keys and values
-                [N, n_kv_heads, S, head_dim] that all blocks of a sequence share.
-            offset: Position of each block's first row: an int, or [N * M].
-            mask: What the rows see. With a cache [1, 1, B, S + B], True where a row
-                sees a key; "causal" for the rows before it; None is all. With keys and
-                values a Sight.
+            x: [b, n, H] the rows of all parts, one part behind the other.
+            parts: What they see.
         """
-        rows, width, _ = x.shape
+        b, n, _ = x.shape
         queries, gate = self.queries_and_gate(x)
-        queries = self.rope(queries, offset=offset)
-        keys, values = self.keys_values(x, offset)
-        sinks = self.sinks(queries.dtype)
-        if isinstance(context, ContextCache):
-            keys, values = context.followed_by(keys, values)
-            out = scaled_dot_product_attention(
-                queries,
-                keys,
-                values,
-                cache=None,
-                scale=self.scale,
-                mask=mask,
-                sinks=sinks,
-            )
+        keys, values = self.keys_values(x)
+        if len(parts) == 1:
+            out = self.attend_part(queries, keys, values, parts[0])
         else:
-            out = attend(queries, keys, values, context, mask, self.scale, sinks)
-        out = out.transpose(0, 2, 1, 3).reshape(rows, width, self.n_heads, -1)
+            rows = (split_rows(each, parts, axis=2) for each in (queries, keys, values))
+            out = [self.attend_part(*each) for each in zip(*rows, parts, strict=True)]
+            out = mx.concatenate(out, axis=2)
+        out = out.transpose(0, 2, 1, 3).reshape(b, n, self.n_heads, -1)
         if gate is not None:
             out = out * gate
-        return self.o_proj(out.reshape(rows, width, -1))
+        return self.o_proj(out.reshape(b, n, -1))
+
+    def attend_part(
+        self, queries: mx.array, keys: mx.array, values: mx.array, part: Part
+    ) -> mx.array:
+        """The heads' outputs [b, n_heads, n, head_dim] for the rows of one part.
+
+        Args:
+            queries, keys, values: [b, heads, n, head_dim], before rope.
+            part: What the rows see.
+        """
+        queries = self.rope(queries, offset=part.offset)
+        keys = self.rope(keys, offset=part.offset)
+        sinks = self.sinks(queries.dtype)
+        if not isinstance(part.context, ContextCache):
+            return attend(
+                queries, keys, values, part.context, part.mask, self.scale, sinks
+            )
+        keys, values = part.context.followed_by(keys, values)
+        return scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            cache=None,
+            scale=self.scale,
+            mask=part.mask,
+            sinks=sinks,
+        )
 
     def sinks(self, dtype: mx.Dtype) -> mx.array | None:
         """The heads' sinks in `dtype`; some checkpoints keep them in float32."""
@@ -139,8 +182,8 @@ class Layer(nn.Module):
             config.hidden_size, eps=config.rms_norm_eps
         )
 
-    def __call__(self, h, context, offset, mask=None):
-        h = h + self.self_attn(self.input_layernorm(h), context, offset, mask)
+    def __call__(self, h, parts):
+        h = h + self.self_attn(self.input_layernorm(h), parts)
         return h + self.mlp(self.post_attention_layernorm(h))
 
 
@@ -158,16 +201,16 @@ class GemmaAttention(Attention):
         if config.attention_k_eq_v:
             del self.v_proj
 
-    def keys_values(self, x: mx.array, offset: int | mx.array) -> KeysValues:
+    def keys_values(self, x: mx.array) -> KeysValues:
         """As in Attention."""
         b, n, _ = x.shape
         projected = self.k_proj(x).reshape(b, n, self.n_kv_heads, -1)
         values = projected
         if "v_proj" in self:
             values = self.v_proj(x).reshape(b, n, self.n_kv_heads, -1)
-        keys = self.rope(self.k_norm(projected).transpose(0, 2, 1, 3), offset=offset)
         values = mx.fast.rms_norm(values, None, self.eps)
-        return keys, values.transpose(0, 2, 1, 3)
+        keys = self.k_norm(projected)
+        return keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)
 
 
 class GemmaMLP(MLP):
@@ -192,8 +235,8 @@ class GemmaLayer(nn.Module):
         self.post_feedforward_layernorm = nn.RMSNorm(dim, eps=eps)
         self.layer_scalar = mx.ones((1,))
 
-    def __call__(self, h, context, offset, mask=None):
-        x = self.self_attn(self.input_layernorm(h), context, offset, mask)
+    def __call__(self, h, parts):
+        x = self.self_attn(self.input_layernorm(h), parts)
         h = h + self.post_attention_layernorm(x)
         x = self.mlp(self.pre_feedforward_layernorm(h))
         return (h + self.post_feedforward_layernorm(x)) * self.layer_scalar

@@ -14,6 +14,7 @@ from dflash_mlx.models.drafters.dflash2 import DFlash2
 from tests.equipment.full import thinned
 from tests.equipment.random_weights import randomize_weights
 from tests.equipment.tiny import (
+    forward_block,
     golden_weights,
     greedy,
     make_drafter,
@@ -40,7 +41,7 @@ def test_equals_the_published_drafter(case):
     for i in range(len(ROUNDS)):
         drafter.extend(arrays[f"{case}.{i}.features"], cache)
         anchor, wanted = arrays[f"{case}.{i}.anchor"], arrays[f"{case}.{i}.logits"]
-        hidden = drafter.forward_block(anchor, cache, 6)
+        hidden = forward_block(drafter, anchor, cache, 6)
         logits = drafter.logits(hidden[:, drafter.draft_rows(6)])
         assert mx.abs(logits - wanted).max() < 1e-4 * mx.abs(wanted).max()
         path = drafter.propose(anchor, cache, 6, greedy)

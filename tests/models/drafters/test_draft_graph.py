@@ -6,7 +6,7 @@ import pytest
 from dflash_mlx.cache.context import ContextCache
 from dflash_mlx.models.drafters import layers
 from dflash_mlx.models.drafters.fields import GEMMA
-from tests.equipment.tiny import VOCAB, greedy, make_drafter
+from tests.equipment.tiny import VOCAB, forward_block, greedy, make_drafter
 from tests.models.drafters.test_dflash2 import make_dflash2
 from tests.models.drafters.test_dspark import make_dspark
 
@@ -99,7 +99,7 @@ def test_drafts_are_those_of_a_copied_context(kind, monkeypatch):
                     drafter.extend(features(rows), cache)
                 for width in (8, 3):
                     anchor = mx.array([rows % VOCAB], mx.uint32)
-                    found.append(drafter.forward_block(anchor, cache, width))
+                    found.append(forward_block(drafter, anchor, cache, width))
         return found, [entry.fetch()[0] for entry in cache]
 
     ours, our_context = hidden(ContextCache.followed_by)

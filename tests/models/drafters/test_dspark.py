@@ -15,6 +15,7 @@ from dflash_mlx.models.drafters.fields import MARKOV
 from tests.equipment.full import thinned
 from tests.equipment.random_weights import randomize_weights
 from tests.equipment.tiny import (
+    forward_block,
     golden_weights,
     greedy,
     make_drafter,
@@ -46,7 +47,7 @@ def test_equals_a_published_drafter(case, tmp_path):
     for i in range(len(ROUNDS)):
         drafter.extend(arrays[f"{case}.{i}.features"], cache)
         anchor, wanted = arrays[f"{case}.{i}.anchor"], arrays[f"{case}.{i}.logits"]
-        block = drafter.forward_block(anchor, cache, drafts + 1)
+        block = forward_block(drafter, anchor, cache, drafts + 1)
         hidden = block[:, drafter.draft_rows(drafts + 1)]
         error = mx.abs(drafter.logits(hidden) - wanted).max()
         assert error < 1e-4 * mx.abs(wanted).max()
@@ -86,7 +87,7 @@ def test_drafts_follow_the_formula_of_the_markov_head(kind, first):
     cache = drafter.make_cache()
     drafter.extend(mx.random.normal((1, 9, 128), key=mx.random.key(1)), cache)
     anchor = mx.array([5])
-    hidden = drafter.forward_block(anchor, cache, 8 - first)
+    hidden = forward_block(drafter, anchor, cache, 8 - first)
     assert hidden.shape[1] == 7
     logits, head = drafter.logits(hidden), drafter.markov_head
     before, state, path = 5, mx.zeros((12,)), []

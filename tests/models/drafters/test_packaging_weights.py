@@ -8,6 +8,7 @@ from dflash_mlx import Pair, Sampling, load_drafter
 from dflash_mlx.convert import Changes, convert
 from dflash_mlx.errors import WeightsError
 from tests.equipment.tiny import (
+    forward_block,
     golden_weights,
     make_model,
     reference,
@@ -132,7 +133,7 @@ def equals_golden(arrays, case, drafter, drafts):
         drafter.extend(arrays[f"{case}{i}.features"], cache)
         wanted = arrays[f"{case}{i}.logits"]
         anchor = arrays[f"{case}{i}.anchor"]
-        block = drafter.forward_block(anchor, cache, drafts + 1)
+        block = forward_block(drafter, anchor, cache, drafts + 1)
         hidden = block[:, drafter.draft_rows(drafts + 1)]
         error = mx.abs(drafter.logits(hidden) - wanted).max() / mx.abs(wanted).max()
         assert error.item() < 1e-4
