@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..models.drafters.batched import propose_many
 from ..speculation.company import Company
 from .requests import ChunkPassed, DraftRequest, Request, VerifyRequest
 
@@ -117,9 +118,19 @@ class Batch:
 
 
 def draft_together(requests: list[DraftRequest]) -> None:
-    """Fulfil requests for drafts, those of the drafter in one pass."""
-    for request in requests:
-        request.result()
+    """Fulfil requests for drafts from the drafter in one pass. An answer that needs no
+    drafter fulfils its own."""
+    asked = [(each, each.passes.ask_drafter(each.plan)) for each in requests]
+    asked = [(each, needs) for each, needs in asked if needs is not None]
+    if len(asked) < 2:
+        return
+    wanted = [each for each, _ in asked]
+    anchors, caches, widths, chooses = zip(*(needs for _, needs in asked), strict=True)
+    confident = any(each.with_confidence for each in wanted)
+    drafter = wanted[0].passes.drafter
+    found = propose_many(drafter, anchors, caches, widths, chooses, confident)
+    for each, drafts in zip(wanted, found, strict=True):
+        each.drafted = each.passes.draft(each.plan, each.with_confidence, drafts)
 
 
 def verify_together(requests: list[VerifyRequest]) -> None:

@@ -15,7 +15,8 @@ import mlx.core as mx
 from ..cache import rollback
 from ..cache.prompt_cache import PromptCache
 from ..errors import OptionError
-from ..models.drafters.base import Confident
+from ..models.drafters.base import Confident, Drafts
+from ..models.drafters.base import Request as AskedDrafts
 from ..models.targets.replay import Tape
 from ..pair import Pair
 from ..speculation.controller import Plan
@@ -149,44 +150,64 @@ class Passes:
             )
 
     def draft(
-        self, plan: Plan, with_confidence: bool = False
+        self,
+        plan: Plan,
+        with_confidence: bool = False,
+        computed: Drafts | None = None,
     ) -> tuple[mx.array, mx.array | None]:
         """Start drafting after the text's last token.
 
         Args:
             plan: The number of rows, and the drafts if a lookup proposes them.
             with_confidence: Also compute the drafter's confidence, if it has any.
+            computed: The drafter's result, if it was computed with those of others.
 
         Returns:
             The block [n]: the anchor and n - 1 drafts, possibly fewer than planned. And
             the confidence [n - 1] in each draft, or None.
         """
-        width = max(plan.width, plan.probe_rows)
-        if self.kv.bits and self.rows < self.kv.start:
-            # A block must not extend over the row at which the cache is quantized.
-            width = min(width, self.kv.start - self.rows)
-        anchor = mx.array(self.cache.text[-1:], dtype=mx.uint32)
+        width, anchor = self._draft_width(plan), self._anchor()
         if width <= 1:
             return anchor, None
         if plan.drafts is not None:
             drafts, confidence = mx.array(plan.drafts, dtype=mx.uint32), None
         else:
-            drafts, confidence = self._propose(anchor, width, with_confidence)
+            computed = computed or self._propose(plan, with_confidence)
+            drafts, confidence = computed[0][0].astype(mx.uint32), computed[1]
+            if confidence is not None:
+                confidence = confidence[0].astype(mx.float32)
         block = mx.concatenate([anchor, drafts[: width - 1]])
         mx.async_eval(block, *([] if confidence is None else [confidence]))
         return block, confidence
 
-    def _propose(self, anchor, width, with_confidence):
+    def _draft_width(self, plan):
+        """The rows of a plan's block, the anchor included."""
+        width = max(plan.width, plan.probe_rows)
+        if self.kv.bits and self.rows < self.kv.start:
+            # A block must not extend over the row at which the cache is quantized.
+            width = min(width, self.kv.start - self.rows)
+        return width
+
+    def _anchor(self):
+        return mx.array(self.cache.text[-1:], dtype=mx.uint32)
+
+    def ask_drafter(self, plan: Plan) -> AskedDrafts | None:
+        """What the drafter needs to draft for a plan, or None if it is not needed."""
+        width = self._draft_width(plan)
+        if width <= 1 or plan.drafts is not None:
+            return None
         self.flush_features()
-        history = None
+        anchor, history = self._anchor(), None
         if self.chooser.needs_tokens:
             history = mx.concatenate([self.history, anchor])
         choose = self.chooser.for_drafts(history, self.rows)
-        arguments = anchor, self.cache.drafter, width, choose
-        if not (with_confidence and self.confident):
-            return self.drafter.propose(*arguments)[0].astype(mx.uint32), None
-        drafts, confidence = self.drafter.propose_with_confidence(*arguments)
-        return drafts[0].astype(mx.uint32), confidence[0].astype(mx.float32)
+        return AskedDrafts(anchor, self.cache.drafter, width, choose)
+
+    def _propose(self, plan, with_confidence) -> Drafts:
+        asked = self.ask_drafter(plan)
+        if with_confidence and self.confident:
+            return self.drafter.propose_with_confidence(*asked)
+        return self.drafter.propose(*asked), None
 
     def verify(
         self,
