@@ -117,12 +117,12 @@ def broken(handler: Handler, send: Send) -> None:
 
 
 def long(handler: Handler, send: Send) -> None:
-    """An answer of 100,000 characters as fast as it can be sent."""
+    """An answer of 40,000 characters as fast as it can be sent."""
     paragraph = (
         "Some **words** of a `long` answer, with [links](https://a.example). " * 6
     )
-    code = "```python\n" + "x = [1, 2, 3]  # a line\n" * 600 + "```\n"
-    in_rounds(f"{paragraph}\n\n" * 110 + code + "- item\n" * 1000 + "It is over.", send)
+    code = "```python\n" + "x = [1, 2, 3]  # a line\n" * 300 + "```\n"
+    in_rounds(f"{paragraph}\n\n" * 60 + code + "- item\n" * 300 + "It is over.", send)
 
 
 ANSWERS = {

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from dflash_mlx.server.settings import Decoding, Settings
 from tests.equipment import chromium
 from tests.equipment.chat_page import ANSWERED, LAST, send
-from tests.equipment.live_server import LiveServer
+from tests.equipment.live_server import ACCESS, LiveServer
 
 pytestmark = pytest.mark.slow
 
@@ -212,7 +213,8 @@ def test_waiting_loading_and_a_busy_server_are_shown(page, server):
 
 def test_the_embedded_pair_answers_on_the_page(browser, tiny):
     """The page and the server itself agree on the API, the policy and the drafts."""
-    with LiveServer(*tiny) as live, browser.open(live.url) as page:
+    settings = Settings(access=ACCESS, decoding=Decoding(block_size=8))
+    with LiveServer(*tiny, settings) as live, browser.open(live.url) as page:
         page.wait("models.length && server.kind === 'ready'")
         send(page, "Write the 9 times table up to 12.")
         assert "9 x 12 = 108" in page.text(LAST)

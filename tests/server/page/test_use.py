@@ -41,10 +41,13 @@ def test_everything_is_done_with_the_keyboard(page, server):
     assert focused() == "skip"
     page.press("Enter")
     page.type("first")
+    low = page.js("$('input').clientHeight")
     page.press("Enter", SHIFT)
     page.type("second")
+    assert page.js("$('input').clientHeight") > low
     page.press("Enter", CTRL)
     page.wait(ANSWERED)
+    assert page.js("$('input').clientHeight") == low
     assert server.bodies[0]["messages"][0]["content"] == "first\nsecond"
     reached = []
     page.js("$('new').focus()")
@@ -119,6 +122,29 @@ def test_conversations_are_kept_renamed_deleted_and_exported(page, server):
     found = json.loads(file.read_text())["conversations"]
     assert {each["title"] for each in found} == {"markdown", "The first"}
     assert MARKDOWN in [m["content"] for each in found for m in each["messages"]]
+
+
+def test_what_came_is_kept_when_the_page_is_closed(page, server):
+    send(page, "slow", wait=False)
+    server.open_gate()
+    page.wait("$('log').innerText.includes('word0')")
+    page.reload()
+    page.click("#chats .open")
+    assert page.text(f"{LAST} > .text").strip() == "word0"
+    assert page.text(f"{LAST} .note").startswith("The page was closed while")
+
+
+def test_the_end_of_an_answer_leaves_a_name_that_is_being_typed(page, server):
+    send(page, "slow", wait=False)
+    page.click("#chats [aria-label='Rename slow']")
+    page.type("A new na")
+    server.open_gate(10)
+    page.wait(ANSWERED)
+    # Nor does another tab that saves a conversation.
+    page.js("dispatchEvent(new StorageEvent('storage', {key: 'dflash-mlx/chat/x'}))")
+    page.type("me")
+    page.press("Enter")
+    assert page.text("#chats .open") == "A new name"
 
 
 def test_an_exported_file_is_imported(page, server, tmp_path):
