@@ -18,6 +18,7 @@ def test_a_message_is_sent_and_its_answer_streams(page, server):
     page.wait(f"$('log').innerText.includes('word1') && {LAST!r}")
     page.wait("document.querySelector('.figures').innerText.includes('48.3 tokens/s')")
     assert "word2" not in page.text(LAST) and page.shows("#stop")
+    assert not page.shows(".retry") and not page.shows(".edit")
     server.open_gate(8)
     page.wait(ANSWERED)
     assert " ".join(f"word{i}" for i in range(10)) in page.text(LAST)

@@ -172,6 +172,7 @@ def test_a_narrow_window_needs_no_sideways_scrolling(page):
     page.click("#menu")
     page.wait("$('side').getBoundingClientRect().left === 0")
     assert page.js("$('menu').ariaExpanded") == "true"
+    assert page.js("document.activeElement.id") == "new"
     page.press("Escape")
     page.wait("!$('side').checkVisibility({visibilityProperty: true})")
     assert page.js("document.activeElement.id") == "menu" and not page.js(wide)
