@@ -31,7 +31,7 @@ Serving {name} at {url}/v1  (Ctrl-C ends)
     -d '{{"messages": [{{"role": "user", "content": "Hello!"}}]}}'
   openai.OpenAI(base_url="{url}/v1", api_key="{key}")
   ANTHROPIC_BASE_URL={url} ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_MODEL={name} \\
-    ANTHROPIC_SMALL_FAST_MODEL={name} claude
+    ANTHROPIC_DEFAULT_HAIKU_MODEL={name} claude
 """
 
 
