@@ -105,13 +105,16 @@ class Schedule:
                 assert a.size() == b.size()
 
     def run(self, rounds: int) -> None:
-        """Run rounds in which texts come and go, 2 to 5 at a time."""
-        for _ in range(rounds):
-            while len(self.alone) < 2 or self.rng.random() < 0.3:
-                self.add()
-            while len(self.alone) > MOST or self.rng.random() < 0.2:
+        """Run rounds of 2 to 5 texts. A text leaves after every third round."""
+        for number in range(rounds):
+            if number % 3 == 2:
                 self.remove()
-            self.step()
+            wanted = self.rng.randint(2, MOST)
+            while len(self.alone) < wanted:
+                self.add()
+            # A neighbour's mask has the right number of rows if widths are equal.
+            n = self.rng.randint(2, 9)
+            self.step([n] * len(self.alone) if number % 3 == 1 else None)
 
 
 @pytest.mark.parametrize("family", KINDS)
