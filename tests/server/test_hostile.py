@@ -180,6 +180,15 @@ def test_a_slow_grammar_delays_nobody(live, monkeypatch):
     assert got[0].status_code == 200
 
 
+def test_arguments_of_the_tokenizer_are_no_variables_of_the_template(live):
+    kwargs = {"chat_template": "{{ 1 }}", "tokenize": False, "tools": [1]}
+    plain = send(live, CHATS, ASK)
+    response = send(live, CHATS, ASK | {"chat_template_kwargs": kwargs})
+    used, wanted = (each.json()["usage"]["prompt_tokens"] for each in (response, plain))
+    assert used == wanted
+    assert "chat_template_kwargs.chat_template" in response.headers["x-dflash-warning"]
+
+
 def test_a_warning_header_is_one_short_printable_line(live):
     kwargs = {"a\r\nx-evil: 1\x00": 1, "é\u2028\x85\x7f": 2, "x" * 99_999: 3}
     response = send(live, CHATS, ASK | {"chat_template_kwargs": kwargs})
