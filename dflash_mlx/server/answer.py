@@ -23,7 +23,8 @@ from ..text.prompt import xtc_special_tokens
 from ..text.reasoning import make_splitter
 from ..text.tool_calls import CallBroken, CallEnd, CallStart, Text, make_parser
 from ..types import Sampling
-from .collect import Choice
+from .dialects.collect import Choice
+from .dialects.openai import new_id
 from .events import (
     Content,
     Done,
@@ -40,7 +41,6 @@ from .events import (
     Usage,
 )
 from .models import Loaded
-from .openai import new_id
 from .prompt import Prepared
 from .schema import Request
 from .settings import Settings

@@ -22,10 +22,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .anthropic import Messages, count_body
-from .chat import ChatCompletions
-from .completions import Completions
-from .dialect import Dialect
+from .dialects.anthropic import Messages, count_body
+from .dialects.chat import ChatCompletions
+from .dialects.completions import Completions
+from .dialects.dialect import Dialect
+from .dialects.responses import Responses
 from .errors import INTERNAL, MOST_NAME, PromptTooLong, RequestError, one_line
 from .events import Failed
 from .guard import check_host, check_json, check_key, cors_headers, read_limited
@@ -33,7 +34,6 @@ from .metrics import Metrics, RequestMetrics
 from .models import Models
 from .request_log import RequestLog
 from .respond import Answer, Inbox, error_headers
-from .responses import Responses
 from .scheduler import Job, Scheduler
 from .schema import Request, read_body
 from .settings import Access, Settings

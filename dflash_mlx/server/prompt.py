@@ -28,8 +28,8 @@ from ..text.template_switches import (
 )
 from ..text.tool_calls import ToolFormat, find_format
 from .constraint import behind_reasoning, make_grammar
+from .dialects.messages import fold_system_messages
 from .errors import PromptTooLong, RequestError, from_user_error, unsupported
-from .messages import fold_system_messages
 from .reasoning_store import ReasoningStore
 from .schema import Request
 from .settings import Defaults

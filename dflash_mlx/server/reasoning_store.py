@@ -11,8 +11,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .collect import Choice
-from .messages import reasoning_fields, template_call
+from .dialects.collect import Choice
+from .dialects.messages import reasoning_fields, template_call
 
 MOST = 256  # answers
 

@@ -14,8 +14,8 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .collect import Collected
-from .dialect import Dialect, Writer, to_json
+from .dialects.collect import Collected
+from .dialects.dialect import Dialect, Writer, to_json
 from .errors import RequestError
 from .events import Done, Event, Failed, Prefilled, Waiting
 

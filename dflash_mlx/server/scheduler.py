@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 from ..errors import DFlashError
 from .answer import Stopped, Turn, answer
+from .dialects.openai import new_id
 from .errors import INTERNAL, RequestError, from_user_error
 from .events import Done, Event, Failed, Usage, Waiting
 from .models import Loaded, Models
-from .openai import new_id
 from .prompt import Prepared, check_tokens, prepare
 from .schema import Request
 from .settings import Settings

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from dflash_mlx.server.collect import Collected
-from dflash_mlx.server.dialect import Dialect
+from dflash_mlx.server.dialects.collect import Collected
+from dflash_mlx.server.dialects.dialect import Dialect
 from dflash_mlx.server.errors import RequestError
 from dflash_mlx.server.events import Done, Finish, Speed, Started, Step, Usage
 from dflash_mlx.server.schema import read_body

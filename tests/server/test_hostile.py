@@ -9,8 +9,8 @@ import time
 import pytest
 
 from dflash_mlx.server.app import warning_headers
+from dflash_mlx.server.dialects.messages import template_call
 from dflash_mlx.server.errors import RequestError, one_line
-from dflash_mlx.server.messages import template_call
 from dflash_mlx.server.settings import Access, Limits, Settings
 from tests.equipment.hostile import VALID, check_answer, check_error, encode, mutate
 from tests.equipment.live_server import LiveServer, data_of

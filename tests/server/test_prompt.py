@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dflash_mlx.server.openai import EFFORTS
+from dflash_mlx.server.dialects.openai import EFFORTS
 from dflash_mlx.server.prompt import template_options
 from dflash_mlx.server.schema import Request
 from dflash_mlx.server.settings import Defaults

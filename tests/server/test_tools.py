@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from dflash_mlx.server import prompt
-from dflash_mlx.server.chat import ChatCompletions
 from dflash_mlx.server.constraint import ends
+from dflash_mlx.server.dialects.chat import ChatCompletions
 from dflash_mlx.text.reasoning import find_markers
 from dflash_mlx.text.tool_calls.formats import GLM
 from tests.equipment.live_server import LiveServer, data_of

@@ -5,7 +5,7 @@ import pytest
 from anthropic.types import Message, MessageTokensCount
 from pydantic import BaseModel
 
-from dflash_mlx.server.anthropic import Messages, count_body
+from dflash_mlx.server.dialects.anthropic import Messages, count_body
 from dflash_mlx.server.errors import PromptTooLong, RequestError
 from dflash_mlx.server.events import Content, Failed, Reasoning, Started
 from dflash_mlx.server.schema import Constraint

@@ -12,11 +12,9 @@ from typing import Any
 
 from pydantic import Field
 
-from ..text.tool_calls import CallArguments, CallBroken, CallStart
-from .collect import Choice, Collected
-from .dialect import data_frame
-from .errors import RequestError, unsupported
-from .events import (
+from ...text.tool_calls import CallArguments, CallBroken, CallStart
+from ..errors import RequestError, unsupported
+from ..events import (
     Content,
     Done,
     Event,
@@ -27,6 +25,19 @@ from .events import (
     Step,
     TokenLogprob,
 )
+from ..schema import (
+    MAX_CHOICES,
+    MAX_TOP_LOGPROBS,
+    Constraint,
+    Objects,
+    Request,
+    SamplingFields,
+    Texts,
+    parse_body,
+    require_field,
+)
+from .collect import Choice, Collected
+from .dialect import data_frame
 from .messages import read_messages
 from .openai import (
     error_body,
@@ -41,17 +52,6 @@ from .openai import (
     read_tools,
     speed_body,
     usage_body,
-)
-from .schema import (
-    MAX_CHOICES,
-    MAX_TOP_LOGPROBS,
-    Constraint,
-    Objects,
-    Request,
-    SamplingFields,
-    Texts,
-    parse_body,
-    require_field,
 )
 
 

@@ -9,10 +9,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ..errors import RequestError
+from ..events import Event
+from ..schema import Request
 from .collect import Collected
-from .errors import RequestError
-from .events import Event
-from .schema import Request
 
 
 class Writer(Protocol):

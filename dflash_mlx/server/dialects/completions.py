@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import RequestError, unsupported
+from ..events import Content, Done, Event, Failed, Finish, Step, TokenLogprob
+from ..schema import MAX_CHOICES, Request, SamplingFields, parse_body, require_field
 from .chat import Extension, StreamOptions
 from .collect import Collected
 from .dialect import data_frame
-from .errors import RequestError, unsupported
-from .events import Content, Done, Event, Failed, Finish, Step, TokenLogprob
 from .openai import (
     error_body,
     new_id,
@@ -23,7 +24,6 @@ from .openai import (
     read_structured_outputs,
     usage_body,
 )
-from .schema import MAX_CHOICES, Request, SamplingFields, parse_body, require_field
 
 MAX_LOGPROBS = 5
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import RequestError
+from ..errors import RequestError
+from ..schema import ToolChoice, require_field
 from .openai import function_tool
-from .schema import ToolChoice, require_field
 
 CHOICES = {"auto": "auto", "any": "required", "tool": "required", "none": "none"}
 

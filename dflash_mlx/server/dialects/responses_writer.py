@@ -10,12 +10,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..text.tool_calls import CallArguments, CallBroken, CallEnd, CallStart
-from .chat import logprobs_body
-from .collect import Collected
-from .dialect import named_frame
-from .errors import RequestError
-from .events import (
+from ...text.tool_calls import CallArguments, CallBroken, CallEnd, CallStart
+from ..errors import RequestError
+from ..events import (
     Content,
     Done,
     Event,
@@ -27,10 +24,13 @@ from .events import (
     TokenLogprob,
     Usage,
 )
+from ..schema import Request
+from .chat import logprobs_body
+from .collect import Collected
+from .dialect import named_frame
 from .openai import new_id
 from .responses_items import CallItem, CustomCallItem, MessageItem, ReasoningItem
 from .responses_tools import Route
-from .schema import Request
 
 Item = MessageItem | ReasoningItem | CallItem | CustomCallItem
 

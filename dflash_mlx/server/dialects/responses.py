@@ -11,7 +11,16 @@ from typing import Any
 
 from pydantic import Field
 
-from .errors import PromptTooLong, RequestError, unsupported
+from ..errors import PromptTooLong, RequestError, unsupported
+from ..schema import (
+    MAX_TOP_LOGPROBS,
+    Request,
+    SamplingFields,
+    Texts,
+    ToolChoice,
+    parse_body,
+    require_field,
+)
 from .openai import (
     error_body,
     read_effort,
@@ -22,15 +31,6 @@ from .openai import (
 from .responses_input import read_input
 from .responses_tools import Tools, read_tools
 from .responses_writer import ResponseWriter
-from .schema import (
-    MAX_TOP_LOGPROBS,
-    Request,
-    SamplingFields,
-    Texts,
-    ToolChoice,
-    parse_body,
-    require_field,
-)
 
 REASONING = "reasoning.encrypted_content"
 LOGPROBS = "message.output_text.logprobs"

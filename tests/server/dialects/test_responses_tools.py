@@ -2,8 +2,8 @@
 
 import pytest
 
+from dflash_mlx.server.dialects.responses_tools import Route, flat_name, read_tools
 from dflash_mlx.server.errors import RequestError
-from dflash_mlx.server.responses_tools import Route, flat_name, read_tools
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 FUNCTION = {"type": "function", "name": "f", "parameters": SCHEMA, "strict": True}

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dflash_mlx.server.carried import pack_reasoning, unpack_reasoning
+from dflash_mlx.server.dialects.carried import pack_reasoning, unpack_reasoning
+from dflash_mlx.server.dialects.responses_input import read_input
 from dflash_mlx.server.errors import RequestError
-from dflash_mlx.server.responses_input import read_input
 
 USER = {"role": "user", "content": "Hi"}
 CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a": 1}'}

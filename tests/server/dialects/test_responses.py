@@ -2,8 +2,8 @@
 
 import pytest
 
+from dflash_mlx.server.dialects.responses import Responses
 from dflash_mlx.server.errors import RequestError
-from dflash_mlx.server.responses import Responses
 from dflash_mlx.server.schema import Constraint, ToolChoice
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}

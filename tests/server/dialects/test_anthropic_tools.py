@@ -1,10 +1,11 @@
 """Anthropic's tools: which are offered, and those that messages load later."""
 
 import json
+from threading import Lock
 
 import pytest
 
-from dflash_mlx.server.anthropic import Messages
+from dflash_mlx.server.dialects.anthropic import Messages
 from dflash_mlx.server.errors import RequestError
 from dflash_mlx.server.prompt import prepare
 from dflash_mlx.server.reasoning_store import ReasoningStore
@@ -42,7 +43,7 @@ def names(request):
 
 
 def prompt(tokenizer, request):
-    prepared = prepare(request, tokenizer, Defaults(), None, ReasoningStore())
+    prepared = prepare(request, tokenizer, Defaults(), None, ReasoningStore(), Lock())
     return tokenizer.decode(prepared.ids)
 
 

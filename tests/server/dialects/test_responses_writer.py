@@ -5,7 +5,9 @@ import json
 import pytest
 from openai.types.responses import Response
 
-from dflash_mlx.server.carried import unpack_reasoning
+from dflash_mlx.server.dialects.carried import unpack_reasoning
+from dflash_mlx.server.dialects.responses import Responses
+from dflash_mlx.server.dialects.responses_items import custom_input
 from dflash_mlx.server.errors import PromptTooLong, RequestError
 from dflash_mlx.server.events import (
     Content,
@@ -17,8 +19,6 @@ from dflash_mlx.server.events import (
     TokenLogprob,
     Waiting,
 )
-from dflash_mlx.server.responses import Responses
-from dflash_mlx.server.responses_items import custom_input
 from dflash_mlx.text.tool_calls import CallArguments, CallBroken, CallEnd, CallStart
 from tests.equipment.played import SPEED, answer, collect, read_frames
 

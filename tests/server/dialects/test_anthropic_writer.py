@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dflash_mlx.server.anthropic import Messages
-from dflash_mlx.server.carried import unpack_reasoning
+from dflash_mlx.server.dialects.anthropic import Messages
+from dflash_mlx.server.dialects.carried import unpack_reasoning
 from dflash_mlx.server.errors import PromptTooLong, RequestError
 from dflash_mlx.server.events import (
     Content,

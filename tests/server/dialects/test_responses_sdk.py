@@ -5,9 +5,9 @@ import pytest
 from openai.types.responses import Response
 from pydantic import BaseModel
 
+from dflash_mlx.server.dialects.responses import Responses
 from dflash_mlx.server.errors import PromptTooLong, RequestError
 from dflash_mlx.server.events import Content, Failed, Reasoning, Started
-from dflash_mlx.server.responses import Responses
 from dflash_mlx.server.schema import Constraint
 from dflash_mlx.text.tool_calls import CallArguments, CallBroken, CallEnd, CallStart
 from tests.equipment.played import PlayedServer, answer, run

@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import RequestError, unsupported
-from .schema import MAX_DEPTH, is_shallow
+from ..errors import RequestError, unsupported
+from ..schema import MAX_DEPTH, is_shallow
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")

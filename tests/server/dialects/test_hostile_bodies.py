@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from dflash_mlx.server.anthropic import Messages
-from dflash_mlx.server.chat import ChatCompletions
-from dflash_mlx.server.completions import Completions
+from dflash_mlx.server.dialects.anthropic import Messages
+from dflash_mlx.server.dialects.chat import ChatCompletions
+from dflash_mlx.server.dialects.completions import Completions
+from dflash_mlx.server.dialects.responses import Responses
 from dflash_mlx.server.errors import RequestError
 from dflash_mlx.server.events import Failed, Started
-from dflash_mlx.server.responses import Responses
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 SAMPLING = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 3, "stream": True}

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import RequestError, unsupported
 from .carried import unpack_reasoning
-from .errors import RequestError, unsupported
 from .messages import (
     TEXT_PARTS,
     left_out,

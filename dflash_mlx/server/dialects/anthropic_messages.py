@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import RequestError, unsupported
 from .anthropic_tools import change_text
 from .carried import unpack_reasoning
-from .errors import RequestError, unsupported
 from .messages import left_out, reasoning_fields, template_call
 
 # Claude Code's first line of the system prompt. Its values change from request to

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dflash_mlx.server.anthropic_messages import read_conversation
-from dflash_mlx.server.carried import pack_reasoning
+from dflash_mlx.server.dialects.anthropic_messages import read_conversation
+from dflash_mlx.server.dialects.carried import pack_reasoning
 from dflash_mlx.server.errors import RequestError
 
 LINE = "x-anthropic-billing-header: cc_version=2.1.173.{}; cc_entrypoint=cli; cch={};"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..text.tool_calls import CallArguments, CallBroken, CallEnd, CallStart
-from .errors import RequestError
-from .events import (
+from ...text.tool_calls import CallArguments, CallBroken, CallEnd, CallStart
+from ..errors import RequestError
+from ..events import (
     Content,
     Done,
     Event,

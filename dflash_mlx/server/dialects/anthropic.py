@@ -12,12 +12,8 @@ from typing import Any
 
 from pydantic import Field
 
-from .anthropic_messages import read_conversation
-from .anthropic_tools import read_tool_choice, read_tools
-from .anthropic_writer import MessageWriter, error_body
-from .errors import RequestError
-from .openai import read_effort, read_max_tokens, read_stop
-from .schema import (
+from ..errors import RequestError
+from ..schema import (
     Constraint,
     Objects,
     Request,
@@ -25,6 +21,10 @@ from .schema import (
     parse_body,
     require_field,
 )
+from .anthropic_messages import read_conversation
+from .anthropic_tools import read_tool_choice, read_tools
+from .anthropic_writer import MessageWriter, error_body
+from .openai import read_effort, read_max_tokens, read_stop
 
 # Fields that are ignored with a warning. Others are ignored without.
 IGNORED = ("container", "context_management", "mcp_servers")

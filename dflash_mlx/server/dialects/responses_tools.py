@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import RequestError
+from ..errors import RequestError
 from .openai import function_tool
 
 # The parameter of the function that stands for a custom tool.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dflash_mlx.server.anthropic import Messages, count_body
+from dflash_mlx.server.dialects.anthropic import Messages, count_body
 from dflash_mlx.server.errors import PromptTooLong, RequestError
 from dflash_mlx.server.schema import Constraint, Request, ToolChoice
 

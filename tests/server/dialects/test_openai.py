@@ -2,9 +2,9 @@
 
 import pytest
 
-from dflash_mlx.server.chat import ChatCompletions
+from dflash_mlx.server.dialects.chat import ChatCompletions
+from dflash_mlx.server.dialects.openai import read_stop, read_tool_choice
 from dflash_mlx.server.errors import RequestError
-from dflash_mlx.server.openai import read_stop, read_tool_choice
 from dflash_mlx.server.schema import ToolChoice, read_body
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]

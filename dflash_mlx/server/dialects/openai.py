@@ -10,10 +10,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import RequestError, unsupported
+from ..events import Event, Prefilled, Speed, Usage, Waiting
+from ..schema import Constraint, ToolChoice, require_field
 from .dialect import comment_frame
-from .errors import RequestError, unsupported
-from .events import Event, Prefilled, Speed, Usage, Waiting
-from .schema import Constraint, ToolChoice, require_field
 
 ERROR_TYPES = {
     400: "invalid_request_error",

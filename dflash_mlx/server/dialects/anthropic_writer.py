@@ -9,12 +9,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..text.tool_calls import CallArguments, CallBroken, CallEnd, CallStart
-from .carried import pack_reasoning
-from .collect import Collected
-from .dialect import named_frame
-from .errors import PromptTooLong, RequestError
-from .events import (
+from ...text.tool_calls import CallArguments, CallBroken, CallEnd, CallStart
+from ..errors import PromptTooLong, RequestError
+from ..events import (
     Content,
     Done,
     Event,
@@ -25,8 +22,11 @@ from .events import (
     Step,
     Usage,
 )
+from ..schema import Request
+from .carried import pack_reasoning
+from .collect import Collected
+from .dialect import named_frame
 from .openai import new_id, progress_comment
-from .schema import Request
 
 ERROR_TYPES = {
     401: "authentication_error",

@@ -1,0 +1,1 @@
+"""The APIs that the server speaks: their requests, and how they write answers."""
