@@ -80,7 +80,10 @@ Drafts = tuple[mx.array, mx.array | None]
 
 @runtime_checkable
 class Batched(Protocol):
-    """A drafter that drafts for several texts in one pass; see batched.py."""
+    """A drafter that drafts for several texts in one pass; see batched.py.
+
+    Whoever changes `propose` or `extend` in a subclass changes these too.
+    """
 
     def propose_many(
         self, requests: Sequence[Request], with_confidence: bool = False

@@ -24,10 +24,10 @@ def propose_many(
 ) -> list[Drafts]:
     """Draft the tokens after the anchors of several texts.
 
-    Each text gets the drafts that `propose` gives for it alone. Our own drafters pass
-    the rows of all texts at once, so that their weights and the target's head are read
-    once; attention and choices are per text. Any other drafter is called for one text
-    after the other.
+    Each text gets the drafts that `propose` gives for it alone; on the CPU, with MLX's
+    own products of matrices, bit for bit. Our own drafters pass the rows of all texts
+    at once, so that their weights and the target's head are read once; attention and
+    choices are per text. Any other drafter is called for one text after the other.
 
     Args:
         drafter: Of all texts.

@@ -153,18 +153,22 @@ class DFlash(nn.Module):
     ) -> None:
         """As in base.Batched."""
         h = self.fuse(mx.concatenate(features, axis=1))
-        texts = split_at(h, [each.shape[1] for each in features])
+        rows = [each.shape[1] for each in features]
         for layer, *entries in zip(self.layers, *caches, strict=True):
-            seen = []
-            for rows, entry in zip(texts, entries, strict=True):
-                unseen = max(0, rows.shape[1] - (entry.window or rows.shape[1]))
-                entry.skip(unseen)
-                seen.append(rows[:, unseen:])
-            keys, values = self.layer_context(layer, mx.concatenate(seen, axis=1))
-            sizes, rope = [rows.shape[1] for rows in seen], layer.self_attn.rope
-            keys, values = split_at(keys, sizes, 2), split_at(values, sizes, 2)
-            for entry, k, v in zip(entries, keys, values, strict=True):
-                entry.append(rope(k, offset=entry.offset), v)
+            most = entries[0].window  # of all texts
+            seen = [min(n, most or n) for n in rows]
+            visible = h
+            if seen != rows:
+                texts = zip(split_at(h, rows), seen, strict=True)
+                visible = mx.concatenate([text[:, -n:] for text, n in texts], axis=1)
+            keys, values = (
+                split_at(each, seen, axis=2)
+                for each in self.layer_context(layer, visible)
+            )
+            for i, entry in enumerate(entries):
+                entry.skip(rows[i] - seen[i])
+                rotated = layer.self_attn.rope(keys[i], offset=entry.offset)
+                entry.append(rotated, values[i])
 
     def propose(
         self, anchor: mx.array, cache: list[ContextCache], width: int, choose: Choose

@@ -71,7 +71,7 @@ def bound(drafter, dtype="float32"):
 class Text:
     """One text's context, once kept in passes with other texts and once alone."""
 
-    def __init__(self, drafter, draw: Random, vocab: int, sampling: Sampling):
+    def __init__(self, drafter, draw: Random, vocab, sampling: Sampling, longest):
         self.together, self.alone = drafter.make_cache(), drafter.make_cache()
         self.size = len(drafter.taps) * hidden_size(drafter)
         self.draw, self.pending = draw, []
@@ -79,7 +79,7 @@ class Text:
         self.lookup = Lookup(self.tokens)
         self.vocab, self.chooser = vocab, Chooser(sampling)
         self.chooser.process(mx.zeros((1, vocab)), mx.array(self.tokens))
-        self.commit(draw.choice((1, 9, 60, 300)))
+        self.commit(draw.choice((1, 9, longest // 5, longest)))
 
     def commit(self, rows: int) -> None:
         """Add tokens, a third of them from earlier in the text, and features."""
@@ -135,13 +135,13 @@ def draft_alone(drafter, text, width, with_confidence):
     return drafter.propose(*arguments), None
 
 
-def play(drafter, seed: int, rounds: int = 5, vocab: int = VOCAB):
+def play(drafter, seed: int, rounds: int = 5, vocab: int = VOCAB, longest: int = 300):
     """Random rounds of 2 to 5 texts, of which some draft together: each as alone."""
     draw = Random(seed)
     samplings = draw.sample(list(SAMPLINGS.values()), len(SAMPLINGS))
     confident = getattr(drafter, "confident", False)
     texts = [
-        Text(drafter, Random(seed * 10 + i), vocab, samplings[i])
+        Text(drafter, Random(seed * 10 + i), vocab, samplings[i], longest)
         for i in range(draw.randrange(2, 6))
     ]
     for _ in range(rounds):
@@ -186,7 +186,7 @@ def test_texts_together_are_as_alone(kind, dtype):
 @pytest.mark.parametrize("kind", DRAFTERS)
 def test_more_texts_together_are_as_alone(kind, dtype):
     drafter = bound(DRAFTERS[kind](), dtype)
-    for seed in range(100, 110):
+    for seed in range(100, 106):
         play(drafter, seed, rounds=8)
 
 
@@ -206,8 +206,8 @@ def test_the_embedded_heads_together_are_as_alone(name, bits, uncalibrated):
     target, drafter = load("tiny")[0].target, load_drafter(name, quantize=bits)
     drafter.bind(target.embed, target.head)
     assert (drafter.bits is None) == (name == "tiny" and bits is None)
-    for seed in (1, 2):
-        play(drafter, seed, rounds=3, vocab=target.vocab_size)
+    # MLX's products of quantized matrices are slow on a CPU.
+    play(drafter, seed=1, rounds=3, vocab=target.vocab_size, longest=30)
 
 
 class Counting(Script):
@@ -282,8 +282,10 @@ def test_weights_are_read_once_for_all_texts(kind, monkeypatch):
     def products(compute, *inputs):
         events = []
         mx.disable_compile()  # what is fused cannot be exported
-        mx.export_function(events.append, compute, *inputs)
-        mx.enable_compile()
+        try:
+            mx.export_function(events.append, compute, *inputs)
+        finally:
+            mx.enable_compile()
         names = [event["name"] for event in events if event["type"] == "primitive"]
         found = [n for n in names if n in ("Matmul", "AddMM", "QuantizedMatmul")]
         assert found
