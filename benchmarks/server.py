@@ -89,7 +89,7 @@ def compare(
         "direct" and "server": (seconds to the first token, tokens per second after it).
     """
     loaded = Loaded("race", pair, tokenizer, "drafter", PrefixStore(pair))
-    models = Models(["race"], lambda name: (pair, tokenizer, None), {}, None, loaded)
+    models = Models(["race"], lambda name: (pair, tokenizer, None), {}, loaded=loaded)
     ready, access = threading.Event(), Access(port=0)
     sock = bind(access)
     server = make_server(models, Settings(access=access), ready.set)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ..engine import stream_generate
+from ..decoding.requests import ChunkPassed
+from ..decoding.requests import Request as PassRequest
+from ..engine import answer_steps
 from ..responses import GenerationResponse
+from ..speculation.company import Company
 from ..stats import Stats
 from ..text.prompt import xtc_special_tokens
 from ..text.reasoning import make_splitter
@@ -63,6 +66,7 @@ class Turn:
         settings: The server's.
         emit: Receives the events, in lists.
         check: Called between rounds and between chunks of the prefill; raises Stopped.
+        company: The answers that share passes.
     """
 
     request: Request
@@ -71,10 +75,14 @@ class Turn:
     settings: Settings
     emit: Callable[[list[Event]], None]
     check: Callable[[], None]
+    company: Company
 
 
-def answer(turn: Turn) -> None:
-    """Answer a request.
+def answer(turn: Turn) -> Iterator[PassRequest | ChunkPassed]:
+    """Answer a request. What it says is emitted; see `Turn`.
+
+    Yields:
+        As engine.answer_steps, beside responses.
 
     Raises:
         Stopped: From `turn.check`.
@@ -83,7 +91,7 @@ def answer(turn: Turn) -> None:
     usage, before = Usage(), Stats()
     for number in range(turn.request.choices):
         choice = ChoiceAnswer(turn, number)
-        choice.run()
+        yield from choice.run()
         usage = add_usage(usage, choice.usage)
         choice.stats.add(before)
         before = choice.stats
@@ -134,8 +142,8 @@ class ChoiceAnswer:
         self.stats: Stats | None = None
         self.first_at = 0.0  # seconds of the clock
 
-    def run(self) -> None:
-        """Answer, and emit the events."""
+    def run(self) -> Iterator[PassRequest | ChunkPassed]:
+        """Answer, and emit the events. Yields as `answer`."""
         turn, ids = self.turn, self.turn.prepared.ids
         turn.check()
         cache = turn.loaded.prefixes.cache_for(ids)
@@ -144,8 +152,12 @@ class ChoiceAnswer:
         self.usage = Usage(len(ids), cached)
         turn.emit([Started(len(ids), cached)])
         last = None
-        with contextlib.closing(self._stream(rest, cache)) as responses:
-            for last in responses:
+        with contextlib.closing(self._stream(rest, cache)) as steps:
+            for step in steps:
+                if not isinstance(step, GenerationResponse):
+                    yield step
+                    continue
+                last = step
                 self._add(last)
                 if self.ended:
                     break
@@ -157,7 +169,7 @@ class ChoiceAnswer:
 
     def _stream(self, rest, cache):
         turn, decoding = self.turn, self.turn.settings.decoding
-        return stream_generate(
+        return answer_steps(
             turn.loaded.pair,
             self.tokenizer,
             rest,
@@ -173,6 +185,7 @@ class ChoiceAnswer:
             quantized_kv_start=decoding.quantized_kv_start,
             prompt_progress_callback=self._prefilled,
             grammar=turn.prepared.grammar,
+            company=turn.company,
         )
 
     def _prefilled(self, done, total):

@@ -158,7 +158,7 @@ class Server:
             "state": "ready" if loaded else "loading",
             "drafter": loaded.drafter if loaded else None,
             "context": models.context(),
-            "running": int(scheduler.running is not None),
+            "running": len(scheduler.running),
             "waiting": len(scheduler.waiting),
             "max_queue": self.settings.limits.max_queue,
             "version": version("dflash-mlx"),
@@ -168,8 +168,8 @@ class Server:
     def metrics_text(self) -> bytes:
         """The counters, with the present length of the queue."""
         scheduler = self.scheduler
-        running, name = scheduler.running, self.models.names[0]
-        self.metrics.running.labels(name).set(int(running is not None))
+        name = self.models.names[0]
+        self.metrics.running.labels(name).set(len(scheduler.running))
         self.metrics.waiting.labels(name).set(len(scheduler.waiting))
         if (loaded := self.models.loaded) and (context := self.models.context()):
             share = loaded.prefixes.tokens / context

@@ -54,6 +54,7 @@ class Models:
         aliases: Further names, which may have * and ?, and what they stand for.
         load: Loads a model.
         max_kv_size: As in PromptCache.
+        conversations: Most conversations whose caches are kept.
 
     Attributes:
         loaded: The model in memory, or None.
@@ -65,6 +66,7 @@ class Models:
     load: Load
     aliases: Mapping[str, str] = field(default_factory=dict)
     max_kv_size: int | None = None
+    conversations: int = 2
     loaded: Loaded | None = None
     loading: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
@@ -106,7 +108,7 @@ class Models:
             mx.clear_cache()
             try:
                 pair, tokenizer, drafter = self.load(name)
-                prefixes = PrefixStore(pair, self.max_kv_size)
+                prefixes = PrefixStore(pair, self.max_kv_size, self.conversations)
                 self.loaded = Loaded(name, pair, tokenizer, drafter, prefixes)
             finally:
                 self.loading = None

@@ -16,37 +16,48 @@ SMALL = 0.5
 
 
 class PrefixStore:
-    """The last conversation of one pair, and the last short one beside it, such as a
+    """The last conversations of one pair, and the last short one beside them, such as a
     chat window's request for a title.
 
     Args:
         pair: The models.
         max_kv_size: As in PromptCache.
+        most: Most conversations.
     """
 
-    def __init__(self, pair: Pair, max_kv_size: int | None = None):
-        self.pair, self.max_kv_size = pair, max_kv_size
+    def __init__(self, pair: Pair, max_kv_size: int | None = None, most: int = 2):
+        self.pair, self.max_kv_size, self.most = pair, max_kv_size, most
         self.reset()
 
     def cache_for(self, prompt: Sequence[int]) -> PromptCache:
-        """The cache to answer a prompt with.
+        """The cache to answer a prompt with. No answer under way uses it.
 
         Args:
             prompt: All tokens of the prompt.
         """
-        short, long = sorted(self.kept, key=lambda cache: len(cache.text))
-        for cache in (long, short):
+        free = [cache for cache in self.kept if cache.owner is None]
+        free.sort(key=lambda cache: -len(cache.text))
+        for cache in free:
             shared = common_prefix(cache.text, prompt)
             if shared > SMALL * min(len(cache.text), len(prompt)):
                 return cache
-        return short if len(prompt) < SMALL * len(long.text) else long
+        if len(free) < 2:
+            return self._add(free)
+        return free[-1] if len(prompt) < SMALL * len(free[0].text) else free[0]
+
+    def _add(self, free):
+        """A new cache; the shortest of the free ones is dropped if there are more than
+        may be kept."""
+        self.kept.append(PromptCache(self.pair, self.max_kv_size))
+        if len(self.kept) > self.most and free:
+            self.kept.remove(free[-1])
+        return self.kept[-1]
 
     @property
     def tokens(self) -> int:
-        """Tokens of the longer of the kept conversations."""
+        """Tokens of the longest of the kept conversations."""
         return max(len(cache.text) for cache in self.kept)
 
     def reset(self) -> None:
         """Drop everything, as after a bug that may have left it wrong."""
-        new = PromptCache(self.pair, self.max_kv_size)
-        self.kept = [new, PromptCache(self.pair, self.max_kv_size)]
+        self.kept = [PromptCache(self.pair, self.max_kv_size) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Decides who is answered next. One thread owns MLX and answers one request at a time.
+"""Decides who is answered next. One thread owns MLX; answers share its passes.
 
 Owns the queue, cancelling and the model's thread. Does not know dialects; what it tells
 about a request goes to the request's own `deliver`, which may be called in any thread.
@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..decoding.batch import Batch, Member
 from ..errors import DFlashError
 from .answer import Stopped, Turn, answer
 from .dialects.openai import new_id
@@ -66,13 +67,15 @@ class Scheduler:
         settings: The server's settings.
 
     Attributes:
-        running: The job that is being answered, or None.
+        running: The jobs that are being answered; they share passes.
     """
 
     def __init__(self, models: Models, settings: Settings):
         self.models, self.settings = models, settings
         self.waiting: deque[Job] = deque()
-        self.running: Job | None = None
+        self.running: list[Job] = []
+        self.batch = Batch()
+        self._members: dict[Member, Job] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._encoding = threading.Lock()  # one prompt is made at a time
@@ -93,7 +96,7 @@ class Scheduler:
         """
         with self._changed:
             self._stopping = True
-            jobs = [*self.waiting, *([self.running] if self.running else [])]
+            jobs = [*self.waiting, *self.running]
             self.waiting.clear()
             self._changed.notify_all()
         for job in jobs:
@@ -152,9 +155,9 @@ class Scheduler:
                     retry_after=5,
                 )
             self.waiting.append(job)
-            ahead = len(self.waiting) - 1 + (self.running is not None)
+            ahead = len(self.waiting) - 1 + len(self.running)
             self._changed.notify()
-        if ahead:
+        if ahead >= limits.max_concurrent:
             job.deliver([Waiting(ahead)])
 
     def cancel(self, job: Job) -> None:
@@ -166,46 +169,81 @@ class Scheduler:
 
     def _work(self) -> None:
         """Answer jobs until the server stops; the model's thread."""
-        while (job := self._next()) is not None:
-            try:
-                self._run(job)
-            finally:
-                with self._changed:
-                    self.running = None
+        while (jobs := self._next()) is not None:
+            for job in jobs:
+                self._start(job)
+            for member, job in list(self._members.items()):
+                if job.cancelled.is_set():
+                    self.batch.remove(member)
+                    self._end(member)
+            for member, _ in self.batch.turn():
+                if member.ended:
+                    job = self._end(member)
+                    if member.error is not None:
+                        self._fail(job, member.error)
+        for member in list(self._members):
+            self.batch.remove(member)
+            self._end(member)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> list[Job] | None:
+        """The jobs that begin now; None if the server stops. Waits where there is
+        nothing to do."""
         with self._changed:
-            while not self.waiting and not self._stopping:
+            while not (self.waiting or self.running or self._stopping):
                 self._changed.wait()
             if self._stopping:
                 return None
-            job = self.running = self.waiting.popleft()
-            behind = list(self.waiting)
+            jobs: list[Job] = []
+            while self.waiting and self._may_start(self.waiting[0]):
+                jobs.append(self.waiting.popleft())
+                self.running.append(jobs[-1])
+            behind = list(self.waiting) if jobs else []
         for i, other in enumerate(behind):
-            other.deliver([Waiting(i + 1)])
+            other.deliver([Waiting(len(self.running) + i)])
+        return jobs
+
+    def _may_start(self, job):
+        """Whether a job may share passes with those that run."""
+        if len(self.running) >= self.settings.limits.max_concurrent:
+            return False
+        return not self.running or self.running[0].model == job.model
+
+    def _start(self, job: Job) -> None:
+        """Let a job's answer join the others, or deliver an error."""
+        try:
+            if not job.cancelled.is_set():
+                turn = self._turn(job)
+                if not job.count_only:
+                    member = self.batch.add(answer(turn), len(turn.prepared.ids))
+                    self._members[member] = job
+                    return
+                job.deliver([Done(Usage(len(turn.prepared.ids)))])
+        except Exception as error:
+            self._fail(job, error)
+        with self._changed:
+            self.running.remove(job)
+
+    def _end(self, member):
+        """Forget a job whose answer has ended; return it."""
+        job = self._members.pop(member)
+        with self._changed:
+            self.running.remove(job)
         return job
 
-    def _run(self, job: Job) -> None:
-        """Answer a job, and deliver an error if that fails."""
-        try:
-            if job.cancelled.is_set():
-                return
-            turn = self._turn(job)
-            if job.count_only:
-                job.deliver([Done(Usage(len(turn.prepared.ids)))])
-            else:
-                answer(turn)
-        except Stopped:
+    def _fail(self, job: Job, error: BaseException) -> None:
+        """Deliver the error that ended a job."""
+        if isinstance(error, Stopped):
             if not job.cancelled.is_set():
                 words = TOO_LONG.format(self.settings.limits.timeout)
-                job.deliver([Failed(RequestError(words, status=504, code="timeout"))])
-        except RequestError as error:
+                late = RequestError(words, status=504, code="timeout")
+                job.deliver([Failed(late)])
+        elif isinstance(error, RequestError):
             job.deliver([Failed(error)])
-        except DFlashError as error:
+        elif isinstance(error, DFlashError):
             job.deliver([Failed(from_user_error(error))])
-        except Exception:
+        else:
             # A bug: the caches may be wrong now. Other requests are still answered.
-            log.exception("answering failed")
+            log.error("answering failed", exc_info=error)
             job.deliver([Failed(RequestError(INTERNAL, status=500))])
             self._forget()
 
@@ -232,4 +270,12 @@ class Scheduler:
             if late or job.cancelled.is_set():
                 raise Stopped
 
-        return Turn(job.request, prepared, loaded, self.settings, job.deliver, check)
+        return Turn(
+            job.request,
+            prepared,
+            loaded,
+            self.settings,
+            job.deliver,
+            check,
+            self.batch.company,
+        )

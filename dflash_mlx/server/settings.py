@@ -56,6 +56,7 @@ class Limits:
         max_tokens: Most tokens of an answer; None for no limit but the context's.
         context: Most tokens of prompt and answer; None for the model's context.
         max_queue: Most requests that wait.
+        max_concurrent: Most requests that are answered at once.
         timeout: Most seconds for an answer, the wait included; None for no limit.
         body_bytes: Most bytes of a request's body.
     """
@@ -63,6 +64,7 @@ class Limits:
     max_tokens: int | None = None
     context: int | None = None
     max_queue: int = 64
+    max_concurrent: int = 1
     timeout: float | None = 600.0
     body_bytes: int = 32 << 20
 

@@ -48,7 +48,7 @@ class LiveServer:
             self.loads.append(other)
             return pair, tokenizer, "drafter"
 
-        self.models = Models([name, *others], load, aliases or {}, None, loaded)
+        self.models = Models([name, *others], load, aliases or {}, loaded=loaded)
         self.settings = settings or Settings(access=ACCESS)
 
     def __enter__(self) -> LiveServer:

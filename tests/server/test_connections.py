@@ -234,7 +234,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(server):
     text = json.dumps(fields)
     with connect(server) as connection:
         connection.sendall(f"{HEAD}content-length: {len(text)}\r\n\r\n{text}".encode())
-        wait(lambda: server.scheduler.running is not None)
+        wait(lambda: server.scheduler.running)
         assert server.http.post(PATH, json=json.loads(BODY)).status_code == 200
     wait(lambda: is_idle(server))
 

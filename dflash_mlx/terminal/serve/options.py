@@ -77,6 +77,14 @@ class ServeOptions:
             metavar="ORIGIN",
         ),
     ] = None
+    max_concurrent: Annotated[
+        int,
+        option(
+            "--max-concurrent",
+            "Maximum number of requests that are answered at once, in shared passes.",
+            SERVER,
+        ),
+    ] = 4
     max_queue: Annotated[
         int, option("--max-queue", "Maximum number of waiting requests.", SERVER)
     ] = 64
@@ -120,6 +128,8 @@ class ServeOptions:
 
     def __post_init__(self):
         require(0 <= self.port < 2**16, "--port", "0 to 65535", self.port)
+        most = self.max_concurrent
+        require(most >= 1, "--max-concurrent", "1 or more", most)
         require(self.max_queue >= 1, "--max-queue", "1 or more", self.max_queue)
         require(self.timeout >= 0, "--timeout", "0 or more", self.timeout)
         for name in ("max_tokens_cap", "context"):

@@ -52,12 +52,14 @@ def run(
     first = served.names[0]
     loader = Loader(request, thinking, served.models)
     pair, tokenizer, drafter = loader.load_first(first)
-    prefixes = PrefixStore(pair, request.max_kv_size)
+    kept = options.max_concurrent + 1
+    prefixes = PrefixStore(pair, request.max_kv_size, kept)
     models = Models(
         served.names,
         loader,
         served.aliases,
         request.max_kv_size,
+        kept,
         Loaded(first, pair, tokenizer, drafter, prefixes),
     )
     host, port = options.host, sock.getsockname()[1]
@@ -179,7 +181,13 @@ def make_settings(
         request.quantized_kv_start,
     )
     timeout = options.timeout or None
-    limits = Limits(options.max_tokens_cap, options.context, options.max_queue, timeout)
+    limits = Limits(
+        options.max_tokens_cap,
+        options.context,
+        options.max_queue,
+        options.max_concurrent,
+        timeout,
+    )
     access = Access(
         options.host,
         options.port,
