@@ -1,7 +1,7 @@
-"""The grammar of a constrained answer, and where in the answer it begins.
+"""The grammar of a constrained answer, and of calls that must fit their tools.
 
-Owns how reasoning and a grammar go together: the reasoning is free, and the grammar
-begins behind it. Does not know requests' JSON or models.
+Owns how a schema and calls go together. Where the grammar begins behind reasoning is in
+text/reasoning.py. Does not know requests' JSON or models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 from ..errors import GrammarError
 from ..text.grammar import Grammar
-from ..text.reasoning import HARMONY, TAIL, Markers, find_markers
 from ..text.tool_calls import ToolFormat
 from ..text.tool_calls.formats import HARMONY as HARMONY_CALLS
 from ..text.vocabulary import Vocabulary
@@ -27,7 +26,6 @@ analysis: <|channel|> "analysis" <|message|> /(?s:.*)/ <|end|> <|start|> "assist
 # What Lark reads otherwise than a regular expression does, and what is escaped already.
 IN_REGEX = re.compile(r"\\.|[/\n]", re.DOTALL)
 ANY_CHOICE = ToolChoice()
-FINAL = ("<|channel|>final<|message|>", "<|channel|>final <|constrain|>json<|message|>")
 
 
 def make_grammar(
@@ -147,50 +145,3 @@ def either(constraint: Constraint, calls: str) -> str | None:
             return None
     calls = "calls: " + calls.removeprefix("start: ")
     return f"start: answer | calls\nanswer: {answer}\n{calls}"
-
-
-def behind_reasoning(
-    tokenizer: Any,
-    grammar: Grammar,
-    prompt: Sequence[int],
-    thinks: bool,
-    calls: bool = False,
-) -> tuple[Grammar, list[int]]:
-    """The grammar as it begins behind the reasoning, and tokens that open the latter.
-
-    A model that writes the opening marker itself may also leave it out, and then no
-    marker would tell where the answer begins. So the prompt opens its reasoning.
-
-    Args:
-        tokenizer: The model's.
-        grammar: From the first token on.
-        prompt: Token ids.
-        thinks: Whether the model reasons first, if the prompt does not show it.
-        calls: The grammar is of calls only, from `call_grammar`.
-
-    Returns:
-        The grammar, and tokens to add to the prompt; none where there is no reasoning,
-        or the prompt has begun it.
-    """
-    markers = find_markers(tokenizer)
-    if markers is HARMONY:
-        return grammar if calls else grammar.after(*FINAL), []
-    tail = tokenizer.decode(list(prompt)[-TAIL:])
-    state = markers.state_after(tail)
-    if state == "reasoning":
-        return grammar.after(*ends(markers)), []
-    closed = any(tail.rstrip().endswith(end) for end in ends(markers))
-    starts = [
-        e.marker for e in markers.edges.get("start", ()) if e.state == "reasoning"
-    ]
-    if state != "start" or closed or not starts or not thinks:
-        return grammar, []
-    opening = tokenizer.encode(starts[0] + "\n", add_special_tokens=False)
-    return grammar.after(*ends(markers)), list(opening)
-
-
-def ends(markers: Markers) -> list[str]:
-    """The markers that end the reasoning."""
-    edges = markers.edges.get("reasoning", ())
-    # Markers that are kept open a call inside the reasoning.
-    return [edge.marker for edge in edges if not edge.keep]

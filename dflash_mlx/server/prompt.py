@@ -19,6 +19,7 @@ from ..text.chat_template import apply_template, marks
 from ..text.fim import fill_prompt, find_fill_markers
 from ..text.grammar import Grammar
 from ..text.prompt import encode
+from ..text.reasoning import behind_reasoning
 from ..text.template_switches import (
     RESERVED,
     has_effort,
@@ -27,7 +28,8 @@ from ..text.template_switches import (
     variables,
 )
 from ..text.tool_calls import ToolFormat, find_format
-from .constraint import behind_reasoning, make_grammar
+from ..text.tool_calls.formats import HARMONY
+from .constraint import make_grammar
 from .dialects.messages import fold_system_messages
 from .errors import PromptTooLong, RequestError, from_user_error, unsupported
 from .reasoning_store import ReasoningStore
@@ -46,7 +48,6 @@ class Prepared:
         ids: The prompt.
         marks: Where later prompts may part from it; see PromptCache.reuse.
         continued: The prompt ends with the beginning of the answer.
-        thinks: The model reasons first, if the prompt does not show it.
         tools: The tools that the model was offered.
         format: How it writes their calls; None without tools.
         grammar: What the answer must match, or None.
@@ -56,7 +57,6 @@ class Prepared:
     ids: list[int]
     marks: tuple[int, ...] = ()
     continued: bool = False
-    thinks: bool = False
     tools: tuple[dict[str, Any], ...] = ()
     format: ToolFormat | None = None
     grammar: Grammar | None = None
@@ -161,11 +161,7 @@ def _prepare_chat(request, messages, tokenizer, defaults, context):
         found = () if continued else marks(tokenizer, messages, **options)
     except PromptError as error:
         raise from_user_error(error, "messages") from None
-    switch = switch_of(tokenizer)
-    thinks = switch is not None and options.get(switch) is not False
-    return Prepared(
-        ids, tuple(found), continued, thinks, tools, format, None, tuple(warnings)
-    )
+    return Prepared(ids, tuple(found), continued, tools, format, None, tuple(warnings))
 
 
 def constrain(
@@ -183,15 +179,12 @@ def constrain(
         prepared.tools,
         prepared.format,
     )
-    ids = prepared.ids
     chat = request.text is None and not prepared.continued
-    if grammar is not None and grammar.markers is None and chat:
-        calls = request.tool_choice.mode == "required"
-        grammar, more = behind_reasoning(
-            tokenizer, grammar, ids, prepared.thinks, calls
-        )
-        ids = ids + more
-    return replace(prepared, ids=ids, grammar=grammar)
+    # Calls in harmony's form have the reasoning in their grammar.
+    own = prepared.format is HARMONY and request.tool_choice.mode == "required"
+    if grammar is not None and grammar.markers is None and chat and not own:
+        grammar = behind_reasoning(grammar, tokenizer, prepared.ids)
+    return replace(prepared, grammar=grammar)
 
 
 def render(

@@ -191,7 +191,9 @@ def behind_reasoning(
     markers = find_markers(tokenizer)
     text = tokenizer.decode(list(prompt)[-TAIL:])
     state = markers.state_after(text)
-    ends = [edge.marker for edge in markers.edges.get("reasoning", ())]
+    # Markers that are kept open a call inside the reasoning.
+    edges = markers.edges.get("reasoning", ())
+    ends = [edge.marker for edge in edges if not edge.keep]
     headers = markers.edges.get("header", ())
     starts = [e.marker for e in headers if e.state == "answer" and not e.keep]
     starts = [FINAL] if markers is HARMONY else starts

@@ -8,9 +8,9 @@ import openai
 import pytest
 
 from dflash_mlx.server import prompt
-from dflash_mlx.server.constraint import ends
 from dflash_mlx.server.dialects.chat import ChatCompletions
-from dflash_mlx.text.reasoning import find_markers
+from dflash_mlx.text.grammar import Grammar
+from dflash_mlx.text.reasoning import behind_reasoning, find_markers
 from dflash_mlx.text.tool_calls.formats import GLM
 from tests.equipment.live_server import LiveServer, data_of
 from tests.equipment.tool_tokenizer import tool_tokenizer
@@ -317,8 +317,12 @@ def test_a_strict_tools_call_is_constrained_from_its_opening_on(live):
 
 
 def test_a_grammar_begins_behind_the_reasoning_not_at_a_call_in_it(live):
-    markers = find_markers(live.models.loaded.tokenizer)
-    assert len(markers.edges["reasoning"]) > 1 and ends(markers) == ["</think>"]
+    tokenizer = live.models.loaded.tokenizer
+    assert len(find_markers(tokenizer).edges["reasoning"]) > 1
+    grammar = Grammar.of_json_object(tokenizer)
+    ids = tokenizer.encode("<|im_start|>assistant\n<think>\n", add_special_tokens=False)
+    found = behind_reasoning(grammar, tokenizer, ids)
+    assert found.markers.markers == [b"</think>"]
 
 
 def test_a_schema_beside_tools_leaves_both_ways(live):
