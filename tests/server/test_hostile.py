@@ -126,22 +126,28 @@ def fuzz(live, seeds):
         else:
             assert response.status_code < 500, (seed, path, response.text)
             check_error(path, strict(response.text))
-    assert statuses == {200, 400, 404}
+    assert {200, 400} <= statuses <= {200, 400, 404}
     check_next(live)
 
 
 @pytest.mark.slow
 def test_mutated_bodies_are_answered_or_refused(live):
-    fuzz(live, range(120))
+    fuzz(live, range(40))
 
 
 @pytest.mark.full("server")
-def test_ten_thousand_mutated_bodies_are_answered_or_refused(live):
-    fuzz(live, range(1000, 11_000))
+def test_more_mutated_bodies_are_answered_or_refused(live):
+    fuzz(live, range(1000, 1600))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", ["content", "model", "stop", "user", "unknown"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        pytest.param("content", marks=pytest.mark.full("server")),  # is tokenized
+        *("model", "stop", "user", "unknown"),
+    ],
+)
 def test_ten_megabytes_in_a_field(tiny, field):
     with LiveServer(*tiny) as live:
         text = "word " * (2 << 20)

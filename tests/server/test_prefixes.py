@@ -161,13 +161,8 @@ def test_row_by_row_all_bits_are_the_same(family):
         check_alternation(twins, SHARED)
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        "qwen3",
-        *(pytest.param(f, marks=pytest.mark.full("server")) for f in FAMILIES[1:]),
-    ],
-)
+@pytest.mark.full("server")
+@pytest.mark.parametrize("family", FAMILIES)
 def test_thousands_of_tokens(family):
     with Twins(family) as twins:
         check_alternation(twins, system(2600))

@@ -56,6 +56,7 @@ def test_every_option_of_an_answer_is_passed_on(streamed):
         "speculate": True,
         "prompt_cache": "cache",
         "prompt_progress_callback": len,
+        "grammar": None,
     }
     _, options = AnswerRequest(plain=True).stream("pair", "tokenizer", [1], "cache")
     assert not options["speculate"] and options["stop"] == ()
