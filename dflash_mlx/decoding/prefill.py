@@ -58,10 +58,13 @@ def prefill(
 def is_short(passes: Passes, rows: int, step: int) -> bool:
     """Whether the prompt's last `rows` rows are passed at once."""
     cache = passes.cache
-    # A mark before the last row needs no stop where only drafters need snapshots.
+    # Where only drafters need snapshots, a mark needs no stop before the last row, nor
+    # while the drafter's window has room for the whole prompt.
+    window = passes.drafter.window if passes.drafting else None
+    roomy = window is None or len(cache.text) <= window
     return (
         rows <= min(step, SHORT_ROWS)
-        and cache.to_mark() >= rows - 1
+        and (roomy or cache.to_mark() >= rows - 1)
         and not passes.kv.bits
         and all(can_cut_anywhere(entry) for entry in flat(cache.target))
         and passes.target.blocks_agree

@@ -227,3 +227,14 @@ def test_penalties_see_all_of_a_short_prompt(known):
         for pair, step in ((Pair.of(model), 4), (drafting, 2048))
     ]
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(("window", "passes"), [(64, [ROWS]), (8, [3, ROWS - 4, 1])])
+def test_marks_of_a_short_prompt_cost_no_passes(known, monkeypatch, window, passes):
+    """Where the drafter's window has room for it, and the target can be cut."""
+    model, prompt, _ = known
+    cache = PromptCache(Pair.of(model, make_drafter(window=window)))
+    rest = cache.reuse(prompt, marks=[3])
+    assert cache.marks == [3, ROWS - 1]
+    rows, _ = passed(monkeypatch, cache.pair, rest, prompt_cache=cache)
+    assert rows == passes
