@@ -1,7 +1,7 @@
 """Race dflash-mlx against mlx-lm and the other DFlash loops, each in its own process.
 
     OPENBLAS_NUM_THREADS=2 LD_PRELOAD=libopenblas.so.0 \
-        python -m benchmarks.race --python /tmp/rivals/bin/python --history kept
+        python -m benchmarks.race --python PYTHON_OF_THE_OTHERS --history kept
 
 All contenders load the embedded pair widened to 189 million float32 parameters
 (widen.py). At this size a pass of one row is limited by memory bandwidth, as on a GPU.
