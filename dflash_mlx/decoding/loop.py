@@ -18,8 +18,9 @@ from ..errors import OptionError, PromptError
 from ..metal.kernel import KERNEL_ERRORS, MAX_ROWS
 from ..pair import Pair
 from ..speculation.company import Company, Seat, SharedController
-from ..speculation.controller import Controller, FixedWidth, Plan
+from ..speculation.controller import Controller, Plan
 from ..speculation.costs import DRAFTER
+from ..speculation.fixed_width import FixedWidth
 from ..speculation.lookup import Lookup
 from ..text.prompt import token_ids
 from ..types import KVBits, Round, Sampling, check_block_size, require

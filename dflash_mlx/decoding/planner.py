@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from ..speculation.controller import LOOKUP_ROWS, Controller, FixedWidth, Plan
+from ..speculation.controller import LOOKUP_ROWS, Controller, Plan
 from ..speculation.costs import DRAFTER, FORCED, LOOKUP, PLAIN, Stopwatch
+from ..speculation.fixed_width import FixedWidth
 from ..speculation.lookup import Lookup, Proposal
 from ..types import Round
 from .round import Stops

@@ -11,8 +11,9 @@ from dflash_mlx.decoding.passes import Passes
 from dflash_mlx.decoding.planner import Planner
 from dflash_mlx.decoding.round import Stops
 from dflash_mlx.decoding.sampling import mask_logits
-from dflash_mlx.speculation.controller import Controller, FixedWidth, Plan
+from dflash_mlx.speculation.controller import Controller, Plan
 from dflash_mlx.speculation.costs import DRAFTER, FORCED, LOOKUP
+from dflash_mlx.speculation.fixed_width import FixedWidth
 from dflash_mlx.speculation.history import History
 from dflash_mlx.speculation.lookup import Lookup
 from dflash_mlx.text.grammar import Grammar

@@ -17,8 +17,9 @@ from dflash_mlx import (
 from dflash_mlx.decoding import loop
 from dflash_mlx.decoding.planner import Planner, Probe
 from dflash_mlx.decoding.round import Stops
-from dflash_mlx.speculation.controller import FixedWidth, Plan
+from dflash_mlx.speculation.controller import Plan
 from dflash_mlx.speculation.costs import DRAFTER, LOOKUP
+from dflash_mlx.speculation.fixed_width import FixedWidth
 from dflash_mlx.speculation.lookup import Lookup
 from dflash_mlx.text.chat_template import apply_template
 from dflash_mlx.types import Round

@@ -7,10 +7,10 @@ import pytest
 from dflash_mlx.speculation.acceptance import LEVELS
 from dflash_mlx.speculation.controller import (
     Controller,
-    FixedWidth,
     Plan,
 )
 from dflash_mlx.speculation.costs import DRAFTER, LOOKUP, PLAIN, Costs, Curve
+from dflash_mlx.speculation.fixed_width import FixedWidth
 from dflash_mlx.speculation.history import History
 from dflash_mlx.speculation.lookup import Proposal
 from dflash_mlx.types import Round
