@@ -297,9 +297,9 @@ def check_many_requests(tiny, caplog, count: int, warm: int) -> None:
         requests_with_cuts(live, warm, 20)
         threads, held = own_threads(), memory()
         requests_with_cuts(live, count, 20)
-        assert own_threads() <= threads
+        wait(lambda: own_threads() <= threads)  # one may still write what was learnt
         assert memory() - held < 24 << 20
-    assert own_threads() <= before
+    wait(lambda: own_threads() <= before)
     assert "running task" not in caplog.text  # none had to be cancelled at the end
 
 
