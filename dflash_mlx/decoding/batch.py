@@ -120,9 +120,11 @@ class Batch:
 def draft_together(requests: list[DraftRequest]) -> None:
     """Fulfil requests for drafts from the drafter in one pass. An answer that needs no
     drafter fulfils its own."""
+    if len(requests) < 2:
+        return  # the answer drafts itself
     asked = [(each, each.passes.ask_drafter(each.plan)) for each in requests]
     asked = [(each, needs) for each, needs in asked if needs is not None]
-    if len(asked) < 2:
+    if not asked:
         return
     wanted = [each for each, _ in asked]
     anchors, caches, widths, chooses = zip(*(needs for _, needs in asked), strict=True)
