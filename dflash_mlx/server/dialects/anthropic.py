@@ -24,6 +24,7 @@ from ..schema import (
 from .anthropic_messages import read_conversation
 from .anthropic_tools import read_tool_choice, read_tools
 from .anthropic_writer import MessageWriter, error_body
+from .dialect import Dialect
 from .openai import read_effort, read_max_tokens, read_stop
 
 # Fields that are ignored with a warning. Others are ignored without.
@@ -47,7 +48,7 @@ class MessagesBody(SamplingFields):
     output_format: dict[str, Any] | None = None  # its older place
 
 
-class Messages:
+class Messages(Dialect):
     """The dialect of /v1/messages."""
 
     streamed_errors = ()
@@ -79,10 +80,6 @@ class Messages:
             effort=effort,
             warnings=(*warnings, *tools.warnings, *ignored_fields(body)),
         )
-
-    def streams(self, body: Mapping[str, Any]) -> bool:
-        """As in Dialect."""
-        return body.get("stream") is True
 
     def writer(
         self, body: Mapping[str, Any], request: Request, model: str

@@ -40,6 +40,7 @@ from .collect import Choice, Collected
 from .dialect import data_frame
 from .messages import read_messages
 from .openai import (
+    OpenAIDialect,
     error_body,
     new_id,
     progress_comment,
@@ -94,10 +95,8 @@ class ChatBody(SamplingFields):
     dflash: Extension = Extension()
 
 
-class ChatCompletions:
+class ChatCompletions(OpenAIDialect):
     """The dialect of /v1/chat/completions."""
-
-    streamed_errors = ()
 
     def request(self, body: Mapping[str, Any]) -> Request:
         """As in Dialect."""
@@ -132,20 +131,12 @@ class ChatCompletions:
             show_drafts=fields.dflash.drafts,
         )
 
-    def streams(self, body: Mapping[str, Any]) -> bool:
-        """As in Dialect."""
-        return body.get("stream") is True
-
     def writer(
         self, body: Mapping[str, Any], request: Request, model: str
     ) -> ChatWriter:
         """As in Dialect."""
         options = body.get("stream_options") or {}
         return ChatWriter(request, model, bool(options.get("include_usage")))
-
-    def error(self, error: RequestError) -> dict[str, Any]:
-        """As in Dialect."""
-        return error_body(error)
 
 
 def refuse_unsupported(fields: ChatBody) -> None:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import RequestError, unsupported
+from ..errors import unsupported
 from ..events import Content, Done, Event, Failed, Finish, Step, TokenLogprob
 from ..schema import MAX_CHOICES, Request, SamplingFields, parse_body, require_field
 from .chat import Extension, StreamOptions
 from .collect import Collected
 from .dialect import data_frame
 from .openai import (
+    OpenAIDialect,
     error_body,
     new_id,
     progress_comment,
@@ -46,10 +47,8 @@ class CompletionBody(SamplingFields):
     dflash: Extension = Extension()
 
 
-class Completions:
+class Completions(OpenAIDialect):
     """The dialect of /v1/completions."""
-
-    streamed_errors = ()
 
     def request(self, body: Mapping[str, Any]) -> Request:
         """As in Dialect."""
@@ -78,20 +77,12 @@ class Completions:
             show_drafts=fields.dflash.drafts,
         )
 
-    def streams(self, body: Mapping[str, Any]) -> bool:
-        """As in Dialect."""
-        return body.get("stream") is True
-
     def writer(
         self, body: Mapping[str, Any], request: Request, model: str
     ) -> CompletionWriter:
         """As in Dialect."""
         options = body.get("stream_options") or {}
         return CompletionWriter(request, model, bool(options.get("include_usage")))
-
-    def error(self, error: RequestError) -> dict[str, Any]:
-        """As in Dialect."""
-        return error_body(error)
 
 
 def read_prompt(prompt: Any) -> str | tuple[int, ...]:

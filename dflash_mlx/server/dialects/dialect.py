@@ -50,7 +50,8 @@ class Dialect(Protocol):
         """
 
     def streams(self, body: Mapping[str, Any]) -> bool:
-        """Whether the answer to a body is streamed. Never raises."""
+        """Whether the answer to a body is streamed. Never raises. The same in all."""
+        return body.get("stream") is True
 
     def writer(self, body: Mapping[str, Any], request: Request, model: str) -> Writer:
         """The writer of the answer.

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import RequestError, unsupported
 from ..events import Event, Prefilled, Speed, Usage, Waiting
 from ..schema import Constraint, ToolChoice, require_field
-from .dialect import comment_frame
+from .dialect import Dialect, comment_frame
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -38,6 +38,16 @@ def error_body(error: RequestError) -> dict[str, Any]:
             "code": error.code,
         }
     }
+
+
+class OpenAIDialect(Dialect):
+    """Base of OpenAI's dialects: errors of one shape, told by the HTTP status."""
+
+    streamed_errors: tuple[type[RequestError], ...] = ()
+
+    def error(self, error: RequestError) -> dict[str, Any]:
+        """As in Dialect."""
+        return error_body(error)
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:

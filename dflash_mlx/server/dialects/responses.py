@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ..errors import PromptTooLong, RequestError, unsupported
+from ..errors import PromptTooLong, unsupported
 from ..schema import (
     MAX_TOP_LOGPROBS,
     Request,
@@ -22,7 +22,7 @@ from ..schema import (
     require_field,
 )
 from .openai import (
-    error_body,
+    OpenAIDialect,
     read_effort,
     read_format,
     read_max_tokens,
@@ -62,7 +62,7 @@ class ResponsesBody(SamplingFields):
     prompt: Any = None
 
 
-class Responses:
+class Responses(OpenAIDialect):
     """The dialect of /v1/responses. It stores nothing."""
 
     streamed_errors = (PromptTooLong,)  # Codex recognises a full context there only
@@ -94,10 +94,6 @@ class Responses:
             warnings=(*read.warnings, *tools.warnings, *ignored_fields(body)),
         )
 
-    def streams(self, body: Mapping[str, Any]) -> bool:
-        """As in Dialect."""
-        return body.get("stream") is True
-
     def writer(
         self, body: Mapping[str, Any], request: Request, model: str
     ) -> ResponseWriter:
@@ -107,10 +103,6 @@ class Responses:
         tools = read_tools([*fields.tools, *read.tools])
         echo = {"model": model, **echo_fields(fields, request, tools)}
         return ResponseWriter(request, echo, tools.routes, REASONING in fields.include)
-
-    def error(self, error: RequestError) -> dict[str, Any]:
-        """As in Dialect."""
-        return error_body(error)
 
 
 def refuse_unsupported(fields: ResponsesBody) -> None:
